@@ -1,0 +1,5 @@
+"""Entrypoints: build the config, build the objects, run. `nova --help` lists them."""
+
+from nova_model.torchvision_ops import install
+
+install()

@@ -1,0 +1,109 @@
+"""Shows how far each stage is while Ray Data runs, and remembers what each stage took.
+
+Workers tell one small actor (`Meter`) about every batch; the driver draws its totals with rich on a terminal, and
+prints a line now and then where the output is a log.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+LOG_SECONDS = 30.0
+REFRESH_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class StageTotals:
+    """What a stage has done: rows, how many of them failed, and seconds its workers were busy (summed over workers)."""
+
+    rows: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+
+    @property
+    def rows_per_second(self) -> float:
+        """Rows per busy second of one worker."""
+        return self.rows / self.seconds if self.seconds else 0.0
+
+    def plus(self, rows: int, failed: int, seconds: float) -> StageTotals:
+        return StageTotals(self.rows + rows, self.failed + failed, self.seconds + seconds)
+
+
+class Meter:
+    """Totals per stage; made a Ray actor by `start_meter`."""
+
+    def __init__(self) -> None:
+        self._totals: dict[str, StageTotals] = {}
+
+    def add(self, stage: str, rows: int, failed: int, seconds: float) -> None:
+        self._totals[stage] = self._totals.get(stage, StageTotals()).plus(rows, failed, seconds)
+
+    def totals(self) -> dict[str, StageTotals]:
+        return self._totals
+
+
+def start_meter() -> Any:
+    """A `Meter` as a Ray actor that asks for no CPU; it ends when its last handle is gone."""
+    import ray
+
+    return ray.remote(num_cpus=0)(Meter).remote()
+
+
+@contextmanager
+def show(meter: Any, stages: Sequence[str], total: int | None, console: Console | None = None) -> Iterator[None]:
+    """Draws a bar per stage until the block ends.
+
+    Args:
+        meter: the actor from `start_meter`.
+        stages: names in order.
+        total: rows that will enter the first stage, None where nobody knows.
+        console: where to draw; standard error by default, so that standard output stays for results.
+    """
+    import ray
+
+    console = console or Console(stderr=True)
+    before = ray.get(meter.totals.remote())
+    done = threading.Event()
+
+    def rows(name: str) -> tuple[int, int]:
+        now, then = ray.get(meter.totals.remote()).get(name, StageTotals()), before.get(name, StageTotals())
+        return now.rows - then.rows, now.failed - then.failed
+
+    def log() -> None:
+        while not done.wait(LOG_SECONDS):
+            console.print("  ".join(f"{name} {rows(name)[0]}/{total or '?'}" for name in stages), highlight=False)
+
+    def draw() -> None:
+        columns = (
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=console) as progress:
+            tasks = {name: progress.add_task(name, total=total, note="") for name in stages}
+            while True:
+                ended = done.wait(REFRESH_SECONDS)
+                for name, task in tasks.items():
+                    finished, failed = rows(name)
+                    progress.update(task, completed=finished, note=f"{failed} failed" if failed else "")
+                if ended:
+                    return
+
+    painter = threading.Thread(target=draw if console.is_terminal else log, daemon=True)
+    painter.start()
+    try:
+        yield
+    finally:
+        time.sleep(0)
+        done.set()
+        painter.join()
