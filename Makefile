@@ -1,1 +1,54 @@
-# Two commands need only python3 (3.11), make and git:  make demo   make test
+# `make demo` and `make test` need only python3 (3.11), make and git: they make .venv, install pinned versions, and run.
+#
+#   make setup    only the installing; a second call does nothing
+#   make demo     the whole loop on small models: media -> tables -> trained NOVA -> videos -> scores in MLflow
+#   make test     the tests            make lint    ruff, format check, mypy
+#   make slow     the long tests       make drill   the tests that kill and fill things
+#
+# Which torch: the pinned version as pip's configuration offers it. A CPU build is preferred there by pip itself where
+# the configuration has one; for another build name its index, as in  make setup PIP_TORCH="--index-url URL".
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_TORCH ?=
+DEMO ?= demo
+BIN := $(VENV)/bin
+UV := $(BIN)/uv pip install --python $(BIN)/python --quiet
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test lint slow drill format clean
+
+setup: $(STAMP)
+
+# pip installs torch, because uv does not read pip's find-links; uv installs the rest, several times faster.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info[:2] in ((3, 11), (3, 12)), "Python 3.11 or 3.12 is needed; name it: make PYTHON=python3.11"'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt $(PIP_TORCH)
+	$(UV) -e '.[dev]' -c constraints.txt
+	touch $@
+
+demo: setup
+	$(BIN)/nova demo --output $(DEMO)
+
+test: setup
+	$(BIN)/pytest
+
+slow: setup
+	$(BIN)/pytest -m slow
+
+drill: setup
+	$(BIN)/pytest -m drill
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
