@@ -85,6 +85,7 @@ COLUMNS: dict[str, Column] = {
     "caption_long": Column(STRING, "caption", "a detailed description"),
     "caption_by": Column(STRING, "caption", "fingerprint of the captioner"),
     "caption_hash": Column(STRING, "text", "hash of the two captions that were encoded"),
+    "part": Column(STRING, "curate", "in flight only: JSON of the uncommitted Parquet parts of a batch"),
     # encodings
     "example_id": Column(STRING, "curate", "hash of clip and encoder fingerprints"),
     "bucket": Column(STRING, "latents", "frames x height x width in pixels, such as 17x64x64"),
@@ -99,6 +100,7 @@ COLUMNS: dict[str, Column] = {
     "text_by": Column(STRING, "text", "fingerprint of text encoder and tokenizer"),
     # failures
     "stage": Column(STRING, "curate", "stage that failed"),
+    "by": Column(STRING, "curate", "fingerprint of the stage that failed; the same one is not tried again unasked"),
     "item": Column(STRING, "curate", "uri of a file or clip_id of a clip"),
     "error": Column(STRING, "curate", "class of the error"),
     "message": Column(STRING, "curate", "what the error said, one line"),
@@ -113,8 +115,8 @@ COLUMNS: dict[str, Column] = {
 FAILED = ("failed_stage", "failed_error", "failed_message")
 
 _SCORES = (
-    "motion_score motion_raw_mean motion_raw_std motion_raw_max motion_pairs motion_interval motion_short_side motion_by "
-    "aesthetic_mean aesthetic_min aesthetic_by embedding embedding_shape embedding_dtype"
+    "motion_score motion_raw_mean motion_raw_std motion_raw_max motion_pairs motion_interval motion_short_side "
+    "motion_by aesthetic_mean aesthetic_min aesthetic_by embedding embedding_shape embedding_dtype"
 ).split()
 _ENCODINGS = (
     "bucket bucket_frames bucket_height bucket_width bucket_fps moments moments_shape moments_dtype latents_by "
@@ -135,7 +137,7 @@ TABLES: dict[str, tuple[str, ...]] = {
         "example_id", "clip_id", "asset_id", "uri", "kind", *_ENCODINGS, "motion_score", "caption_short",
         "caption_long", "caption_by",
     ),
-    "failures": ("stage", "item", "uri", "error", "message", "attempt", "time"),
+    "failures": ("stage", "by", "item", "uri", "error", "message", "attempt", "time"),
 }  # fmt: skip
 KEYS = {"assets": "asset_id", "clips": "clip_id", "examples": "example_id"}
 PARTITIONS = {"examples": ["bucket"]}

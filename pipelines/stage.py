@@ -87,6 +87,10 @@ class Stage(ABC):
         """Changes when, and only when, the stage's results may change."""
         return f"{self.name}-{schema.derived_id(*self.identity())[:12]}"
 
+    def fresh(self, row: Row) -> bool:
+        """Whether the row already holds what this stage would compute."""
+        return self.stamps and row.get(self.by) == self.fingerprint
+
     @property
     def by(self) -> str:
         """Name of the column that holds the fingerprint."""
@@ -111,9 +115,7 @@ def apply(stage: Stage, model: Any, rows: Sequence[Row]) -> list[Row]:
 
 
 def _wanted(stage: Stage, row: Row) -> bool:
-    failed = row.get("failed_stage") is not None
-    fresh = stage.stamps and row.get(stage.by) == stage.fingerprint
-    return not failed and not fresh
+    return row.get("failed_stage") is None and not stage.fresh(row)
 
 
 def _untouched(stage: Stage, row: Row) -> Row:
@@ -132,11 +134,11 @@ def _process(stage: Stage, model: Any, rows: Sequence[Row]) -> Sequence[Row | Ex
 
 
 def _merge(stage: Stage, row: Row, result: Row | Exception) -> Row:
-    stamp = {stage.by: stage.fingerprint} if stage.stamps else {}
     if isinstance(result, Exception):
         message = " ".join(str(result).split())[:500]
         failed = dict(zip(schema.FAILED, (stage.name, type(result).__name__, message), strict=True))
-        return {**row, **dict.fromkeys(stage.adds), **stamp, **failed}
+        return {**row, **dict.fromkeys(stage.output_columns()), **failed}
+    stamp = {stage.by: stage.fingerprint} if stage.stamps else {}
     assert set(result) == set(stage.adds), f"{stage.name} declares {stage.adds} but returned {tuple(result)}"
     return {**dict.fromkeys(schema.FAILED), **row, **result, **stamp}
 

@@ -1,0 +1,151 @@
+"""`nova COMMAND`: the command line. Nothing heavy is imported before a command runs.
+
+nova curate --recipe debug --input ~/photos --tables work/tables
+nova curate --help
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+COMMANDS = {
+    "curate": "media files or a manifest -> scored, deduplicated, captioned, encoded tables",
+    "train": "tables -> a trained NOVA",
+    "generate": "a checkpoint and prompts -> images and videos",
+    "evaluate": "generated (or any) media -> scores",
+    "refresh": "curate what is new in a source, and train on it; for schedules",
+    "submit": "send any of these commands to a Ray cluster as a job",
+    "demo": "the whole loop on small models and a corpus of its own",
+}
+USAGE = """usage: nova COMMAND [--recipe NAME] [--set key=value ...] [--print-config] [options]
+
+commands:
+{commands}
+
+options of every command:
+  --recipe NAME       start from a named run: {recipes}
+  --set key=value     change any field of its config; may be given often
+  --print-config      print the config, one key=value a line as --set takes it, and stop
+  --help              all options with their defaults, and an example
+
+Runs are kept in MLflow: a file mlflow.db beside the outputs, or the server named by MLFLOW_TRACKING_URI.
+Look at them with: mlflow ui --backend-store-uri sqlite:///work/mlflow.db"""
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """The options that every command has, taken off the command line."""
+
+    recipe: str | None
+    assignments: tuple[str, ...]
+    print_config: bool
+    rest: tuple[str, ...]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs a command and exits with its status: 0 done, 1 failed, 2 wrong use."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = run(arguments)
+    except KeyboardInterrupt:
+        print("nova: stopped; run the same command again to go on", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    except (ValueError, FileNotFoundError, PermissionError) as error:
+        if os.environ.get("NOVA_TRACEBACK"):
+            raise
+        print(f"nova: error: {_one_line(error)}", file=sys.stderr)
+        status = 2
+    sys.exit(status)
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command.
+
+    Raises:
+        ValueError: wrong use; the message names the remedy.
+    """
+    from jobs import recipes
+
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        listed = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+        print(USAGE.format(commands=listed, recipes=", ".join(recipes.NAMES)))
+        return 0
+    command = arguments[0]
+    if command not in COMMANDS:
+        from jobs.settings import nearest
+
+        raise ValueError(f"unknown command {command!r}{nearest(command, COMMANDS)}")
+    job = importlib.import_module(f"jobs.{command}")
+    if command == "submit":  # everything behind its own options belongs to the job that it sends
+        return job.main(arguments[1:])
+    invocation = take_common(arguments[1:])
+    config = build(command, invocation)
+    if invocation.print_config:
+        from jobs.settings import show
+
+        print(show(config))
+        return 0
+    execute: Callable[[Any], int] = job.run
+    return execute(config)
+
+
+def take_common(arguments: Sequence[str]) -> Invocation:
+    """Separates --recipe, --set and --print-config from the options of the command.
+
+    Raises:
+        ValueError: an option lacks its value.
+    """
+    recipe, assignments, print_config, rest = None, [], False, []
+    waiting = iter(arguments)
+    for argument in waiting:
+        name, equals, value = argument.partition("=")
+        if name in ("--recipe", "--set"):
+            value = value if equals else next(waiting, "")
+            if not value:
+                raise ValueError(f"{name} needs a value, as in {name} {'demo' if name == '--recipe' else 'key=value'}")
+            if name == "--recipe":
+                recipe = value
+            else:
+                assignments.append(value)
+        elif argument == "--print-config":
+            print_config = True
+        else:
+            rest.append(argument)
+    return Invocation(recipe, tuple(assignments), print_config, tuple(rest))
+
+
+def build(command: str, invocation: Invocation) -> Any:
+    """The command's config: the recipe's, changed by --set and by the command's own options.
+
+    Raises:
+        ValueError: unknown recipe, unknown key, or a value that a config refuses.
+    """
+    import tyro
+
+    from jobs import recipes, settings
+
+    default = recipes.get(invocation.recipe or "debug", command)
+    flags = settings.to_flags(default, invocation.assignments)
+    # --flag VALUE on the command line wins over --set, whatever the order.
+    return tyro.cli(
+        type(default),
+        default=default,
+        args=[*flags, *invocation.rest],
+        prog=f"nova {command}",
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    main()

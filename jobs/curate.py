@@ -1,0 +1,113 @@
+"""`nova curate`: from media to curated tables. The work is `pipelines/curate.py`.
+
+nova curate --recipe debug --input ~/photos --tables work/tables
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.curate import Commits, Curation
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pipelines.curate import Summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurateConfig(Curation):
+    """Scores, filters, captions and encodes media into Delta tables; run again, it does only what is new.
+
+    Example: nova curate --recipe debug --input ~/photos --tables work/tables
+    """
+
+    input: str = ""
+    """A folder, a glob, a file, an object-store address, or a manifest (JSONL, CSV, Parquet) with `uri` and
+    optionally `caption`."""
+    tables: str = ""
+    """Folder or object-store address of the tables; made where missing."""
+    address: str | None = None
+    """Ray cluster to run on; without it RAY_ADDRESS, else this machine."""
+    limit: int | None = None
+    """Take at most this many sources."""
+    retry_failures: bool = False
+    """Try again what failed before."""
+    commits: Commits = field(default_factory=Commits)
+
+
+def run(config: CurateConfig) -> int:
+    """Curates and prints the summary; 0 on success."""
+    curate(config)
+    return 0
+
+
+def curate(config: CurateConfig, *, parent: str | None = None) -> Summary:
+    """Curates under an MLflow run.
+
+    Args:
+        config: what to do.
+        parent: MLflow run that this one belongs to.
+
+    Raises:
+        ValueError: no input, an unreadable place, a tables folder that is not ours, another run at work on it.
+    """
+    from itertools import islice
+
+    from pipelines.sources import list_sources
+    from rich.console import Console
+
+    from jobs import settings, tracking
+    from jobs.cluster import connect
+    from jobs.locks import exclusive
+    from pipelines.curate import Curator
+    from pipelines.tables import Tables
+
+    if not config.input:
+        raise ValueError("--input is missing; give a folder, a glob, a file, an address or a manifest")
+    if not config.tables:
+        raise ValueError("--tables is missing; give the folder that the tables shall live in")
+    sources = islice(list_sources(config.input), config.limit)
+    tables = Tables(config.tables)
+    tables.create()
+    with (
+        exclusive(tables.root),
+        tracking.start("curate", config=settings.flatten(config), beside=beside(tables.root), parent=parent) as tracked,
+    ):
+        connect(config.address)
+        summary = Curator(tables, config, config.commits, retry_failures=config.retry_failures).run(
+            sources, config.input
+        )
+        tracked.log_metrics(summary.counts())
+        tracked.log_dataset(tables.root, summary.version, "curated")
+        Console(file=sys.stdout).print(summary_table(summary))
+        print(f"tables: {tables.root} (examples at version {summary.version})")
+    return summary
+
+
+def beside(output: str) -> Path:
+    """The folder that MLflow's local store goes to: the one that holds the output."""
+    return Path.cwd() if "://" in output else Path(output).expanduser().absolute().parent
+
+
+def summary_table(summary: Summary) -> Table:
+    """What came in, what was kept and why the rest was not, with rows per second per stage."""
+    from rich.table import Table
+
+    table = Table(title="Curation", show_header=False, title_justify="left")
+    table.add_row("sources listed", f"{summary.sources} ({summary.known} already done)")
+    table.add_row("new assets", f"{summary.new_assets} ({summary.exact_duplicates} more had the same content)")
+    table.add_row("new clips", str(summary.new_clips))
+    table.add_row("accepted, in all", str(summary.accepted))
+    for reason, count in summary.rejected.most_common():
+        table.add_row(f"rejected: {reason}", str(count))
+    table.add_row("examples", f"+{summary.new_examples} -{summary.removed_examples}, version {summary.version}")
+    for stage, count in summary.failures.most_common():
+        table.add_row(f"failed in {stage}", f"{count} (see the failures table)")
+    for stage, totals in summary.throughput.items():
+        speed = f"{totals.rows} rows, {totals.rows_per_second:.2f} a busy second of one worker"
+        table.add_row(f"stage {stage}", speed)
+    return table

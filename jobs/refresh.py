@@ -1,0 +1,111 @@
+"""`nova refresh`: curates what is new in a source and, if asked, trains on it. Made for schedules.
+
+    nova refresh --recipe debug --input s3://bucket/media --tables work/tables --train --run work/run
+
+It ends at once where nothing is new, and refuses to overlap with another refresh of the same tables. A refresh that was
+killed is finished by the next one, its training too.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.curate import CurateConfig, beside, check_curate, curate, new_curator
+from jobs.train import TrainConfig, steps_done, train
+
+if TYPE_CHECKING:
+    from pipelines.curate import Summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefreshConfig(CurateConfig):
+    """Curates what is new in a source since the last time; with --train, goes on training on it.
+
+    Example: nova refresh --recipe debug --input s3://bucket/media --tables work/tables --train --run work/run
+    """
+
+    train: bool = False
+    """Go on training on the new version, for trainer.steps more steps."""
+    run: str = ""
+    """Training run that is continued; made where missing."""
+    trainer: TrainConfig = field(default_factory=TrainConfig)
+    """The training; its `steps` are steps per refresh."""
+
+
+def run(config: RefreshConfig) -> int:
+    """Refreshes; 0 also where nothing was new.
+
+    Raises:
+        BusyError: another refresh of these tables is at work.
+        ValueError: as `nova curate` and `nova train`.
+    """
+    from jobs import settings, tracking
+    from jobs.locks import exclusive
+    from pipelines.tables import Tables
+
+    check_curate(config)
+    if config.train and not config.run:
+        raise ValueError("--train needs --run, the training run to continue")
+    tables = Tables(config.tables)
+    tables.create()
+    with exclusive(tables.root, "refresh"):
+        sources, curator = new_curator(config)
+        curating = curator.has_work(sources)
+        training = config.train and (curating or _training_due(config, tables))
+        version = tables.version("examples")
+        if not curating and not training:
+            print(f"nothing new in {config.input}; examples stay at version {version}")
+            return 0
+        with tracking.start(
+            "refresh", config=settings.flatten(config), beside=beside(tables.root),
+            resume=beside(tables.root) / ".refresh-mlflow.json",
+        ) as tracked:  # fmt: skip
+            if curating:
+                summary = curate(config, parent=tracked.id)
+                tracked.log_metrics(summary.counts())
+                print(changes(summary, version))
+            if config.train:
+                target = _target(config, tables)
+                trainer = replace(
+                    config.trainer, tables=f"{config.tables}@{target['version']}", run=config.run,
+                    steps=target["steps"], address=config.address, parent_run=tracked.id,
+                )  # fmt: skip
+                train(trainer)
+    return 0
+
+
+def changes(summary: Summary, before: int) -> str:
+    """One line on what a refresh changed."""
+    return (
+        f"refreshed: {summary.new_assets} new assets, {summary.new_clips} new clips, "
+        f"{summary.new_examples} examples added, {summary.removed_examples} removed, "
+        f"{sum(summary.failures.values())} failures; examples went from version {before} to {summary.version}"
+    )
+
+
+def _state(config: RefreshConfig) -> dict[str, int]:
+    path = Path(config.run).expanduser() / "refresh.json"
+    return json.loads(path.read_text()) if path.exists() else {"version": -1, "steps": 0}
+
+
+def _training_due(config: RefreshConfig, tables) -> bool:  # type: ignore[no-untyped-def]
+    state = _state(config)
+    return state["version"] != tables.version("examples") or steps_done(config.run) < state["steps"]
+
+
+def _target(config: RefreshConfig, tables) -> dict[str, int]:  # type: ignore[no-untyped-def]
+    """Version to train on and steps to reach; written down before training, so that a killed refresh is finished."""
+    state = _state(config)
+    version = tables.version("examples")
+    if state["version"] == version:
+        return state
+    target = {"version": version, "steps": steps_done(config.run) + config.trainer.steps}
+    path = Path(config.run).expanduser() / "refresh.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(".refresh.json")
+    partial.write_text(json.dumps(target))
+    partial.replace(path)
+    return target

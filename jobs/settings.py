@@ -1,0 +1,77 @@
+"""Configs as flat `key=value` pairs: shown by --print-config, changed by --set, logged to MLflow."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any, get_type_hints
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every field of a nested dataclass under its dotted key."""
+    flat: dict[str, Any] = {}
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{each.name}.")
+        else:
+            flat[prefix + each.name] = value
+    return flat
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt name: ' (did you mean X?)', or what there is to choose from."""
+    known = list(known)
+    last = name.rpartition(".")[2]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    close = close or [key for key in known if key.rpartition(".")[2] == last]
+    close = close or difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known[:20])}"
+
+
+def to_flags(config: Any, assignments: Sequence[str]) -> list[str]:
+    """Turns `key=value` pairs into command-line flags of the config's parser.
+
+    Raises:
+        ValueError: a pair without "=", or an unknown key (the nearest known one is named).
+    """
+    known = flatten(config)
+    flags: list[str] = []
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"--set {assignment}: write key=value")
+        key = key.strip().replace("-", "_")
+        if key not in known:
+            raise ValueError(f"unknown key {key!r}{nearest(key, known)}")
+        flags += _flag(key, value, known[key], many=_takes_many(config, key))
+    return flags
+
+
+def _flag(key: str, value: str, current: Any, *, many: bool) -> list[str]:
+    flag = key.replace("_", "-")
+    if isinstance(current, bool):
+        if value.lower() not in ("true", "false"):
+            raise ValueError(f"--set {key}={value}: write true or false")
+        parent, dot, name = flag.rpartition(".")
+        return [f"--{flag}" if value.lower() == "true" else f"--{parent}{dot}no-{name}"]
+    return [f"--{flag}", *value.split(",")] if many else [f"--{flag}={value}"]
+
+
+def _takes_many(config: Any, key: str) -> bool:
+    *parents, name = key.split(".")
+    for parent in parents:
+        config = getattr(config, parent)
+    return "tuple[" in str(get_type_hints(type(config))[name])
+
+
+def show(config: Any) -> str:
+    """One `key=value` line a field, in the form that --set takes."""
+    return "\n".join(f"{key}={_text(value)}" for key, value in flatten(config).items())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return ",".join(_text(each) for each in value)
+    return str(value)

@@ -1,0 +1,314 @@
+"""`nova train`: from a version of the tables to a trained NOVA, with Ray Train.
+
+    nova train --recipe debug --tables work/tables@3 --run work/run
+
+The same command again goes on from the last checkpoint. What a worker does is in `jobs/training.py`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nova_model.config import NovaConfig
+
+    from pipelines.batches import Bucket, Plan
+
+OURS = {"run.json", "metrics.jsonl", "checkpoints", "model", "mlflow.json"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Trains NOVA on a version of curated tables; run again, it goes on from its last checkpoint.
+
+    Example: nova train --recipe debug --tables work/tables --run work/run
+    """
+
+    tables: str = ""
+    """Curated tables: DIR, or DIR@VERSION for a version of `examples`; the newest when the run starts otherwise."""
+    run: str = ""
+    """Folder of this run: checkpoints, metrics, the finished model."""
+    address: str | None = None
+    """Ray cluster to run on; without it RAY_ADDRESS, else this machine."""
+
+    preset: str = "tiny"
+    """Architecture, a name of nova_model.config.PRESETS."""
+    init_from: str | None = None
+    """Checkpoint folder to take weights from; parts that it lacks start fresh (T2V from T2I weights)."""
+    schedule: str = "flow"
+    """Noise schedule: flow (flow matching) or ddpm (epsilon)."""
+    shift: float = 1.0
+    """Shift of the flow-matching schedule."""
+    freeze: tuple[str, ...] = ()
+    """Parameters whose names start with one of these are not trained."""
+
+    steps: int = 100
+    """Optimizer steps in all, those before a restart included."""
+    global_batch: int = 16
+    """Images per step over all workers."""
+    global_batch_video: int = 4
+    """Videos per step over all workers."""
+    short_captions: float = 0.5
+    """Chance that an example is trained with its short caption."""
+    text_dropout: float = 0.1
+    """Chance that a prompt is replaced by the unconditional one."""
+    loss_repeat: int = 4
+    """Noise draws per token."""
+
+    lr: float = 1e-4
+    """Learning rate, constant after the warm-up."""
+    warmup_steps: int = 10
+    """Steps over which the learning rate rises from zero."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's moment decays."""
+    weight_decay: float = 0.02
+    """AdamW's, on matrices only: none on norms and biases."""
+    clip_norm: float = 1.0
+    """Largest gradient norm."""
+    ema_decay: float = 0.97
+    """Weight of the old average at each update of the moving average of the weights (fp32)."""
+    ema_every: int = 100
+    """Steps between updates of the moving average."""
+    precision: str = "auto"
+    """bf16 or fp32; auto is bf16 on a GPU and fp32 on a CPU."""
+
+    workers: int = 1
+    """Training processes; more than one train data-parallel (DDP)."""
+    cpus_per_worker: float = 1.0
+    """Logical CPUs of a worker, and its torch threads."""
+    gpus_per_worker: float = 0.0
+    """GPUs of a worker."""
+    max_failures: int = 3
+    """Times that lost workers are replaced before the run fails."""
+
+    checkpoint_every: int = 50
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept."""
+    log_every: int = 5
+    """Steps between log entries."""
+    seed: int = 0
+    """Of weights, data order and noise."""
+
+    vae: str = ""
+    """VAE that decodes what this model generates; must be the one that encoded the tables."""
+    text_encoder: str = ""
+    """Text encoder for prompts; must be the one that encoded the tables."""
+    parent_run: str | None = None
+    """MLflow run that this one belongs to."""
+
+    def __post_init__(self) -> None:
+        for name in ("global_batch", "global_batch_video"):
+            if getattr(self, name) % self.workers:
+                raise ValueError(f"{name}={getattr(self, name)} must be a multiple of workers={self.workers}")
+        if self.schedule not in ("flow", "ddpm"):
+            raise ValueError(f"schedule={self.schedule!r}: choose flow or ddpm")
+        if self.precision not in ("auto", "bf16", "fp32"):
+            raise ValueError(f"precision={self.precision!r}: choose auto, bf16 or fp32")
+        for name in ("steps", "global_batch", "global_batch_video", "workers", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+
+    def batch_size(self, bucket: Bucket) -> int:
+        """Examples per step over all workers, for a bucket."""
+        return self.global_batch if bucket.frames == 1 else self.global_batch_video
+
+
+def run(config: TrainConfig) -> int:
+    """Trains, or goes on training; 0 on success."""
+    train(config)
+    return 0
+
+
+def train(config: TrainConfig) -> Path:
+    """Trains under an MLflow run and returns the folder of the finished model.
+
+    Raises:
+        ValueError: missing or empty tables, examples that the model cannot take, a run folder of another run, a full
+            disk.
+    """
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    from jobs import settings, tracking
+    from jobs.cluster import connect
+    from jobs.curate import beside
+    from jobs.training import train_worker
+
+    root, version = _data(config)
+    folder = Path(config.run).expanduser().absolute()
+    plan = check(config, root, version)
+    _claim(folder, config, root, version)
+    flat = settings.flatten(config) | {"tables": root, "version": version}
+    with tracking.start(
+        "train", config=flat, beside=beside(str(folder)), parent=config.parent_run, resume=folder / "mlflow.json"
+    ) as tracked:
+        tracked.log_dataset(root, version, "training")
+        print(f"training on {sum(plan.examples.values())} examples of {root} at version {version}", flush=True)
+        connect(config.address)
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={
+                "config": config, "tables": root, "version": version, "run": str(folder), "tracking": tracked.handle(),
+            },
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=config.workers,
+                use_gpu=config.gpus_per_worker > 0,
+                resources_per_worker=_resources(config),
+            ),
+            run_config=ray.train.RunConfig(
+                storage_path=str(folder),
+                name="checkpoints",
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.keep_checkpoints),
+                failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+            ),
+        )  # fmt: skip
+        try:
+            trainer.fit()
+        except Exception as error:
+            raise _explained(error, folder) from error
+        tracked.log_artifact(folder / "model" / "transformer" / "config.json", "model")
+    print(f"model: {folder / 'model'}")
+    return folder / "model"
+
+
+def _data(config: TrainConfig) -> tuple[str, int]:
+    """Address and version of the data: the version asked for, else the run's own, else the newest."""
+    from pipelines.tables import Tables, split_version
+
+    if not config.tables:
+        raise ValueError("--tables is missing; give the folder that `nova curate` wrote")
+    if not config.run:
+        raise ValueError("--run is missing; give a folder for checkpoints and metrics")
+    address, version = split_version(config.tables)
+    tables = Tables(address)
+    newest = tables.version("examples")
+    started = _read_json(Path(config.run).expanduser() / "run.json")
+    if version is None and started.get("tables") == tables.root:
+        version = started["version"]
+        if version != newest:
+            print(f"going on with version {version}; the newest is {newest}, take it with --tables {address}@{newest}")
+    return tables.root, newest if version is None else version
+
+
+def check(config: TrainConfig, root: str, version: int) -> Plan:
+    """Checks, before anything heavy, that the model can be trained on the version; returns the plan of its batches.
+
+    Raises:
+        ValueError: no such version, no examples, or examples of other shapes than the model takes.
+    """
+    import pyarrow.dataset as ds
+
+    from pipelines.batches import load_plan
+    from pipelines.tables import Tables
+
+    plan = load_plan(root, version, config.batch_size, config.seed)
+    model = model_config(config)
+    columns = ["bucket", "moments_shape", "short_text_shape", "latents_by", "text_by"]
+    fingerprints: set[tuple[str, str]] = set()
+    for bucket in plan.examples:
+        where = ds.field("bucket") == str(bucket)
+        found = Tables(root).dataset("examples", version).head(1, columns=columns, filter=where).to_pylist()[0]
+        _check_bucket(model, config.preset, found)
+        fingerprints.add((found["latents_by"], found["text_by"]))
+    if len(fingerprints) > 1:
+        raise ValueError(
+            f"{root}@{version} mixes encoders {sorted(fingerprints)}; run `nova curate` again to finish it"
+        )
+    return plan
+
+
+def model_config(config: TrainConfig) -> NovaConfig:
+    """The architecture that the preset names.
+
+    Raises:
+        ValueError: no such preset; the nearest is named.
+    """
+    from nova_model.config import PRESETS
+
+    from jobs.settings import nearest
+
+    if config.preset not in PRESETS:
+        raise ValueError(f"unknown preset {config.preset!r}{nearest(config.preset, PRESETS)}")
+    return PRESETS[config.preset]
+
+
+def _check_bucket(model: NovaConfig, preset: str, example: dict[str, Any]) -> None:
+    channels, frames, height, width = example["moments_shape"]
+    bucket, patch = example["bucket"], 2 * model.patch_size
+    if channels != 2 * model.image_dim:
+        raise ValueError(
+            f"bucket {bucket} holds latents of {channels // 2} channels, preset {preset} takes {model.image_dim}; "
+            "choose the preset of the VAE that encoded the tables"
+        )
+    if height % patch or width % patch:
+        raise ValueError(
+            f"bucket {bucket} has latents of {height}x{width}, which patches of {patch} do not divide; "
+            "curate with other latents.sizes"
+        )
+    if frames > 1 and model.video_base_size[0] <= 1:
+        raise ValueError(f"bucket {bucket} holds videos, preset {preset} is for images; choose a video preset")
+    dim = example["short_text_shape"][1]
+    if dim != model.text_token_dim:
+        raise ValueError(
+            f"text features of {dim} values, preset {preset} takes {model.text_token_dim}; "
+            "choose the preset of the text encoder that encoded the tables"
+        )
+
+
+def _claim(folder: Path, config: TrainConfig, root: str, version: int) -> None:
+    """Makes the run folder ours and remembers what the run is."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--run {folder} is a file; give a folder")
+    started = _read_json(folder / "run.json")
+    others = [path.name for path in folder.glob("*") if not path.name.startswith(".") and path.name not in OURS]
+    if not started and others:
+        raise ValueError(f"--run {folder} holds other files ({others[0]}); give an empty or new folder")
+    for key in ("preset", "schedule", "shift", "seed"):
+        if started and started["config"][key] != getattr(config, key):
+            raise ValueError(
+                f"--run {folder} was started with {key}={started['config'][key]}, not {getattr(config, key)}; "
+                "give another --run"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / ".run.json"
+    partial.write_text(json.dumps({"tables": root, "version": version, "config": asdict(config)}, indent=1))
+    partial.replace(folder / "run.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _resources(config: TrainConfig) -> dict[str, float]:
+    gpus = {"GPU": config.gpus_per_worker} if config.gpus_per_worker else {}
+    return {"CPU": config.cpus_per_worker, **gpus}
+
+
+def _explained(error: Exception, folder: Path) -> Exception:
+    """What the user can do about a failed run, where that is known; else the error itself."""
+    for cause in _causes(error):
+        full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or f"[Errno {errno.ENOSPC}]" in str(cause):
+            return ValueError(f"the disk of {folder} is full; free some space and run the same command again")
+    for cause in _causes(error):
+        if isinstance(cause, ValueError):
+            return ValueError(str(cause).splitlines()[0])
+    return error
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    """An error, what it wraps, and the errors of each worker."""
+    found: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is None or each in found:
+            continue
+        found.append(each)
+        waiting += [each.__cause__, getattr(each, "cause", None), *getattr(each, "worker_failures", {}).values()]
+    return found

@@ -1,0 +1,426 @@
+"""What one training process does: the loop, its checkpoints and its log. `jobs/train.py` starts it.
+
+Every draw of a step (captions, masks, noise) comes from one generator that is seeded with (seed, step, rank), and
+every batch from a plan that is a function of (seed, position). A run that was killed and goes on from its checkpoint
+therefore computes what it would have computed without the interruption.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from nova_model.model import Nova
+    from torch import Tensor
+
+    from jobs.train import TrainConfig
+    from pipelines.batches import Batch
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come."""
+
+    step: int = 0
+    """Optimizer steps that are done."""
+    version: int = -1
+    """Version of `examples` that is being read."""
+    position: int = 0
+    """Batches of that version that have been taken."""
+    device_hours: float = 0.0
+    """Hours of training times number of workers."""
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then constant.
+
+    Args:
+        config: lr and warmup_steps.
+        step: steps done before this one.
+    """
+    return config.lr * min(1.0, (step + 1) / max(1, config.warmup_steps))
+
+
+class Ema:
+    """Moving average of weights in fp32 (the released recipe updates it every 100 steps)."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.weights = {name: value.detach().float().clone() for name, value in model.state_dict().items()}
+
+    def update(self, model: torch.nn.Module, decay: float) -> None:
+        """average = decay * average + (1 - decay) * weights."""
+        for name, value in model.state_dict().items():
+            self.weights[name].lerp_(value.detach().float(), 1 - decay)
+
+
+def train_worker(given: dict[str, Any]) -> None:
+    """The train loop of one worker, run by Ray Train.
+
+    Args:
+        given: config (TrainConfig), tables, version, run (folder), tracking (handle of the MLflow run).
+    """
+    import ray.train
+    from nova_model.model import Nova
+    from ray.train.torch import get_device, prepare_model
+
+    from jobs.train import model_config
+    from pipelines.batches import Prefetcher, Reader, load_plan
+
+    config: TrainConfig = given["config"]
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    worker = Worker(config, given["tables"], Path(given["run"]), rank, world, get_device())
+    model = Nova(model_config(config)).to(worker.device)
+    worker.prepare(model)
+    progress = worker.restore(ray.train.get_checkpoint(), given["version"])
+    parallel = {"find_unused_parameters": True}  # images use neither the mixer nor later frames
+    trained = prepare_model(model, parallel_strategy_kwargs=parallel if world > 1 else None)
+
+    plan = load_plan(given["tables"], given["version"], config.batch_size, config.seed)
+    reader = Reader(plan)
+    log = Log(Path(given["run"]) / "metrics.jsonl", given["tracking"], progress.step) if rank == 0 else None
+    batches = Prefetcher(lambda position: reader.read(position, rank, world), progress.position)
+    try:
+        while progress.step < config.steps:
+            began = time.perf_counter()
+            metrics = worker.step(trained, next(batches), progress.step)
+            seconds = time.perf_counter() - began
+            progress = replace(
+                progress,
+                step=progress.step + 1,
+                position=progress.position + 1,
+                device_hours=progress.device_hours + seconds * world / 3600,
+            )
+            if log is not None:
+                log.add(metrics, seconds, batches.waited, progress, every=config.log_every)
+            if progress.step % config.checkpoint_every == 0 or progress.step == config.steps:
+                worker.save(progress)
+    finally:
+        batches.close()
+        if log is not None:
+            log.close()
+
+
+class Worker:
+    """The state of one training process: weights, their average, optimizer."""
+
+    model: Nova
+    ema: Ema
+    optimizer: torch.optim.Optimizer
+
+    def __init__(
+        self, config: TrainConfig, tables: str, run: Path, rank: int, world: int, device: torch.device
+    ) -> None:
+        import torch
+        from nova_model.schedule import schedule_from_config
+        from pipelines.latents import read_scaling
+
+        self.config, self.tables, self.run, self.rank, self.world, self.device = (
+            config,
+            tables,
+            run,
+            rank,
+            world,
+            device,
+        )
+        self.schedule = schedule_from_config(scheduler_config(config))
+        self.scaling, self.shift = read_scaling(config.vae)
+        bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+        self.dtype = torch.bfloat16 if bf16 else torch.float32
+        if device.type == "cpu":
+            torch.set_num_threads(max(1, int(config.cpus_per_worker)))
+
+    def prepare(self, model: Nova) -> None:
+        """Initialises weights from the seed (or another checkpoint), and the optimizer."""
+        import torch
+
+        self.model = model
+        if self.config.init_from:
+            copy_weights(self.config.init_from, model)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not name.startswith(self.config.freeze) if self.config.freeze else True)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [each for each in trained if each.ndim > 1], "weight_decay": self.config.weight_decay},
+            {"params": [each for each in trained if each.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=self.config.lr, betas=self.config.betas)
+        self.ema = Ema(model)
+
+    def step(self, trained: torch.nn.Module, batch: Batch, step: int) -> dict[str, float]:
+        """One optimizer step; returns what is worth logging."""
+        import torch
+
+        began = self.device.type == "cuda"
+        generator = torch.Generator(self.device).manual_seed(step_seed(self.config.seed, step, self.rank))
+        rate = learning_rate(self.config, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            losses = trained(**self._inputs(batch, generator))
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        if (step + 1) % self.config.ema_every == 0:
+            self.ema.update(self.model, self.config.ema_decay)
+        if began:
+            torch.cuda.synchronize()
+        loss = losses.total.item()
+        if not math.isfinite(loss):
+            raise RuntimeError(f"the loss is {loss} at step {step}; lower lr or look at the data of this step")
+        later = {} if losses.later_frames is None else {"loss_later_frames": losses.later_frames.item()}
+        frames, tokens = _sizes(batch, self.model.config.patch_size)
+        return {
+            "loss": loss,
+            "loss_first_frame": losses.first_frame.item(),
+            **later,
+            "grad_norm": float(norm),
+            "lr": rate,
+            "samples": float(len(batch.ids) * self.world),
+            "tokens": float(len(batch.ids) * self.world * frames * tokens),
+        }
+
+    def _inputs(self, batch: Batch, generator: torch.Generator) -> dict[str, Any]:
+        """Arguments of `Nova.forward`: sampled latents, one caption an example, and what conditions them."""
+        import torch
+
+        draws = torch.rand(len(batch.ids), generator=generator, device=self.device).tolist()
+        pairs = zip(draws, batch.short_text, batch.long_text, strict=True)
+        texts = [short if draw < self.config.short_captions else long for draw, short, long in pairs]
+        limit = self.model.config.text_token_len
+        return {
+            "latents": sample_moments(batch.moments.to(self.device), generator, self.scaling, self.shift),
+            "text": self.model.pad_text([text[:limit].to(self.device) for text in texts]),
+            "motion": batch.motion.to(self.device),
+            "fps": batch.fps.to(self.device),
+            "schedule": self.schedule,
+            "generator": generator,
+            "loss_repeat": self.config.loss_repeat,
+            "text_dropout": self.config.text_dropout,
+        }
+
+    def save(self, progress: Progress) -> None:
+        """Reports a checkpoint to Ray Train; every worker calls it, the first one writes."""
+        import ray.train
+
+        name = f"step-{progress.step:08d}"
+        if self.rank:
+            ray.train.report({"step": progress.step}, checkpoint_dir_name=name)
+            return
+        with tempfile.TemporaryDirectory(dir=self.run, prefix=".saving-") as folder:
+            self.write(Path(folder), progress)
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report({"step": progress.step}, checkpoint=checkpoint, checkpoint_dir_name=name)
+        if progress.step == self.config.steps:
+            self.export(progress)
+
+    def write(self, folder: Path, progress: Progress) -> None:
+        """A checkpoint: `transformer/` (averaged weights, released layout), `training/` (all that resuming needs)."""
+        import torch
+        from safetensors.torch import save_file
+
+        self._write_model(folder, progress)
+        training = folder / "training"
+        training.mkdir()
+        save_file(_contiguous(self.model.state_dict()), training / "model.safetensors")
+        save_file(_contiguous(self.ema.weights), training / "ema.safetensors")
+        torch.save(self.optimizer.state_dict(), training / "optimizer.pt")
+        torch.save({"torch": torch.get_rng_state()}, training / "random.pt")
+        lr = learning_rate(self.config, progress.step)
+        (training / "progress.json").write_text(json.dumps({**asdict(progress), "lr": lr, "seed": self.config.seed}))
+
+    def _write_model(self, folder: Path, progress: Progress) -> None:
+        from nova_model.checkpoint import save_schedule, save_transformer
+        from nova_model.model import Nova
+
+        from jobs.train import model_config
+
+        averaged = Nova(model_config(self.config))
+        averaged.load_state_dict({name: value.cpu() for name, value in self.ema.weights.items()})
+        save_transformer(averaged, folder / "transformer")
+        save_schedule(self.schedule, folder / "scheduler")
+        parts = {
+            "vae": self.config.vae,
+            "text_encoder": self.config.text_encoder,
+            "tables": self.tables,
+            "version": progress.version,
+            "step": progress.step,
+            "preset": self.config.preset,
+        }
+        (folder / "components.json").write_text(json.dumps(parts, indent=1))
+
+    def export(self, progress: Progress) -> None:
+        """Puts the finished model at RUN/model, in one move."""
+        partial, final = self.run / ".model", self.run / "model"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        self._write_model(partial, progress)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+
+    def restore(self, checkpoint: Any, version: int) -> Progress:
+        """Loads the newest checkpoint, where there is one.
+
+        Args:
+            checkpoint: from Ray Train, None at the start of a run.
+            version: of the examples to read now; another one than the checkpoint's starts at its first batch.
+        """
+        import torch
+        from safetensors.torch import load_file
+
+        if checkpoint is None:
+            return Progress(version=version)
+        with checkpoint.as_directory() as folder:
+            training = Path(folder) / "training"
+            self.model.load_state_dict(load_file(training / "model.safetensors"))
+            self.ema.weights = load_file(training / "ema.safetensors", device=str(self.device))
+            self.optimizer.load_state_dict(
+                torch.load(training / "optimizer.pt", map_location=self.device, weights_only=True)
+            )
+            torch.set_rng_state(torch.load(training / "random.pt", weights_only=True)["torch"])
+            stored = json.loads((training / "progress.json").read_text())
+        progress = Progress(**{key: stored[key] for key in asdict(Progress())})
+        return progress if progress.version == version else replace(progress, version=version, position=0)
+
+
+class Log:
+    """Writes metrics to RUN/metrics.jsonl and to MLflow.
+
+    Args:
+        path: of the file; lines of steps after `step` are dropped, as those steps are done again.
+        handle: of the MLflow run.
+        step: steps that are done.
+    """
+
+    def __init__(self, path: Path, handle: Any, step: int) -> None:
+        from jobs import tracking
+
+        kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(kept))
+        partial.replace(path)
+        self._file = path.open("a", buffering=1)
+        self._run = tracking.attach(handle)
+        self._since: list[dict[str, float]] = []
+        self._seconds, self._waited = 0.0, 0.0
+
+    def add(self, metrics: dict[str, float], seconds: float, waited: float, progress: Progress, every: int) -> None:
+        """Takes the metrics of a step; every `every` steps the means since the last entry are written.
+
+        Args:
+            metrics: from `Worker.step`.
+            seconds: that the step took, waiting included.
+            waited: seconds spent waiting for data since the start.
+            progress: after the step.
+            every: steps between entries.
+        """
+        self._since.append(metrics)
+        self._seconds += seconds
+        if progress.step % every:
+            return
+        names = dict.fromkeys(name for each in self._since for name in each)
+        means = {name: _mean(each[name] for each in self._since if name in each) for name in names}
+        samples, tokens = (sum(each[name] for each in self._since) for name in ("samples", "tokens"))
+        del means["samples"], means["tokens"]
+        entry = means | {
+            "samples_per_second": samples / self._seconds,
+            "tokens_per_second": tokens / self._seconds,
+            "data_wait_share": (waited - self._waited) / self._seconds,
+            "device_hours": progress.device_hours,
+        }
+        self._file.write(json.dumps({"step": progress.step, **entry}) + "\n")
+        self._run.log_metrics(entry, step=progress.step)
+        print(f"step {progress.step}: loss {entry['loss']:.4f}", flush=True)
+        self._since, self._seconds, self._waited = [], 0.0, waited
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of all draws of a step on a worker."""
+    import numpy as np
+
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def sample_moments(moments: Tensor, generator: torch.Generator, scaling: float, shift: float) -> Tensor:
+    """Latents drawn from stored moments (spec section 4, step 1).
+
+    Args:
+        moments: [B, 2C, T, H, W] mean and log-variance, clamped to [-30, 20].
+        generator: of the draw.
+        scaling: factor of the VAE.
+        shift: of the VAE.
+
+    Returns:
+        [B, C, T, H, W].
+    """
+    import torch
+
+    mean, log_variance = moments.chunk(2, dim=1)
+    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+    return (mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise - shift) * scaling
+
+
+def scheduler_config(config: TrainConfig) -> dict[str, Any]:
+    """The noise schedule as diffusers' scheduler_config.json has it."""
+    if config.schedule == "flow":
+        return {
+            "_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": config.shift,
+        }  # fmt: skip
+    return {
+        "_class_name": "DDPMScheduler", "num_train_timesteps": 1000, "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": "epsilon", "clip_sample": False,
+        "timestep_spacing": "leading", "variance_type": "fixed_small",
+    }  # fmt: skip
+
+
+def copy_weights(source: str, model: Nova) -> None:
+    """Takes every weight of another checkpoint that fits; parts that it lacks stay as they are.
+
+    Raises:
+        ValueError: the checkpoint is of another width.
+    """
+    from nova_model.checkpoint import load_transformer
+
+    folder = Path(source) / "transformer" if (Path(source) / "transformer").is_dir() else Path(source)
+    theirs = load_transformer(folder).state_dict()
+    mine = model.state_dict()
+    wrong = [name for name, value in theirs.items() if name in mine and value.shape != mine[name].shape]
+    if wrong:
+        shapes = f"{tuple(theirs[wrong[0]].shape)} there, {tuple(mine[wrong[0]].shape)} here"
+        raise ValueError(f"init_from {source}: {wrong[0]} is {shapes}; choose a checkpoint of the same preset family")
+    model.load_state_dict({**mine, **{name: value for name, value in theirs.items() if name in mine}})
+
+
+def _sizes(batch: Batch, patch: int) -> tuple[int, int]:
+    _, _, frames, height, width = batch.moments.shape
+    return frames, (height // patch) * (width // patch)
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().contiguous() for name, value in tensors.items()}
+
+
+def _mean(values: Iterator[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)
+
+
+def _lines(path: Path) -> list[str]:
+    """Whole lines of a file that may have been cut off in the middle of one."""
+    with contextlib.suppress(FileNotFoundError):
+        return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return []
