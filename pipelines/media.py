@@ -45,6 +45,13 @@ __all__ = [
 ]
 
 
+# What Pillow's readers, pyarrow's file systems and the standard library raise on bad files.
+READ_ERRORS = (
+    *(OSError, ValueError, SyntaxError, EOFError, LookupError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class MediaInfo:
     """What a file holds; columns of the same names in `schema.py` state the units."""
@@ -252,6 +259,6 @@ def _one_line(uri: str) -> Iterator[None]:
         raise MediaError(f"{_name(uri)}: no such file") from None
     except av.FFmpegError as error:
         raise MediaError(f"{_name(uri)}: no image or video that can be decoded ({error.strerror})") from error
-    except (OSError, ValueError, SyntaxError, EOFError, LookupError, struct.error, zlib.error) as error:
+    except READ_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise MediaError(f"{_name(uri)}: {reason}") from error

@@ -20,14 +20,14 @@ CODECS = {"JPEG": "mjpeg", "MPO": "mjpeg", "AVIF": "av1"}
 HEIC_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"hevc")
 EXIF_ORIENTATION = 0x0112
 
-# EXIF orientation -> (degrees counter-clockwise, after a mirroring where there is one; how Pillow undoes it)
+# EXIF orientation -> (degrees counter-clockwise, before a mirroring left to right where there is one; Pillow's name)
 ORIENTATIONS = {
     2: (0, Image.Transpose.FLIP_LEFT_RIGHT),
     3: (180, Image.Transpose.ROTATE_180),
     4: (180, Image.Transpose.FLIP_TOP_BOTTOM),
-    5: (90, Image.Transpose.TRANSPOSE),
+    5: (270, Image.Transpose.TRANSPOSE),
     6: (270, Image.Transpose.ROTATE_270),
-    7: (270, Image.Transpose.TRANSVERSE),
+    7: (90, Image.Transpose.TRANSVERSE),
     8: (90, Image.Transpose.ROTATE_90),
 }
 

@@ -29,7 +29,7 @@ TRUNCATED_SECONDS = 1.0
 BUFFER_BYTES = 1 << 20
 
 # FFmpeg's other demuxers read playlists, which open further files, or take any text for a video.
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpegts,mpeg,flv,asf,ogg,h264,hevc"
+FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpegts,mpeg,flv,asf,ogg,h264,hevc,mp3,wav,flac"
 MOV = "mov,mp4,m4a,3gp,3g2,mj2"
 SEEKABLE = {MOV, "matroska,webm"}
 TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
@@ -47,7 +47,9 @@ def open_video(file: BinaryIO) -> Iterator[tuple[InputContainer, av.VideoStream]
         "options": {"max_pixels": str(MAX_PIXELS)},
         "container_options": {"format_whitelist": FORMATS},
     }
-    with cast(InputContainer, av.open(file, buffer_size=BUFFER_BYTES, **options)) as container:
+    with cast(
+        InputContainer, av.open(file, buffer_size=BUFFER_BYTES, metadata_errors="replace", **options)
+    ) as container:
         stream = container.streams.best("video")
         if not isinstance(stream, av.VideoStream) or stream.disposition & Disposition.attached_pic:
             raise MediaError("no video in it" + (", only sound" if container.streams.audio else ""))
