@@ -98,6 +98,16 @@ COLUMNS: dict[str, Column] = {
     **array_columns("short_text", "text", "features of caption_short [tokens, dim], unpadded"),
     **array_columns("long_text", "text", "features of caption_long [tokens, dim], unpadded"),
     "text_by": Column(STRING, "text", "fingerprint of text encoder and tokenizer"),
+    # generated samples
+    "sample_id": Column(STRING, "generate", "hash of prompt, seeds, place and settings"),
+    "path": Column(STRING, "generate", "file of the sample, relative to the output folder"),
+    "prompt": Column(STRING, "generate", "what was asked for"),
+    "seeds": Column(SHAPE, "generate", "seed of each picture in the file; several make a grid"),
+    "seconds": Column(FLOAT, "generate", "wall seconds the sample took, its share of its batch"),
+    "device_seconds": Column(FLOAT, "generate", "seconds times devices of the worker"),
+    "checkpoint": Column(STRING, "generate", "checkpoint that made it"),
+    "data_version": Column(INT, "generate", "version of `examples` that the checkpoint was trained on"),
+    "settings": Column(STRING, "generate", "JSON of everything else that the result depends on"),
     # failures
     "stage": Column(STRING, "curate", "stage that failed"),
     "by": Column(STRING, "curate", "fingerprint of the stage that failed; the same one is not tried again unasked"),

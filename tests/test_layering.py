@@ -1,0 +1,71 @@
+"""The architecture's import rules: each subject knows only what it may, and heavy libraries wait for a command."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = [path for package in ("nova_model", "pipelines", "jobs") for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imports(path):
+    """Top-level package names that a file imports anywhere, and those it imports when it is imported itself."""
+    tree = ast.parse(path.read_text())
+    everywhere, at_once = set(), set()
+
+    def names(node):
+        if isinstance(node, ast.Import):
+            return {alias.name.split(".")[0] for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            return {node.module.split(".")[0]}
+        return set()
+
+    for node in ast.walk(tree):
+        everywhere |= names(node)
+    for node in tree.body:
+        at_once |= names(node)
+    return everywhere, at_once
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    package = path.relative_to(ROOT).parts[0]
+    everywhere, at_once = imports(path)
+    if package == "nova_model":
+        assert not everywhere & {"ray", "mlflow", "pipelines", "jobs", "deltalake"}
+    if package == "pipelines":
+        assert not everywhere & {"jobs", "mlflow"}
+    if package in ("pipelines", "jobs"):
+        heavy = {"torch", "ray", "transformers", "diffusers", "open_clip", "torchvision", "mlflow", "scenedetect"}
+        assert not at_once & heavy, "import it inside the function that needs it"
+
+
+@pytest.mark.parametrize(
+    ("word", "only"),
+    [
+        ("map_batches", "pipelines/stage.py"),
+        ("import deltalake", "pipelines/tables.py"),
+        ("from deltalake", "pipelines/tables.py"),
+        ("import mlflow", "jobs/tracking.py"),
+    ],
+)
+def test_one_file_knows_each_tool(word, only):
+    users = [str(path.relative_to(ROOT)) for path in FILES if f"{word}" in path.read_text()]
+    assert users == [only]
+
+
+def test_the_command_line_answers_in_under_a_second():
+    best = min(_seconds_of_help() for _ in range(3))
+    assert best < 1.0, f"nova --help took {best:.2f} s"
+
+
+def _seconds_of_help():
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "jobs.cli", "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0
+    assert "curate" in done.stdout
+    return time.perf_counter() - began
