@@ -10,8 +10,10 @@ wrong with a file becomes a `MediaError` of one line.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
+import posixpath
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +22,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import av
 import numpy as np
@@ -74,16 +77,24 @@ def open_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
     """
     if "://" not in uri:
         return pa.fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
+    parts = urlsplit(uri)
+    filesystem, root = _connect(urlunsplit((parts.scheme, parts.netloc, "/", parts.query, "")))
+    return filesystem, posixpath.join(root, unquote(parts.path).lstrip("/"))
+
+
+@functools.lru_cache(maxsize=32)
+def _connect(root: str) -> tuple[pa.fs.FileSystem, str]:
+    """Connects to a bucket or host once per process: that can take longer than reading a file."""
     try:
-        return pa.fs.FileSystem.from_uri(uri)
+        return pa.fs.FileSystem.from_uri(root)
     except (ValueError, NotImplementedError):  # their messages repeat the address, which may hold credentials
-        scheme = uri.partition("://")[0]
+        scheme = root.partition("://")[0]
         raise ValueError(
             f"no {scheme}:// address that can be read; use a path, file://, s3://, gs:// or hdfs://"
         ) from None
 
 
-def open_media(uri: str) -> BinaryIO:
+def open_media(uri: str) -> BufferedReader:
     """Opens a local path or an object-store address for reading; the file can seek.
 
     Raises:
@@ -93,9 +104,9 @@ def open_media(uri: str) -> BinaryIO:
         return _open(uri)
 
 
-def _open(uri: str) -> BinaryIO:
+def _open(uri: str) -> BufferedReader:
     filesystem, path = open_filesystem(uri)
-    return cast(BinaryIO, BufferedReader(filesystem.open_input_file(path), videos.BUFFER_BYTES))
+    return BufferedReader(filesystem.open_input_file(path), videos.BUFFER_BYTES)
 
 
 def probe(uri: str) -> MediaInfo:

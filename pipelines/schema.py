@@ -41,6 +41,7 @@ COLUMNS: dict[str, Column] = {
     "uri": Column(STRING, "sources", "address of the media file"),
     "source_caption": Column(STRING, "sources", "caption that came with the file, null without one"),
     "source": Column(STRING, "sources", "the --input that listed it"),
+    "source_error": Column(STRING, "sources", "in flight only: why the listing has nothing to read here"),
     "bytes": Column(INT, "ingest", "file size in bytes"),
     # what a file is
     "asset_id": Column(STRING, "ingest", "first 32 hexadecimal digits of the content's SHA-256"),
