@@ -59,6 +59,7 @@ COLUMNS: dict[str, Column] = {
     "last_seen": Column(TIME, "curate", "when the content was last read"),
     # what a clip is
     "shots": Column(SHOTS, "shots", "in flight only: shots of the asset, seconds and frame counts"),
+    "shots_dropped": Column(INT, "shots", "shots left out because they are shorter than the minimum"),
     "shots_by": Column(STRING, "shots", "fingerprint of the shot detector"),
     "clip_id": Column(STRING, "curate", "hash of asset, start and end"),
     "start": Column(FLOAT, "shots", "start in seconds"),
@@ -137,7 +138,7 @@ _ENCODINGS = (
 TABLES: dict[str, tuple[str, ...]] = {
     "assets": (
         "asset_id", "uri", "other_uris", "kind", "bytes", "codec", "width", "height", "rotation", "fps", "frames",
-        "duration", "source", "source_captions", "shots_by", "first_seen", "last_seen",
+        "duration", "source", "source_captions", "shots_dropped", "shots_by", "first_seen", "last_seen",
     ),
     "clips": (
         "clip_id", "asset_id", "uri", "kind", "start", "end", "frames", "width", "height", "rotation", "fps",
