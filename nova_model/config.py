@@ -1,0 +1,183 @@
+"""The architecture of a NOVA model: `config.json` of a checkpoint's `transformer/` folder, and named presets."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+_VIT = re.compile(r"vit_d(\d+)w(\d+)(?:h(\d+))?")
+_MLP = re.compile(r"mlp_d(\d+)w(\d+)")
+_HEADS = {64: 4, 768: 12, 1024: 16, 1536: 16}
+
+
+@dataclass(frozen=True)
+class VitSize:
+    """Depth, width and heads of a transformer; its name in a config is such as vit_d16w1024 (or …h8)."""
+
+    depth: int
+    width: int
+    heads: int
+
+
+@dataclass(frozen=True)
+class MlpSize:
+    """Depth and width of the denoiser; its name in a config is such as mlp_d6w1024."""
+
+    depth: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NovaConfig:
+    """The keys of the released config.json (spec section 2).
+
+    Raises:
+        ValueError: an unknown arch, or sizes that do not go together.
+    """
+
+    image_dim: int = 4
+    """C, channels of a latent."""
+    image_size: int | tuple[int, int] = 512
+    """Pixels the model was trained at: a square's side, or (height, width)."""
+    image_stride: int = 8
+    """Pixels per latent, each way."""
+    text_token_dim: int | None = 2560
+    """Values of a text feature; None for class labels."""
+    text_token_len: int = 256
+    """L, text tokens of a prompt."""
+    label_classes: int = 1000
+    """Classes, where text_token_dim is None."""
+    image_base_size: tuple[int, int] = (32, 32)
+    """Spatial tokens, rows and columns."""
+    video_base_size: tuple[int, int, int] = (1, 16, 16)
+    """Latent frames that were trained, and temporal tokens of a frame, rows and columns."""
+    video_mixer_rank: int | None = None
+    """Rank of scaling and shift: below 0 without the low-rank step, 0 or None without scaling and shift."""
+    rotary_pos_embed: bool = False
+    """Rotary positions instead of absolute ones."""
+    arch: tuple[str, str, str] = ("vit_d16w1024", "vit_d32w1024", "mlp_d6w1024")
+    """Temporal encoder, spatial encoder, denoiser."""
+
+    def __post_init__(self) -> None:
+        if self.temporal.width != self.spatial.width:
+            raise ValueError(f"arch {self.arch}: temporal and spatial encoder must have one width")
+        for size in (self.temporal, self.spatial):
+            if size.width % 4 or size.width % size.heads:
+                raise ValueError(
+                    f"arch {self.arch}: width {size.width} must be divisible by 4 and by {size.heads} heads"
+                )
+        if self.rotary_pos_embed and (self.temporal.width // self.temporal.heads) % 16:
+            raise ValueError(f"arch {self.arch}: rotary positions need a head size divisible by 16")
+
+    @property
+    def temporal(self) -> VitSize:
+        return _vit(self.arch[0])
+
+    @property
+    def spatial(self) -> VitSize:
+        return _vit(self.arch[1])
+
+    @property
+    def denoiser(self) -> MlpSize:
+        return _mlp(self.arch[2])
+
+    @property
+    def width(self) -> int:
+        """D, width of both encoders."""
+        return self.temporal.width
+
+    @property
+    def patch_size(self) -> int:
+        """p, latents per spatial token each way; the temporal patch is 2p."""
+        return 15 // self.image_stride + 1
+
+    @property
+    def token_dim(self) -> int:
+        """Values of a spatial token, p*p*C."""
+        return self.patch_size**2 * self.image_dim
+
+    @property
+    def has_motion(self) -> bool:
+        """Whether motion score and frames per second condition the model."""
+        return self.video_base_size[0] > 1
+
+    @property
+    def pixel_size(self) -> tuple[int, int]:
+        """Height and width in pixels the model was trained at."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else size
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> NovaConfig:
+        """Reads a config.json; keys that start with an underscore are diffusers' own.
+
+        Raises:
+            ValueError: an unknown key (the nearest known one is named) or an unknown arch.
+        """
+        known = {each.name for each in fields(cls)}
+        given = {key: value for key, value in values.items() if not key.startswith("_")}
+        for key in given:
+            if key not in known:
+                close = difflib.get_close_matches(key, known, n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise ValueError(f"unknown key {key!r} in the model's config{hint}")
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_dict` reads, ready for JSON."""
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {"_class_name": "NOVATransformer3DModel", **plain}
+
+
+def _vit(name: str) -> VitSize:
+    match = _VIT.fullmatch(name)
+    if match is None:
+        raise ValueError(f"unknown arch {name!r}; an encoder is named such as vit_d16w1024 or vit_d4w64h2")
+    depth, width, heads = match.groups()
+    if heads is None and int(width) not in _HEADS:
+        raise ValueError(f"arch {name!r}: width {width} has no usual number of heads; add it, as in {name}h8")
+    return VitSize(int(depth), int(width), int(heads) if heads else _HEADS[int(width)])
+
+
+def _mlp(name: str) -> MlpSize:
+    match = _MLP.fullmatch(name)
+    if match is None:
+        raise ValueError(f"unknown arch {name!r}; a denoiser is named such as mlp_d6w1024")
+    return MlpSize(int(match[1]), int(match[2]))
+
+
+def _t2i_1024(width: int) -> NovaConfig:
+    return NovaConfig(
+        image_size=1024,
+        image_base_size=(64, 64),
+        video_base_size=(1, 32, 32),
+        arch=(f"vit_d16w{width}", f"vit_d32w{width}", f"mlp_d6w{width}"),
+    )
+
+
+_TINY = NovaConfig(
+    image_size=64,
+    text_token_dim=64,
+    text_token_len=16,
+    image_base_size=(4, 4),
+    video_base_size=(5, 2, 2),
+    video_mixer_rank=8,
+    arch=("vit_d2w64", "vit_d4w64", "mlp_d2w96"),
+)
+
+PRESETS: dict[str, NovaConfig] = {
+    "nova-d48w1024-sd512": NovaConfig(),
+    "nova-d48w768-sdxl1024": _t2i_1024(768),
+    "nova-d48w1024-sdxl1024": _t2i_1024(1024),
+    "nova-d48w1536-sdxl1024": _t2i_1024(1536),
+    "nova-d48w1024-osp480": NovaConfig(
+        image_size=(480, 768),
+        image_base_size=(30, 48),
+        video_base_size=(9, 15, 24),
+        arch=("vit_d16w1024", "vit_d32w1024", "mlp_d3w1280"),
+    ),
+    "tiny": _TINY,
+    "demo": replace(_TINY, text_token_len=24, video_mixer_rank=16, arch=("vit_d4w128h4", "vit_d6w128h4", "mlp_d3w128")),
+}

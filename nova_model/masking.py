@@ -1,0 +1,46 @@
+"""Which tokens are masked, in which order, and how many at each set step (spec sections 4 and 5). Pure."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+RATIO_MEAN, RATIO_STD, RATIO_LEAST = 1.0, 0.25, 0.7
+
+
+def draw_mask_ratio(generator: torch.Generator) -> float:
+    """Share of tokens that are masked in a training step: normal (1, 0.25), truncated to [0.7, 1]."""
+    low = torch.special.ndtr(torch.tensor((RATIO_LEAST - RATIO_MEAN) / RATIO_STD, dtype=torch.float64))
+    high = torch.special.ndtr(torch.tensor((1.0 - RATIO_MEAN) / RATIO_STD, dtype=torch.float64))
+    uniform = torch.rand((), generator=generator, device=generator.device, dtype=torch.float64).cpu()
+    return float(RATIO_MEAN + RATIO_STD * torch.special.ndtri(low + (high - low) * uniform))
+
+
+def visible_count(ratio: float, tokens: int) -> int:
+    """Tokens that stay visible; halves are rounded to even."""
+    return round((1 - ratio) * tokens)
+
+
+def draw_visible(frames: int, tokens: int, count: int, generator: torch.Generator) -> Tensor:
+    """Ids of the visible tokens, [frames, count]: the first ones of a random order for each frame."""
+    order = torch.rand(frames, tokens, generator=generator, device=generator.device).argsort(dim=1)
+    return order[:, :count]
+
+
+def mask_of(visible: Tensor, tokens: int) -> Tensor:
+    """[F, count] ids of visible tokens -> [F, N] mask, True where a token is masked."""
+    mask = torch.ones(visible.shape[0], tokens, dtype=torch.bool, device=visible.device)
+    return mask.scatter(1, visible, False)
+
+
+def set_sizes(steps: int, tokens: int) -> list[int]:
+    """Tokens predicted at each set step, those that predict none left out; cosine schedule.
+
+    Tokens still masked after step k of K: round(cos(pi/2 * k/K) * N).
+    """
+    masked = [round(math.cos(math.pi / 2 * step / steps) * tokens) for step in range(steps + 1)]
+    masked[-1] = 0
+    return [before - after for before, after in pairwise(masked) if before > after]

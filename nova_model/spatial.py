@@ -1,0 +1,53 @@
+"""The spatial encoder: set by set inside a frame (paper section 3.3, spec section 3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nova_model.embeddings import PatchEmbed
+from nova_model.layers import LAYER_NORM_EPS, Block
+
+
+class SpatialEncoder(nn.Module):
+    """Bidirectional transformer; its first half sees only what is visible, its second half every token."""
+
+    def __init__(self, *, channels: int, width: int, depth: int, heads: int, patch: int) -> None:
+        super().__init__()
+        self.patch_embed = PatchEmbed(channels, width, patch)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+
+    def forward(
+        self, *, prefix: Tensor, tokens: Tensor, masked: Tensor, visible: Tensor, angles: Tensor | None
+    ) -> Tensor:
+        """Features of every token of a frame.
+
+        Args:
+            prefix: indicator features [B, M, D].
+            tokens: embedded patches with positions added [B, N, D]; only the visible ones are looked at.
+            masked: mask token with positions added [1, N, D].
+            visible: ids of the visible tokens [B, V].
+            angles: rotary angles of the frame's tokens [N, head_dim/2]; the prefix is not turned.
+
+        Returns:
+            z, [B, N, D].
+        """
+        count, width = prefix.shape[1], prefix.shape[2]
+        index = visible[..., None].expand(-1, -1, width)
+        half = len(self.blocks) // 2
+        x = torch.cat([prefix, tokens.gather(1, index)], dim=1)
+        some = None if angles is None else _behind_prefix(angles[visible], count)
+        for block in self.blocks[:half]:
+            x, _ = block(x, angles=some)
+        grid = masked.expand(len(x), -1, -1).to(x.dtype).scatter(1, index, x[:, count:])
+        x = torch.cat([x[:, :count], grid], dim=1)
+        every = None if angles is None else _behind_prefix(angles[None], count)
+        for block in self.blocks[half:]:
+            x, _ = block(x, angles=every)
+        return self.norm(x[:, count:])
+
+
+def _behind_prefix(angles: Tensor, count: int) -> Tensor:
+    """[B, S, d] -> [B, count + S, d]; the prefix stands at position 0, where the rotation is the identity."""
+    return torch.cat([angles.new_zeros(len(angles), count, angles.shape[2]), angles], dim=1)
