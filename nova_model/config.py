@@ -123,7 +123,10 @@ class NovaConfig:
                 close = difflib.get_close_matches(key, known, n=1)
                 hint = f"; did you mean {close[0]}?" if close else ""
                 raise ValueError(f"unknown key {key!r} in the model's config{hint}")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
+        }
+        return cls(**plain)
 
     def to_dict(self) -> dict[str, Any]:
         """What `from_dict` reads, ready for JSON."""

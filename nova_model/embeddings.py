@@ -84,6 +84,10 @@ def _projection(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(2 * ops.FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
 
+def _weight(projection: nn.Sequential) -> Tensor:
+    return next(projection.parameters())
+
+
 class MotionEmbed(nn.Module):
     """A token for the motion score and one for the frames per second."""
 
@@ -94,9 +98,8 @@ class MotionEmbed(nn.Module):
 
     def forward(self, motion: Tensor, fps: Tensor) -> Tensor:
         """[B], [B] -> [B, 2, D]."""
-        dtype = self.flow_proj[0].weight.dtype
-        flow = self.flow_proj(ops.sine_cosine(motion).to(dtype))
-        rate = self.fps_proj(ops.sine_cosine(fps).to(dtype))
+        flow = self.flow_proj(ops.sine_cosine(motion).to(_weight(self.flow_proj)))
+        rate = self.fps_proj(ops.sine_cosine(fps).to(_weight(self.fps_proj)))
         return torch.stack([flow, rate], dim=1)
 
 
@@ -111,9 +114,9 @@ class TimeEmbed(nn.Module):
 
     def forward(self, start: int, stop: int, frames: int) -> Tensor:
         """Embeddings of frames start..stop-1 of a video of `frames` frames, [stop - start, D]."""
-        weight = self.time_proj[0].weight
+        weight = _weight(self.time_proj)
         times = torch.arange(start, stop, device=weight.device).float() * (self.base_frames / frames)
-        return self.norm(self.time_proj(ops.sine_cosine(times).to(weight.dtype)))
+        return self.norm(self.time_proj(ops.sine_cosine(times).to(weight)))
 
 
 class MaskEmbed(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -136,7 +137,7 @@ def generate(
         if order is None:
             order = noise.uniform(rows * columns, 1).argsort(dim=1).squeeze(-1)
         frame = FrameSampler(model, schedule, settings, noise, indicator, order, (height, width))
-        latents[:, :, index] = frame.sample(lambda step, at=index: on_step(at, step) if on_step else None)
+        latents[:, :, index] = frame.sample(None if on_step is None else functools.partial(on_step, index))
     return latents
 
 
@@ -194,7 +195,7 @@ class FrameSampler:
         self.batch = len(order)
         self.timesteps = schedule.timesteps(settings.diffusion_steps).tolist()
 
-    def sample(self, on_set: Callable[[int], None]) -> Tensor:
+    def sample(self, on_set: Callable[[int], None] | None = None) -> Tensor:
         """The frame's latents, [B, C, H, W]."""
         config = self.model.config
         sizes = masking.set_sizes(self.settings.set_steps, self.order.shape[1])
@@ -208,7 +209,8 @@ class FrameSampler:
             made = self._denoised(latents, self.order[:, :known], chosen, scale)
             tokens = tokens.scatter(1, _wide(chosen, tokens), made.gather(1, _wide(chosen, made)))
             known += count
-            on_set(step)
+            if on_set is not None:
+                on_set(step)
         return ops.unpatchify(tokens, config.patch_size, rows)
 
     def _denoised(self, latents: Tensor, visible: Tensor, chosen: Tensor, scale: float) -> Tensor:

@@ -34,7 +34,8 @@ class Noised:
 class Schedule(Protocol):
     """What training and sampling need of a noise schedule."""
 
-    num_train_timesteps: int
+    @property
+    def num_train_timesteps(self) -> int: ...
 
     def draw_timesteps(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor: ...
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -56,7 +55,7 @@ class TemporalEncoder(nn.Module):
         """
         batch, count, tokens, width = frames.shape
         prefix = context.shape[1]
-        x = _joined(context, frames.reshape(batch, count * tokens, width))
+        x = torch.cat([context, frames.reshape(batch, count * tokens, width)], dim=1)
         mask = ops.block_causal_mask(prefix, count, tokens, x.device) if count > 1 else None
         for block in self.blocks:
             x, _ = block(x, mask=mask, angles=angles)
@@ -76,19 +75,13 @@ class TemporalEncoder(nn.Module):
         Returns:
             [B, M, D], and the cache for the next frame.
         """
-        x = frame if context is None else _joined(context, frame)
+        x = frame if context is None else torch.cat([context, frame], dim=1)
         present: list[LayerCache] = []
         for block, past in zip(self.blocks, cache or [None] * len(self.blocks), strict=True):
             x, kept = block(x, angles=angles, past=past)
             present.append(kept)
         return self.norm(x[:, -frame.shape[1] :]), tuple(present)
 
-    def indicator(self, anchor: Tensor, outputs: Sequence[Tensor] | Tensor) -> Tensor:
+    def indicator(self, anchor: Tensor, outputs: Tensor) -> Tensor:
         """Indicator features of frames after the first: scaling and shift of the anchor, or the outputs themselves."""
         return self.mixer(anchor, outputs) if self.mixer is not None else outputs
-
-
-def _joined(context: Tensor, frames: Tensor) -> Tensor:
-    from torch import cat
-
-    return cat([context, frames], dim=1)

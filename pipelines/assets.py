@@ -45,7 +45,10 @@ def _seen(work: Work) -> Iterator[tuple[list[str], np.ndarray]]:
 
 def read(work: Work, reading: Sequence[Stage], sources: Sequence[Source], source_name: str) -> None:
     """Runs sources through `reading` (ingest, shots) and commits assets and clips."""
-    rows = [{"uri": each.uri, "source_caption": each.caption, "source": source_name} for each in sources]
+    rows = [
+        {"uri": each.uri, "source_caption": each.caption, "source_error": each.error, "source": source_name}
+        for each in sources
+    ]
     work.stream(rows, reading, lambda finished: _commit(work, finished))
 
 
