@@ -57,13 +57,13 @@ def curate(config: CurateConfig, *, parent: str | None = None) -> Summary:
     """
     from itertools import islice
 
-    from pipelines.sources import list_sources
     from rich.console import Console
 
     from jobs import settings, tracking
     from jobs.cluster import connect
     from jobs.locks import exclusive
     from pipelines.curate import Curator
+    from pipelines.sources import list_sources
     from pipelines.tables import Tables
 
     if not config.input:

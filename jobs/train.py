@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nova_model.config import NovaConfig
-
     from pipelines.batches import Bucket, Plan
 
 OURS = {"run.json", "metrics.jsonl", "checkpoints", "model", "mlflow.json"}
@@ -228,9 +227,8 @@ def model_config(config: TrainConfig) -> NovaConfig:
     Raises:
         ValueError: no such preset; the nearest is named.
     """
-    from nova_model.config import PRESETS
-
     from jobs.settings import nearest
+    from nova_model.config import PRESETS
 
     if config.preset not in PRESETS:
         raise ValueError(f"unknown preset {config.preset!r}{nearest(config.preset, PRESETS)}")

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
-    from nova_model.model import Nova
     from torch import Tensor
 
     from jobs.train import TrainConfig
+    from nova_model.model import Nova
     from pipelines.batches import Batch
 
 
@@ -70,10 +70,10 @@ def train_worker(given: dict[str, Any]) -> None:
         given: config (TrainConfig), tables, version, run (folder), tracking (handle of the MLflow run).
     """
     import ray.train
-    from nova_model.model import Nova
     from ray.train.torch import get_device, prepare_model
 
     from jobs.train import model_config
+    from nova_model.model import Nova
     from pipelines.batches import Prefetcher, Reader, load_plan
 
     config: TrainConfig = given["config"]
@@ -122,6 +122,7 @@ class Worker:
         self, config: TrainConfig, tables: str, run: Path, rank: int, world: int, device: torch.device
     ) -> None:
         import torch
+
         from nova_model.schedule import schedule_from_config
         from pipelines.latents import read_scaling
 
@@ -241,10 +242,9 @@ class Worker:
         (training / "progress.json").write_text(json.dumps({**asdict(progress), "lr": lr, "seed": self.config.seed}))
 
     def _write_model(self, folder: Path, progress: Progress) -> None:
+        from jobs.train import model_config
         from nova_model.checkpoint import save_schedule, save_transformer
         from nova_model.model import Nova
-
-        from jobs.train import model_config
 
         averaged = Nova(model_config(self.config))
         averaged.load_state_dict({name: value.cpu() for name, value in self.ema.weights.items()})

@@ -1,0 +1,259 @@
+"""The only file that knows MLflow: one run a command, across restarts, with its true status at the end.
+
+    with start("train", config=flat, beside=folder) as run:
+        run.log_metrics({"loss": 0.5}, step=10)
+
+Where runs go: the server named by MLFLOW_TRACKING_URI, else a sqlite file `mlflow.db` beside the outputs. A server that
+does not answer is no reason to lose work: the run warns, goes on in the local file, and says where that is. Look at
+local runs with `mlflow ui --backend-store-uri sqlite:///PATH/mlflow.db`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+EXPERIMENT = "nova"
+SERVER_SECONDS = 5
+PARAM_CHARACTERS = 500
+_SECRET = re.compile(r"token|password|secret|api_?key", re.IGNORECASE)
+_CREDENTIALS = re.compile(r"(\w+://)[^/@\s]+@")
+
+
+@dataclass(frozen=True)
+class Handle:
+    """Names a run to another process."""
+
+    uri: str
+    run_id: str
+
+
+class Run:
+    """A run that is written to; trouble with the server is said once and then ignored."""
+
+    def __init__(self, handle: Handle) -> None:
+        self.uri, self.id = handle.uri, handle.run_id
+        self._client = _client(handle.uri)
+        self._warned = False
+
+    def handle(self) -> Handle:
+        """What `attach` needs in another process."""
+        return Handle(self.uri, self.id)
+
+    @property
+    def hint(self) -> str:
+        """How to look at the run."""
+        if self.uri.startswith("sqlite"):
+            return f"mlflow ui --backend-store-uri {self.uri}"
+        return _CREDENTIALS.sub(r"\1", self.uri)
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Logs settings; values that look like secrets are masked."""
+        from mlflow.entities import Param
+
+        listed = [Param(key, _shown(key, value)) for key, value in params.items()]
+        for start in range(0, len(listed), 100):
+            self._try(lambda at=start: self._client.log_batch(self.id, params=listed[at : at + 100]))
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Logs numbers, at a step of the training where there is one."""
+        from mlflow.entities import Metric
+        from mlflow.utils.time import get_current_time_millis
+
+        now = get_current_time_millis()
+        listed = [
+            Metric(re.sub(r"[^\w\-. /]", "_", key), float(value), now, step or 0) for key, value in metrics.items()
+        ]
+        self._try(lambda: self._client.log_batch(self.id, metrics=listed))
+
+    def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
+        """Logs a file, or a folder with what is in it."""
+        path = Path(path)
+        log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
+        self._try(lambda: log(self.id, str(path), folder))
+
+    def log_text(self, text: str, name: str) -> None:
+        """Logs a text as a file."""
+        self._try(lambda: self._client.log_text(self.id, text, name))
+
+    def log_figure(self, figure: Any, name: str) -> None:
+        """Logs a matplotlib figure as a file."""
+        self._try(lambda: self._client.log_figure(self.id, figure, name))
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Sets tags of the run."""
+        for key, value in tags.items():
+            self._try(lambda key=key, value=value: self._client.set_tag(self.id, key, value))
+
+    def log_dataset(self, tables: str, version: int, context: str) -> None:
+        """Logs a version of the tables as an input of the run.
+
+        Args:
+            tables: their address.
+            version: of `examples`; becomes the digest.
+            context: what it was for: training, curated.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        address = _CREDENTIALS.sub(r"\1", tables)
+        source = json.dumps({"uri": address, "version": version})
+        dataset = Dataset(
+            name="examples", digest=str(version), source_type="delta", source=source,
+            profile=json.dumps({"version": version}),
+        )  # fmt: skip
+        given = DatasetInput(dataset=dataset, tags=[InputTag("mlflow.data.context", context)])
+        self._try(lambda: self._client.log_inputs(self.id, datasets=[given]))
+        self.set_tags({"tables": address, "data_version": str(version)})
+
+    def end(self, status: str) -> None:
+        """Closes the run as FINISHED, FAILED or KILLED."""
+        self._try(lambda: self._client.set_terminated(self.id, status))
+
+    def _try(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except Exception as error:  # whatever a tracking server does, the work goes on
+            if not self._warned:
+                warn(f"MLflow at {self.hint} does not take entries ({type(error).__name__}); going on without them")
+            self._warned = True
+
+
+@contextmanager
+def start(
+    command: str,
+    *,
+    config: Mapping[str, Any],
+    beside: str | Path,
+    parent: str | None = None,
+    resume: Path | None = None,
+) -> Iterator[Run]:
+    """Opens a run for a command and closes it with its true status.
+
+    Args:
+        command: names the run.
+        config: flat settings, logged as parameters.
+        beside: folder of the local store.
+        parent: id of the run that this one belongs to.
+        resume: file that remembers the run, so that a killed command and its restart are one run.
+    """
+    run = _open(command, beside=Path(beside), parent=parent, resume=resume)
+    run.log_params(config)
+    status = "FAILED"
+    try:
+        with _terminated_as_exception():
+            yield run
+        status = "FINISHED"
+    except (KeyboardInterrupt, _Terminated):
+        status = "KILLED"
+        raise
+    finally:
+        run.end(status)
+
+
+def attach(handle: Handle) -> Run:
+    """The run of a handle, in another process."""
+    return Run(handle)
+
+
+def warn(message: str) -> None:
+    """Says something on standard error."""
+    print(f"nova: warning: {message}", file=sys.stderr, flush=True)
+
+
+def _open(command: str, *, beside: Path, parent: str | None, resume: Path | None) -> Run:
+    local = f"sqlite:///{beside.absolute()}/mlflow.db"
+    asked = os.environ.get("MLFLOW_TRACKING_URI")
+    if asked:
+        try:
+            return _begin(command, asked, beside, parent, resume)
+        except Exception as error:
+            shown = _CREDENTIALS.sub(r"\1", asked)
+            warn(f"no MLflow at {shown} ({type(error).__name__}); this run is kept in {local} instead")
+    beside.mkdir(parents=True, exist_ok=True)
+    return _begin(command, local, beside, parent, resume)
+
+
+def _begin(command: str, uri: str, beside: Path, parent: str | None, resume: Path | None) -> Run:
+    client = _client(uri)
+    remembered = _remembered(resume, uri)
+    if remembered is not None:
+        with contextlib.suppress(Exception):  # the store may have been deleted since
+            client.update_run(remembered, status="RUNNING")
+            return Run(Handle(uri, remembered))
+    tags = {"mlflow.runName": command, "nova.command": command}
+    if parent is not None:
+        tags["mlflow.parentRunId"] = parent
+    run_id = client.create_run(_experiment(client, uri, beside), tags=tags).info.run_id
+    if resume is not None:
+        resume.parent.mkdir(parents=True, exist_ok=True)
+        partial = resume.with_name(f".{resume.name}.partial")
+        partial.write_text(json.dumps({"uri": uri, "run_id": run_id}))
+        partial.replace(resume)
+    return Run(Handle(uri, run_id))
+
+
+def _experiment(client: Any, uri: str, beside: Path) -> str:
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return found.experiment_id
+    # Of a local store the artifacts lie beside it, wherever the command is started.
+    location = (beside.absolute() / "mlartifacts").as_uri() if uri.startswith("sqlite") else None
+    with contextlib.suppress(Exception):  # another run may make it at the same moment
+        return client.create_experiment(EXPERIMENT, artifact_location=location)
+    return client.get_experiment_by_name(EXPERIMENT).experiment_id
+
+
+def _remembered(resume: Path | None, uri: str) -> str | None:
+    if resume is None or not resume.exists():
+        return None
+    stored = json.loads(resume.read_text())
+    return stored["run_id"] if stored["uri"] == uri else None
+
+
+def _client(uri: str) -> Any:
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(SERVER_SECONDS))
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def _shown(key: str, value: Any) -> str:
+    if _SECRET.search(key) and not isinstance(value, int | float) and value is not None:
+        return "***"
+    return _CREDENTIALS.sub(r"\1", str(value))[:PARAM_CHARACTERS]
+
+
+class _Terminated(SystemExit):
+    """SIGTERM: schedulers stop a job with it."""
+
+
+@contextmanager
+def _terminated_as_exception() -> Iterator[None]:
+    """Makes SIGTERM unwind the stack, so that the run is closed as KILLED."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise _Terminated(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
