@@ -1,0 +1,12 @@
+"""A small world of moving, captioned shapes with known truth: the demo corpus, and what stages are checked against.
+
+scenes.py   what a scene is, how scenes are drawn from a seed, and what a caption says of one
+draw.py     a scene as frames
+corpus.py   a folder of media with a manifest, good, ugly, duplicated and broken, and the truth about each
+"""
+
+from pipelines.shapes.corpus import write_corpus
+from pipelines.shapes.draw import render
+from pipelines.shapes.scenes import Scene, Thing, long_caption, sample_scene, short_caption
+
+__all__ = ["Scene", "Thing", "long_caption", "render", "sample_scene", "short_caption", "write_corpus"]

@@ -1,0 +1,89 @@
+"""Draws scenes of the shapes world as frames, with smooth edges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from pipelines.shapes.scenes import BACKGROUNDS, COLOURS, Scene, Thing
+
+OVERSAMPLING = 8
+"""Masks are drawn so many times larger and averaged."""
+TEXTURE_STEP = 22
+"""Brightness levels between the two shades of a texture."""
+RING_HOLE = 0.55
+
+
+def render(scene: Scene, times: Sequence[float] | np.ndarray = (0.0,)) -> np.ndarray:
+    """Frames [N, H, W, 3] uint8 of a scene at the given seconds."""
+    background = _background(scene)
+    return np.stack([_frame(scene, background, time) for time in times])
+
+
+def _frame(scene: Scene, background: Image.Image, time: float) -> np.ndarray:
+    frame = background.copy()
+    for thing in scene.things:
+        x, y = thing.centre(time, scene.short_side)
+        radius = thing.radius(scene.short_side)
+        left, top = math.floor(x - radius) - 1, math.floor(y - radius) - 1
+        mask = _mask(thing, x - left, y - top, radius)
+        frame.paste(COLOURS[thing.colour], (left, top), mask)
+    return np.asarray(frame)
+
+
+def _mask(thing: Thing, x: float, y: float, radius: float) -> Image.Image:
+    """How much of each pixel a thing covers, in a patch where its centre is (x, y)."""
+    side = (math.ceil(2 * radius) + 3) * OVERSAMPLING
+    mask = Image.new("L", (side, side))
+    draw = ImageDraw.Draw(mask)
+    for points, value in _outlines(thing.shape):
+        scaled = (points * radius + (x, y)) * OVERSAMPLING
+        draw.polygon([(float(px), float(py)) for px, py in scaled], fill=value)
+    return mask.reduce(OVERSAMPLING)
+
+
+def _outlines(shape: str) -> list[tuple[np.ndarray, int]]:
+    """Polygons within the unit circle, y down, each with the mask's value inside it."""
+    if shape == "circle":
+        return [(_regular(64), 255)]
+    if shape == "ring":
+        return [(_regular(64), 255), (_regular(64) * RING_HOLE, 0)]
+    if shape == "square":
+        return [(_regular(4, turn=0.125), 255)]
+    if shape == "triangle":
+        return [(_regular(3, turn=-0.25), 255)]
+    if shape == "star":
+        points = _regular(10, turn=-0.25)
+        points[1::2] *= 0.42
+        return [(points, 255)]
+    assert shape == "cross", shape
+    arm, end = 0.32, 0.94
+    quarter = np.array([(arm, -end), (arm, -arm), (end, -arm)])  # the upper right one; the others follow clockwise
+    clockwise = np.array([(0.0, 1.0), (-1.0, 0.0)])
+    quarters = [quarter @ np.linalg.matrix_power(clockwise, turns) for turns in range(4)]
+    return [(np.concatenate(quarters), 255)]
+
+
+def _regular(corners: int, turn: float = 0.0) -> np.ndarray:
+    """Corners [N, 2] of a regular polygon; `turn` in full turns, clockwise from the right."""
+    angles = 2 * np.pi * (np.arange(corners) / corners + turn)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _background(scene: Scene) -> Image.Image:
+    base = np.array(BACKGROUNDS[scene.background], np.int16)
+    y, x = np.mgrid[0 : scene.height, 0 : scene.width]
+    period = scene.short_side // 8
+    if scene.texture == "striped":
+        lit = x // (period // 2) % 2
+    elif scene.texture == "checkered":
+        lit = (x // period + y // period) % 2
+    elif scene.texture == "dotted":
+        lit = (np.hypot(x % period - period / 2 + 0.5, y % period - period / 2 + 0.5) < period / 3.5).astype(int)
+    else:
+        lit = np.zeros_like(x)
+    pixels = base + TEXTURE_STEP * lit[..., None]
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
