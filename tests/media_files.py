@@ -39,12 +39,14 @@ def write_container(
     pix_fmt: str = "yuv420p",
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
+    metadata: dict[str, str] | None = None,
     rotation: int = 0,
     pixel_aspect: int = 1,
     ticks: Sequence[int] | None = None,
 ) -> Path:
     """Writes frames [N, H, W, 3] in the container of the path's suffix; `ticks` are 1/1000 s for a variable rate."""
     with av.open(str(path), "w", options=container_options or {}) as container:
+        container.metadata.update(metadata or {})
         rate = Fraction(fps).limit_denominator(1001)
         stream: Any = container.add_stream(codec, rate=rate, options=options or {})
         stream.height, stream.width = frames.shape[1:3]

@@ -52,6 +52,34 @@ def test_every_container_gives_its_facts_and_the_frame_at_each_time(tmp_path, na
     assert codes(path, [(index + 0.9) / fps for index in wanted]) == wanted
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "settings"),
+    [
+        ("deep.mkv", (64, 96), {"codec": "ffv1", "pix_fmt": "yuv420p10le"}),
+        ("odd.webm", (65, 97), {"codec": "libvpx-vp9", "pix_fmt": "yuv444p"}),
+        ("grey.mkv", (65, 99), {"codec": "ffv1", "pix_fmt": "gray"}),
+        ("hidden_frames.webm", (64, 96), {"codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "16"}}),
+        (
+            "fragments.mp4",
+            (64, 96),
+            {"options": {"g": "10"}, "container_options": {"movflags": "frag_keyframe+empty_moov"}},
+        ),
+    ],
+)
+def test_unusual_pixels_sizes_and_layouts(tmp_path, name, size, settings):
+    path = write_container(tmp_path / name, coded_frames(50, height=size[0], width=size[1]), **settings)
+    info = probe(str(path))
+    assert (info.frames, info.height, info.width) == (50, *size)
+    assert codes(path, [index / 24 for index in range(50)]) == list(range(50))
+    assert len(list(stream_frames(str(path), short_side=32))) == 50
+
+
+def test_metadata_in_an_old_encoding_is_no_obstacle(tmp_path):
+    path = write_container(tmp_path / "v.mkv", coded_frames(5), metadata={"title": "Chateau"})
+    path.write_bytes(path.read_bytes().replace(b"Chateau", b"Ch\xe2teau"))
+    assert probe(str(path)).frames == 5
+
+
 def test_probe_agrees_with_pyav_on_real_files(shared):
     for path in sorted((shared / "media").iterdir()):
         info = probe(str(path))
