@@ -124,6 +124,13 @@ def loading(model_id: str) -> Iterator[None]:
         raise ValueError(f"model {model_id!r} cannot be loaded: {reason[:300]}") from error
 
 
+def quiet() -> None:
+    """Stops transformers from drawing a bar for every file that it loads or saves."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def digest(model_id: str) -> str:
     """What fingerprints say of a model: a hash of its files where they are local, else `id@revision`.
 
