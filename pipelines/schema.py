@@ -110,6 +110,16 @@ COLUMNS: dict[str, Column] = {
     "checkpoint": Column(STRING, "generate", "checkpoint that made it"),
     "data_version": Column(INT, "generate", "version of `examples` that the checkpoint was trained on"),
     "settings": Column(STRING, "generate", "JSON of everything else that the result depends on"),
+    # evaluation of samples
+    "clip_alignment": Column(FLOAT, "metrics", "cosine of CLIP features of frames and prompt, mean over frames"),
+    "temporal_flickering": Column(
+        FLOAT, "metrics", "(255 - mean difference of adjacent frames) / 255, null for images"
+    ),
+    "static": Column(BOOL, "metrics", "whether the video hardly moves; flickering is compared over these"),
+    "dynamic_degree": Column(FLOAT, "metrics", "1 where a video moves, 0 where not, null for images"),
+    "dynamic_pairs": Column(INT, "metrics", "frame pairs that move"),
+    "dynamic_magnitude": Column(FLOAT, "metrics", "mean over pairs of the mean of the largest 5 % of flow, pixels"),
+    "subject_consistency": Column(FLOAT, "metrics", "DINO similarity to first and previous frame, null for images"),
     # failures
     "stage": Column(STRING, "curate", "stage that failed"),
     "by": Column(STRING, "curate", "fingerprint of the stage that failed; the same one is not tried again unasked"),
