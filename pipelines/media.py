@@ -163,6 +163,7 @@ def read_frames(
     """
     assert short_side is None or crop is None, "short_side and crop exclude each other"
     times = [0.0] if times is None else list(times)
+    assert times, "no times"
     size = short_side or crop
     with _one_line(uri), _open(uri) as file:
         picture = pictures.open_picture(file)
