@@ -62,10 +62,10 @@ def _object_store_bytes() -> int:
 
 def _quieten_ray_data() -> None:
     """Ray Data draws its own bars and prints its plan; `pipelines.progress` shows the stages instead."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = 4 * 3600  # a cold download of a large captioner takes long
-    logging.getLogger("ray.data").setLevel(logging.WARNING)

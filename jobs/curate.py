@@ -6,7 +6,9 @@ nova curate --recipe debug --input ~/photos --tables work/tables
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,8 @@ from pipelines.curate import Commits, Curation
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pipelines.curate import Summary
+    from pipelines.curate import Curator, Summary
+    from pipelines.sources import Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +58,33 @@ def curate(config: CurateConfig, *, parent: str | None = None) -> Summary:
     Raises:
         ValueError: no input, an unreadable place, a tables folder that is not ours, another run at work on it.
     """
-    from itertools import islice
-
     from rich.console import Console
 
     from jobs import settings, tracking
     from jobs.cluster import connect
     from jobs.locks import exclusive
+
+    sources, curator = new_curator(config)
+    root = curator.tables.root
+    with (
+        exclusive(root),
+        tracking.start("curate", config=settings.flatten(config), beside=beside(root), parent=parent) as tracked,
+    ):
+        connect(config.address)
+        summary = curator.run(sources, config.input)
+        tracked.log_metrics(summary.counts())
+        tracked.log_dataset(root, summary.version, "curated")
+        Console(file=sys.stdout).print(summary_table(summary))
+        print(f"tables: {root} (examples at version {summary.version})")
+    return summary
+
+
+def new_curator(config: CurateConfig) -> tuple[Iterator[Source], Curator]:
+    """The listing of what to curate, and what curates it into tables that exist.
+
+    Raises:
+        ValueError: no input, an unreadable place, a tables folder that is not ours.
+    """
     from pipelines.curate import Curator
     from pipelines.sources import list_sources
     from pipelines.tables import Tables
@@ -70,22 +93,11 @@ def curate(config: CurateConfig, *, parent: str | None = None) -> Summary:
         raise ValueError("--input is missing; give a folder, a glob, a file, an address or a manifest")
     if not config.tables:
         raise ValueError("--tables is missing; give the folder that the tables shall live in")
-    sources = islice(list_sources(config.input), config.limit)
+    sources = islice(list_sources(config.input), config.limit)  # raises here, before anything is made
     tables = Tables(config.tables)
     tables.create()
-    with (
-        exclusive(tables.root),
-        tracking.start("curate", config=settings.flatten(config), beside=beside(tables.root), parent=parent) as tracked,
-    ):
-        connect(config.address)
-        summary = Curator(tables, config, config.commits, retry_failures=config.retry_failures).run(
-            sources, config.input
-        )
-        tracked.log_metrics(summary.counts())
-        tracked.log_dataset(tables.root, summary.version, "curated")
-        Console(file=sys.stdout).print(summary_table(summary))
-        print(f"tables: {tables.root} (examples at version {summary.version})")
-    return summary
+    curator = Curator(tables, config, config.commits, retry_failures=config.retry_failures)
+    return sources, curator
 
 
 def beside(output: str) -> Path:

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.curate import CurateConfig, beside, check_curate, curate, new_curator
+from jobs.curate import CurateConfig, beside, curate, new_curator
 from jobs.train import TrainConfig, steps_done, train
 
 if TYPE_CHECKING:
     from pipelines.curate import Summary
+    from pipelines.tables import Tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +45,12 @@ def run(config: RefreshConfig) -> int:
     """
     from jobs import settings, tracking
     from jobs.locks import exclusive
-    from pipelines.tables import Tables
 
-    check_curate(config)
     if config.train and not config.run:
         raise ValueError("--train needs --run, the training run to continue")
-    tables = Tables(config.tables)
-    tables.create()
+    sources, curator = new_curator(config)
+    tables = curator.tables
     with exclusive(tables.root, "refresh"):
-        sources, curator = new_curator(config)
         curating = curator.has_work(sources)
         training = config.train and (curating or _training_due(config, tables))
         version = tables.version("examples")
@@ -91,12 +89,12 @@ def _state(config: RefreshConfig) -> dict[str, int]:
     return json.loads(path.read_text()) if path.exists() else {"version": -1, "steps": 0}
 
 
-def _training_due(config: RefreshConfig, tables) -> bool:  # type: ignore[no-untyped-def]
+def _training_due(config: RefreshConfig, tables: Tables) -> bool:
     state = _state(config)
     return state["version"] != tables.version("examples") or steps_done(config.run) < state["steps"]
 
 
-def _target(config: RefreshConfig, tables) -> dict[str, int]:  # type: ignore[no-untyped-def]
+def _target(config: RefreshConfig, tables: Tables) -> dict[str, int]:
     """Version to train on and steps to reach; written down before training, so that a killed refresh is finished."""
     state = _state(config)
     version = tables.version("examples")

@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class Run:
 
         listed = [Param(key, _shown(key, value)) for key, value in params.items()]
         for start in range(0, len(listed), 100):
-            self._try(lambda at=start: self._client.log_batch(self.id, params=listed[at : at + 100]))
+            self._try(partial(self._client.log_batch, self.id, params=listed[start : start + 100]))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Logs numbers, at a step of the training where there is one."""
@@ -94,7 +95,7 @@ class Run:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Sets tags of the run."""
         for key, value in tags.items():
-            self._try(lambda key=key, value=value: self._client.set_tag(self.id, key, value))
+            self._try(partial(self._client.set_tag, self.id, key, value))
 
     def log_dataset(self, tables: str, version: int, context: str) -> None:
         """Logs a version of the tables as an input of the run.
@@ -225,9 +226,10 @@ def _client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(SERVER_SECONDS))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     from mlflow import MlflowClient
+
+    for name in ("mlflow", "mlflow.store.db.utils", "alembic"):  # mlflow sets its own levels when it is imported
+        logging.getLogger(name).setLevel(logging.ERROR)
 
     return MlflowClient(tracking_uri=uri)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nova_model.config import NovaConfig
     from pipelines.batches import Bucket, Plan
 
-OURS = {"run.json", "metrics.jsonl", "checkpoints", "model", "mlflow.json"}
+OURS = {"run.json", "metrics.jsonl", "checkpoints", "model", "mlflow.json", "refresh.json", "report.html"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,8 @@ class TrainConfig:
     """Images per step over all workers."""
     global_batch_video: int = 4
     """Videos per step over all workers."""
+    accumulate: int = 1
+    """Parts that a worker's share of a batch is computed in, one after the other, where memory is short."""
     short_captions: float = 0.5
     """Chance that an example is trained with its short caption."""
     text_dropout: float = 0.1
@@ -101,16 +103,26 @@ class TrainConfig:
     """MLflow run that this one belongs to."""
 
     def __post_init__(self) -> None:
+        for name in (
+            "steps",
+            "global_batch",
+            "global_batch_video",
+            "workers",
+            "accumulate",
+            "checkpoint_every",
+            "log_every",
+            "ema_every",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        parts = self.workers * self.accumulate
         for name in ("global_batch", "global_batch_video"):
-            if getattr(self, name) % self.workers:
-                raise ValueError(f"{name}={getattr(self, name)} must be a multiple of workers={self.workers}")
+            if getattr(self, name) % parts:
+                raise ValueError(f"{name}={getattr(self, name)} must be a multiple of workers x accumulate = {parts}")
         if self.schedule not in ("flow", "ddpm"):
             raise ValueError(f"schedule={self.schedule!r}: choose flow or ddpm")
         if self.precision not in ("auto", "bf16", "fp32"):
             raise ValueError(f"precision={self.precision!r}: choose auto, bf16 or fp32")
-        for name in ("steps", "global_batch", "global_batch_video", "workers", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
 
     def batch_size(self, bucket: Bucket) -> int:
         """Examples per step over all workers, for a bucket."""
@@ -173,6 +185,12 @@ def train(config: TrainConfig) -> Path:
         tracked.log_artifact(folder / "model" / "transformer" / "config.json", "model")
     print(f"model: {folder / 'model'}")
     return folder / "model"
+
+
+def steps_done(run: str) -> int:
+    """Steps up to the newest checkpoint of a run, 0 where there is none."""
+    checkpoints = sorted((Path(run).expanduser() / "checkpoints").glob("step-*"))
+    return int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
 
 
 def _data(config: TrainConfig) -> tuple[str, int]:

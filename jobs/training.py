@@ -162,35 +162,49 @@ class Worker:
         """One optimizer step; returns what is worth logging."""
         import torch
 
-        began = self.device.type == "cuda"
         generator = torch.Generator(self.device).manual_seed(step_seed(self.config.seed, step, self.rank))
         rate = learning_rate(self.config, step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            losses = trained(**self._inputs(batch, generator))
         self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
+        losses = self._backward(trained, batch, generator)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
         if (step + 1) % self.config.ema_every == 0:
             self.ema.update(self.model, self.config.ema_decay)
-        if began:
+        if self.device.type == "cuda":
             torch.cuda.synchronize()
-        loss = losses.total.item()
+        loss = losses["loss"]
         if not math.isfinite(loss):
             raise RuntimeError(f"the loss is {loss} at step {step}; lower lr or look at the data of this step")
-        later = {} if losses.later_frames is None else {"loss_later_frames": losses.later_frames.item()}
         frames, tokens = _sizes(batch, self.model.config.patch_size)
         return {
-            "loss": loss,
-            "loss_first_frame": losses.first_frame.item(),
-            **later,
+            **losses,
             "grad_norm": float(norm),
             "lr": rate,
             "samples": float(len(batch.ids) * self.world),
             "tokens": float(len(batch.ids) * self.world * frames * tokens),
         }
+
+    def _backward(self, trained: torch.nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, float]:
+        """Gradients of the batch, part by part; returns the mean losses."""
+        import torch
+
+        count = self.config.accumulate
+        found: dict[str, float] = {}
+        for index in range(count):
+            last = index == count - 1
+            unsynced = getattr(trained, "no_sync", contextlib.nullcontext)  # DDP averages once, behind the last part
+            with contextlib.nullcontext() if last else unsynced():
+                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                    losses = trained(**self._inputs(batch.part(index, count), generator))
+                (losses.total / count).backward()
+            named = {"loss": losses.total, "loss_first_frame": losses.first_frame}
+            if losses.later_frames is not None:
+                named["loss_later_frames"] = losses.later_frames
+            for name, value in named.items():
+                found[name] = found.get(name, 0.0) + value.item() / count
+        return found
 
     def _inputs(self, batch: Batch, generator: torch.Generator) -> dict[str, Any]:
         """Arguments of `Nova.forward`: sampled latents, one caption an example, and what conditions them."""

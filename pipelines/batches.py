@@ -69,6 +69,19 @@ class Batch:
     fps: torch.Tensor
     """[B]."""
 
+    def part(self, index: int, count: int) -> Batch:
+        """The examples of one of `count` equal parts."""
+        taken = slice(index, None, count)
+        return Batch(
+            bucket=self.bucket,
+            ids=self.ids[taken],
+            moments=self.moments[taken],
+            short_text=self.short_text[taken],
+            long_text=self.long_text[taken],
+            motion=self.motion[taken],
+            fps=self.fps[taken],
+        )
+
 
 class Plan:
     """Which examples make up each batch.

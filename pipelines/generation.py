@@ -72,8 +72,7 @@ class Generate(Stage):
 
     def size(self, model: Nova) -> tuple[int, int]:
         """Height and width in pixels."""
-        trained = model.config.image_size
-        height, width = (trained, trained) if isinstance(trained, int) else trained
+        height, width = model.config.pixel_size
         return self.height or height, self.width or width
 
     def load(self) -> Generator:

@@ -1,0 +1,284 @@
+"""Named runs: what `--recipe NAME` starts from. Each is a function that returns the config of every command.
+
+    debug               small untrained models that the project builds itself, seconds; what runs without --recipe
+    demo                the same models, thresholds as shares, a few minutes of training
+    t2i-512-0.6b        one per released checkpoint, with hub ids, for machines with GPUs
+    t2i-1024-0.3b
+    t2i-1024-0.6b
+    t2i-1024-1.4b
+    t2v-480x768-0.6b
+
+The real ones need one file that is not fetched: LAION's aesthetic head for CLIP ViT-L/14, at AESTHETIC_HEAD or wherever
+`--set aesthetic.head=FILE` says. Their batch sizes are the published ones; workers, accumulation and GPU shares are
+estimates for 16 GPUs of 80 GB, to be changed with `--set`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jobs.curate import CurateConfig
+    from jobs.demo import DemoConfig
+    from jobs.evaluate import EvaluateConfig
+    from jobs.generate import GenerateConfig
+    from jobs.refresh import RefreshConfig
+    from jobs.train import TrainConfig
+    from nova_model.sampling import SamplingConfig
+    from pipelines.stage import Resources
+
+AESTHETIC_HEAD = "./models/sa_0_4_vit_l_14_linear.pth"
+CAPTIONER = "Qwen/Qwen3-VL-8B-Instruct"
+TEXT_ENCODER = "microsoft/phi-2"
+SD_VAE = "BAAI/nova-d48w1024-sd512/vae"
+SDXL_VAE = "BAAI/nova-d48w1024-sdxl1024/vae"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The configs that belong together."""
+
+    curate: CurateConfig
+    train: TrainConfig
+    generate: GenerateConfig
+    evaluate: EvaluateConfig
+
+    @property
+    def refresh(self) -> RefreshConfig:
+        from jobs.refresh import RefreshConfig
+
+        settings = {each.name: getattr(self.curate, each.name) for each in fields(self.curate)}
+        return RefreshConfig(**settings, trainer=self.train)
+
+    @property
+    def demo(self) -> DemoConfig:
+        from jobs.demo import DemoConfig
+
+        return DemoConfig(curate=self.curate, train=self.train, generate=self.generate, evaluate=self.evaluate)
+
+
+def debug() -> Recipe:
+    """Everything in seconds, nothing rejected but duplicates."""
+    from jobs.curate import CurateConfig
+    from jobs.evaluate import EvaluateConfig
+    from jobs.generate import GenerateConfig
+    from jobs.train import TrainConfig
+    from nova_model.sampling import SamplingConfig
+    from pipelines.aesthetic import Aesthetic
+    from pipelines.caption import Caption
+    from pipelines.decide import Decide
+    from pipelines.dedup import Dedup
+    from pipelines.ingest import Ingest
+    from pipelines.latents import Latents
+    from pipelines.metrics.clip_alignment import ClipAlignment
+    from pipelines.metrics.dynamic_degree import DynamicDegree
+    from pipelines.motion import Motion
+    from pipelines.shots import Shots
+    from pipelines.text import TextFeatures
+
+    small = _small_batches(8)
+    return Recipe(
+        curate=CurateConfig(
+            ingest=Ingest(resources=small),
+            shots=Shots(min_seconds=0.4, resources=_small_batches(2)),
+            motion=Motion(short_side=128, updates=4, max_pairs=4, pairs_at_once=4, resources=small),
+            aesthetic=Aesthetic(frames=3, short_side=128, resources=small),
+            dedup=Dedup(threshold=0.97),  # the embedded CLIP: near duplicates 0.99, other pictures below 0.8
+            decide=Decide(),
+            caption=Caption(frames=2, short_side=112, short_tokens=12, long_tokens=24, resources=small),
+            text=TextFeatures(max_tokens=16, resources=small),
+            latents=Latents(resources=small),
+        ),
+        train=TrainConfig(
+            preset="tiny", steps=20, global_batch=8, global_batch_video=4, checkpoint_every=10, log_every=5,
+            warmup_steps=5, lr=1e-3, ema_every=5, vae="embedded/vae", text_encoder="embedded/text_encoder",
+        ),
+        generate=GenerateConfig(
+            sampling=SamplingConfig(set_steps=4, diffusion_steps=5, guidance_scale=2.0), resources=_small_batches(2)
+        ),
+        evaluate=EvaluateConfig(
+            clip_alignment=ClipAlignment(short_side=64, resources=small),
+            aesthetic=Aesthetic(frames=3, short_side=128, resources=small),
+            dynamic_degree=DynamicDegree(updates=4, resources=small),
+        ),
+    )  # fmt: skip
+
+
+def demo() -> Recipe:
+    """The debug models on the demo's own corpus: the best share by each score is kept, a few minutes of training."""
+    from dataclasses import replace
+
+    from nova_model.sampling import SamplingConfig
+    from pipelines.decide import Decide
+
+    base = debug()
+    return Recipe(
+        curate=replace(
+            base.curate,
+            decide=Decide(keep_motion=0.85, keep_aesthetic=0.8, min_short_side=32),
+            text=replace(base.curate.text, max_tokens=24),
+        ),
+        train=replace(
+            base.train, preset="demo", steps=300, global_batch=16, global_batch_video=8, checkpoint_every=50,
+            log_every=10, warmup_steps=30, ema_every=5, ema_decay=0.95,
+        ),
+        generate=replace(
+            base.generate, sampling=SamplingConfig(set_steps=8, diffusion_steps=15, guidance_scale=2.0)
+        ),
+        evaluate=base.evaluate,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """What one released checkpoint was trained as (NOVA_SPEC section 2 and the published training recipe)."""
+
+    preset: str
+    schedule: str
+    vae: str
+    size: str
+    """Height x width in pixels."""
+    batch: int
+    accumulate: int
+    lengths: tuple[int, ...] = ()
+    """Frames of video buckets; none for image models."""
+    fps: float = 12.0
+
+
+RELEASES = {
+    "t2i-512-0.6b": Release(
+        preset="nova-d48w1024-sd512", schedule="ddpm", vae=SD_VAE, size="512x512", batch=1024, accumulate=2
+    ),
+    "t2i-1024-0.3b": Release(
+        preset="nova-d48w768-sdxl1024", schedule="flow", vae=SDXL_VAE, size="1024x1024", batch=1024, accumulate=8
+    ),
+    "t2i-1024-0.6b": Release(
+        preset="nova-d48w1024-sdxl1024", schedule="flow", vae=SDXL_VAE, size="1024x1024", batch=1024, accumulate=16
+    ),
+    "t2i-1024-1.4b": Release(
+        preset="nova-d48w1536-sdxl1024", schedule="flow", vae=SDXL_VAE, size="1024x1024", batch=1024, accumulate=32
+    ),
+    # The release codes 33 frames as 9 latents with a causal video VAE. With an image VAE, a latent a frame, the same 9
+    # latents over as long a time are 9 frames at 4 a second.
+    "t2v-480x768-0.6b": Release(
+        preset="nova-d48w1024-osp480", schedule="ddpm", vae=SD_VAE, size="480x768", batch=384, accumulate=12,
+        lengths=(5, 9), fps=4.0,
+    ),
+}  # fmt: skip
+
+
+def released(release: Release) -> Recipe:
+    """The recipe of a released checkpoint."""
+    from jobs.generate import GenerateConfig
+    from jobs.train import TrainConfig
+
+    return Recipe(
+        curate=_real_curation(release),
+        train=TrainConfig(
+            preset=release.preset, schedule=release.schedule, steps=100_000, warmup_steps=1000, log_every=20,
+            checkpoint_every=500, global_batch=release.batch, global_batch_video=release.batch,
+            accumulate=release.accumulate, freeze=("text_embed.norm",), workers=16, cpus_per_worker=4,
+            gpus_per_worker=1, vae=release.vae, text_encoder=TEXT_ENCODER,
+        ),
+        generate=GenerateConfig(
+            frames=max(release.lengths, default=1), fps=release.fps, sampling=_real_sampling(release),
+            samples_at_once=8, resources=_gpu(1.0, workers=(1, 16), batch_size=8),
+        ),
+        evaluate=_real_evaluation(),
+    )  # fmt: skip
+
+
+def _real_curation(release: Release) -> CurateConfig:
+    from jobs.curate import CurateConfig
+    from pipelines.aesthetic import Aesthetic
+    from pipelines.caption import Caption
+    from pipelines.decide import Decide
+    from pipelines.dedup import Dedup
+    from pipelines.ingest import Ingest
+    from pipelines.latents import Latents
+    from pipelines.motion import Motion
+    from pipelines.shots import Shots
+    from pipelines.stage import Resources
+    from pipelines.text import TextFeatures
+
+    height, width = map(int, release.size.split("x"))
+    quarter = _gpu(0.25, workers=(1, 16), batch_size=16)
+    return CurateConfig(
+        ingest=Ingest(resources=Resources(batch_size=64)),
+        shots=Shots(min_seconds=2.5, max_seconds=10.0, resources=Resources(batch_size=8)),
+        motion=Motion(model="raft_large", weights="C_T_SKHT_V2", max_pairs=16, resources=quarter),
+        aesthetic=Aesthetic(model="ViT-L-14", pretrained="openai", head=AESTHETIC_HEAD, resources=quarter),
+        dedup=Dedup(threshold=0.95),
+        decide=Decide(
+            min_short_side=min(height, width), max_aspect_ratio=2.5, min_motion=0.5, max_motion=20.0, min_aesthetic=5.0
+        ),
+        caption=Caption(model=CAPTIONER, frames=8, resources=_gpu(1.0, workers=(1, 16), batch_size=16)),
+        text=TextFeatures(model=TEXT_ENCODER, resources=_gpu(0.25, workers=(1, 4), batch_size=32)),
+        latents=Latents(
+            model=release.vae, sizes=(release.size,), lengths=release.lengths, fps=release.fps,
+            resources=_gpu(0.25, workers=(1, 16), batch_size=8),
+        ),
+    )  # fmt: skip
+
+
+def _real_evaluation() -> EvaluateConfig:
+    """VBench's and LAION's own models, so that the metrics that they define count as theirs."""
+    from jobs.evaluate import EvaluateConfig
+    from pipelines.aesthetic import Aesthetic
+    from pipelines.metrics.clip_alignment import ClipAlignment
+    from pipelines.metrics.dynamic_degree import DynamicDegree
+    from pipelines.metrics.flickering import TemporalFlickering
+    from pipelines.metrics.subject_consistency import SubjectConsistency
+
+    quarter = _gpu(0.25, workers=(1, 16), batch_size=16)
+    return EvaluateConfig(
+        clip_alignment=ClipAlignment(model="ViT-L-14", pretrained="openai", resources=quarter),
+        aesthetic=Aesthetic(model="ViT-L-14", pretrained="openai", head=AESTHETIC_HEAD, resources=quarter),
+        flickering=TemporalFlickering(),
+        dynamic_degree=DynamicDegree(model="raft_large", weights="C_T_SKHT_V2", resources=quarter),
+        subject_consistency=SubjectConsistency(model="facebook/dino-vitb16", resources=quarter),
+    )
+
+
+def _real_sampling(release: Release) -> SamplingConfig:
+    from nova_model.sampling import SamplingConfig
+
+    return SamplingConfig(set_steps=64, diffusion_steps=100 if release.schedule == "ddpm" else 25)
+
+
+def _small_batches(rows: int) -> Resources:
+    from pipelines.stage import Resources
+
+    return Resources(batch_size=rows)
+
+
+def _gpu(share: float, *, workers: tuple[int, int], batch_size: int) -> Resources:
+    from pipelines.stage import Resources
+
+    return Resources(cpus=2, gpus=share, workers=workers, batch_size=batch_size)
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "debug": debug,
+    "demo": demo,
+    **{name: partial(released, release) for name, release in RELEASES.items()},
+}
+NAMES = tuple(RECIPES)
+
+
+def get(name: str, command: str) -> Any:
+    """The config of a command in a recipe.
+
+    Raises:
+        ValueError: no such recipe (the nearest is named), or one that the command does not run.
+    """
+    if name not in RECIPES:
+        from jobs.settings import nearest
+
+        raise ValueError(f"unknown recipe {name!r}{nearest(name, NAMES)}")
+    if command == "demo" and name in RELEASES:
+        raise ValueError(f"nova demo runs small models; --recipe {name} is for the other commands")
+    return getattr(RECIPES[name](), command)

@@ -1,0 +1,136 @@
+"""Captions by a transformers image-text-to-text model, through its own processor and chat template.
+
+Every accepted clip gets a short caption (one sentence) and a long one. The model sees frames spread over the clip. The
+caption that came with the source stays beside them in `source_caption`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pipelines import media
+from pipelines.stage import Row, Stage
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Captioner:
+    """A vision-language model that answers one question about each of several clips."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model, self.processor = model, processor
+
+    @classmethod
+    def load(cls, name: str, precision: str) -> Captioner:
+        """Loads a folder or hub id as `AutoModelForImageTextToText` and `AutoProcessor` read it.
+
+        Raises:
+            ValueError: it cannot be loaded, or has no chat template.
+        """
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        from pipelines.models import device, dtype, folder, loading, quiet
+
+        quiet()
+        with loading(name):
+            place = folder(name)
+            model = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype(precision)).eval().to(device())
+            processor = AutoProcessor.from_pretrained(place)
+        if not getattr(processor, "chat_template", None):
+            raise ValueError(f"model {name!r} has no chat template; choose an instruction-tuned one")
+        return cls(model, processor)
+
+    def answer(self, clips: Sequence[np.ndarray], questions: Sequence[str], max_tokens: int) -> list[str]:
+        """Answers to one question a clip, greedily decoded.
+
+        Args:
+            clips: frames [N, H, W, 3] uint8 each.
+            questions: one a clip.
+            max_tokens: longest answer.
+        """
+        import torch
+
+        chats = [_chat(frames, question) for frames, question in zip(clips, questions, strict=True)]
+        inputs = self.processor.apply_chat_template(
+            chats,
+            tokenize=True,
+            add_generation_prompt=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True, "padding_side": "left"},  # answers must follow right behind questions
+        ).to(self.model.device)
+        with torch.inference_mode():
+            tokens = self.model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
+        answers = tokens[:, inputs["input_ids"].shape[1] :]
+        return [" ".join(text.split()) for text in self.processor.batch_decode(answers, skip_special_tokens=True)]
+
+
+def _chat(frames: np.ndarray, question: str) -> list[dict[str, Any]]:
+    pictures = [{"type": "image", "image": frame} for frame in frames]
+    return [{"role": "user", "content": [*pictures, {"type": "text", "text": question}]}]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caption(Stage):
+    """Describes a clip in one sentence, and at length."""
+
+    name: ClassVar[str] = "caption"
+    reads: ClassVar[tuple[str, ...]] = ("uri", "kind", "start", "end")
+    adds: ClassVar[tuple[str, ...]] = ("caption_short", "caption_long")
+
+    model: str = "embedded/captioner"
+    """transformers image-text-to-text model: a folder or a hub id."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """auto is bf16 on a GPU and fp32 on a CPU."""
+    frames: int = 4
+    """Frames of a video that are shown to the model."""
+    short_side: int = 448
+    """Pixels that frames are decoded at; the model's processor resizes further."""
+    short_prompt: str = "Describe this {kind} in one sentence."
+    """Question for the short caption; {kind} becomes image or video."""
+    long_prompt: str = (
+        "Describe this {kind} in detail: its subjects, what they look like, what happens, the background, the camera "
+        "and the style. Answer with the description alone."
+    )
+    """Question for the long caption."""
+    short_tokens: int = 64
+    """Longest short caption, in the model's tokens."""
+    long_tokens: int = 256
+    """Longest long caption."""
+
+    def identity(self) -> tuple[object, ...]:
+        from pipelines.models import digest
+
+        return (*super().identity(), digest(self.model))
+
+    def load(self) -> Captioner:
+        return Captioner.load(self.model, self.precision)
+
+    def process(self, model: Captioner, rows: Sequence[Row]) -> list[Row | Exception]:
+        clips = [self._frames(row) for row in rows]
+        good = [(row["kind"], clip) for row, clip in zip(rows, clips, strict=True) if not isinstance(clip, Exception)]
+        short = self._ask(model, good, self.short_prompt, self.short_tokens)
+        long = self._ask(model, good, self.long_prompt, self.long_tokens)
+        captions = iter(zip(short, long, strict=True))
+        return [clip if isinstance(clip, Exception) else _row(*next(captions)) for clip in clips]
+
+    def _frames(self, row: Row) -> np.ndarray | Exception:
+        try:
+            times = media.clip_times(row, count=self.frames)
+            return media.read_frames(row["uri"], times, short_side=self.short_side)
+        except media.MediaError as error:
+            return error
+
+    def _ask(self, model: Captioner, clips: list[tuple[str, np.ndarray]], prompt: str, limit: int) -> list[str]:
+        if not clips:
+            return []
+        return model.answer([frames for _, frames in clips], [prompt.format(kind=kind) for kind, _ in clips], limit)
+
+
+def _row(short: str, long: str) -> Row | Exception:
+    if not short or not long:
+        return ValueError("the captioner gave an empty caption")
+    return {"caption_short": short, "caption_long": long}

@@ -1,0 +1,120 @@
+"""Text features of the two captions of a clip, of their true length: padding is the model's own business.
+
+NOVA is conditioned on the last hidden state of a causal language model (Phi-2 in the releases), so features of a token
+depend on nothing behind it and a batch may be padded on the right without a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from pipelines import schema
+from pipelines.stage import Row, Stage
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class TextEncoder:
+    """A transformers language model: the last hidden state of each token of a prompt."""
+
+    def __init__(self, model: Any, tokenizer: Any, max_tokens: int) -> None:
+        self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
+
+    @classmethod
+    def load(cls, name: str, dtype: torch.dtype, max_tokens: int, tokenizer: str | None = None) -> TextEncoder:
+        """Loads a folder or hub id as `AutoModel` and `AutoTokenizer` read it.
+
+        Args:
+            name: of the model.
+            dtype: of its weights.
+            max_tokens: longer prompts are cut.
+            tokenizer: where it lies elsewhere, as in a released folder.
+
+        Raises:
+            ValueError: it cannot be loaded.
+        """
+        from transformers import AutoModel, AutoTokenizer
+
+        from pipelines.models import device, folder, loading, quiet
+
+        quiet()
+        with loading(name):
+            model = AutoModel.from_pretrained(folder(name), dtype=dtype).eval().to(device())
+        with loading(tokenizer or name):
+            found = AutoTokenizer.from_pretrained(folder(tokenizer or name))
+        return cls(model, found, max_tokens)
+
+    def encode(self, texts: Sequence[str]) -> list[Tensor]:
+        """Texts -> fp32 features [tokens, dim] each; an empty text has none."""
+        import torch
+
+        tokens = [self.tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"] for text in texts]
+        longest = max(map(len, tokens), default=0)
+        if longest == 0:
+            return [torch.zeros(0, self.model.config.hidden_size) for _ in texts]
+        padded = torch.zeros(len(tokens), longest, dtype=torch.long)
+        for row, ids in zip(padded, tokens, strict=True):
+            row[: len(ids)] = torch.tensor(ids, dtype=torch.long)
+        with torch.inference_mode():
+            hidden = self.model(padded.to(self.model.device)).last_hidden_state.float().cpu()
+        return [features[: len(ids)] for features, ids in zip(hidden, tokens, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFeatures(Stage):
+    """Encodes the short and the long caption of a clip."""
+
+    name: ClassVar[str] = "text"
+    reads: ClassVar[tuple[str, ...]] = ("caption_short", "caption_long")
+    adds: ClassVar[tuple[str, ...]] = (
+        "short_text", "short_text_shape", "short_text_dtype", "long_text", "long_text_shape", "long_text_dtype",
+        "caption_hash",
+    )  # fmt: skip
+
+    model: str = "embedded/text_encoder"
+    """transformers language model: a folder or a hub id."""
+    tokenizer: str | None = None
+    """The model's own by default."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """auto is bf16 on a GPU and fp32 on a CPU."""
+    max_tokens: int = 256
+    """Longer captions are cut; what NOVA was trained with."""
+
+    def identity(self) -> tuple[object, ...]:
+        from pipelines.models import digest
+
+        return (*super().identity(), digest(self.model))
+
+    def fresh(self, row: Row) -> bool:
+        """Features are fresh where encoder and captions are those they were made with."""
+        return super().fresh(row) and row.get("caption_hash") == caption_hash(row)
+
+    def load(self) -> TextEncoder:
+        from pipelines.models import dtype
+
+        return TextEncoder.load(self.model, dtype(self.precision), self.max_tokens, self.tokenizer)
+
+    def process(self, model: TextEncoder, rows: Sequence[Row]) -> list[Row | Exception]:
+        captions = [row[name] for name in ("caption_short", "caption_long") for row in rows]
+        encoded = model.encode(captions)
+        pairs = zip(rows, encoded[: len(rows)], encoded[len(rows) :], strict=True)
+        return [
+            _array("short_text", short) | _array("long_text", long) | {"caption_hash": caption_hash(row)}
+            for row, short, long in pairs
+        ]
+
+
+def caption_hash(row: Row) -> str:
+    """Names the two captions of a row."""
+    return schema.derived_id(row["caption_short"], row["caption_long"])
+
+
+def _array(name: str, features: Tensor) -> Row:
+    values = features.numpy().astype(np.float16)
+    return {name: values.tobytes(), f"{name}_shape": list(values.shape), f"{name}_dtype": "float16"}
