@@ -62,9 +62,9 @@ def _object_store_bytes() -> int:
 
 def _quieten_ray_data() -> None:
     """Ray Data draws its own bars and prints its plan; `pipelines.progress` shows the stages instead."""
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     import ray.data
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # Ray Data sets its own level when it is imported
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

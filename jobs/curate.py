@@ -6,6 +6,7 @@ nova curate --recipe debug --input ~/photos --tables work/tables
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,8 +18,10 @@ from pipelines.curate import Commits, Curation
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from jobs.tracking import Run
     from pipelines.curate import Curator, Summary
     from pipelines.sources import Source
+    from pipelines.tables import Tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +78,22 @@ def curate(config: CurateConfig, *, parent: str | None = None) -> Summary:
         tracked.log_metrics(summary.counts())
         tracked.log_dataset(root, summary.version, "curated")
         Console(file=sys.stdout).print(summary_table(summary))
-        print(f"tables: {root} (examples at version {summary.version})")
+        notes = settings.untrained(config)
+        report = _publish(tracked, curator.tables, summary, notes)
+        print(f"tables: {root} (examples at version {summary.version})", f"report: {report}", *notes, sep="\n")
     return summary
+
+
+def _publish(tracked: Run, tables: Tables, summary: Summary, notes: list[str]) -> str:
+    """The report: beside the tables' files on disk, and in MLflow."""
+    from pipelines.report import curation_part, write_report
+
+    local = "://" not in tables.root
+    with tempfile.TemporaryDirectory() as folder:
+        path = (Path(tables.root) if local else Path(folder)) / "report.html"
+        write_report(path, title="Curation", notes=notes, curation=curation_part(tables, summary))
+        tracked.log_artifact(path)
+    return str(path) if local else "in MLflow"
 
 
 def new_curator(config: CurateConfig) -> tuple[Iterator[Source], Curator]:

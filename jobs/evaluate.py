@@ -78,7 +78,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Score]:
         tracked.log_artifact(output / "scores.parquet")
         tracked.log_artifact(output / "summary.json")
     Console().print(table(summary, len(scored), len(failures)))
-    print(f"scores: {output}")
+    print(f"scores: {output}", *settings.untrained(config), sep="\n")
     return summary
 
 

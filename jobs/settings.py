@@ -20,6 +20,17 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def untrained(config: Any) -> list[str]:
+    """What must be said of results that rest on embedded models; nothing where there are none."""
+    named = sorted({value for value in flatten(config).values() if str(value).startswith("embedded/")})
+    if not named:
+        return []
+    return [
+        f"Untrained models: {', '.join(named)}. What they say tells inputs apart and means nothing; "
+        "choose a recipe with real models for real data."
+    ]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for a misspelt name: ' (did you mean X?)', or what there is to choose from."""
     known = list(known)

@@ -76,7 +76,7 @@ class SubmitConfig:
             raise ValueError(f"--address {self.shown_address}: give the cluster's dashboard, as in http://HOST:8265")
         for assignment in self.env:
             if not _is_assignment(assignment):
-                raise ValueError(f"--env {assignment.partition('=')[0]}: write KEY=VALUE")
+                raise ValueError("--env: write KEY=VALUE, as in --env LOGLEVEL=debug")
         if self.working_dir is not None and "://" not in self.working_dir and not Path(self.working_dir).is_dir():
             raise ValueError(f"--working-dir {self.working_dir} is not a folder")
 

@@ -60,12 +60,23 @@ class Run:
         return _CREDENTIALS.sub(r"\1", self.uri)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Logs settings; values that look like secrets are masked."""
+        """Logs settings; values that look like secrets are masked.
+
+        A parameter never changes in MLflow. One that a restart changes becomes a tag `changed.NAME`.
+        """
         from mlflow.entities import Param
 
-        listed = [Param(key, _shown(key, value)) for key, value in params.items()]
+        before = self._logged_params()
+        shown = {key: _shown(key, value) for key, value in params.items()}
+        listed = [Param(key, value) for key, value in shown.items() if key not in before]
+        self.set_tags({f"changed.{key}": v for key, v in shown.items() if key in before and before[key] != v})
         for start in range(0, len(listed), 100):
             self._try(partial(self._client.log_batch, self.id, params=listed[start : start + 100]))
+
+    def _logged_params(self) -> dict[str, str]:
+        with contextlib.suppress(Exception):  # a server that cannot be read from is said when it is written to
+            return dict(self._client.get_run(self.id).data.params)
+        return {}
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Logs numbers, at a step of the training where there is one."""

@@ -145,10 +145,11 @@ def train(config: TrainConfig) -> Path:
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    from jobs import settings, tracking
+    from jobs import settings, tracking, train_progress
     from jobs.cluster import connect
     from jobs.curate import beside
     from jobs.training import train_worker
+    from pipelines.report import training_part, write_report
 
     root, version = _data(config)
     folder = Path(config.run).expanduser().absolute()
@@ -179,11 +180,15 @@ def train(config: TrainConfig) -> Path:
             ),
         )  # fmt: skip
         try:
-            trainer.fit()
+            with train_progress.show(folder / "metrics.jsonl", config.steps):
+                trainer.fit()
         except Exception as error:
             raise _explained(error, folder) from error
         tracked.log_artifact(folder / "model" / "transformer" / "config.json", "model")
-    print(f"model: {folder / 'model'}")
+        part = training_part(folder)
+        if part is not None:
+            tracked.log_artifact(write_report(folder / "report.html", title="Training", training=part))
+    print(f"model: {folder / 'model'}", f"report: {folder / 'report.html'}", sep="\n")
     return folder / "model"
 
 

@@ -355,7 +355,6 @@ class Log:
         }
         self._file.write(json.dumps({"step": progress.step, **entry}) + "\n")
         self._run.log_metrics(entry, step=progress.step)
-        print(f"step {progress.step}: loss {entry['loss']:.4f}", flush=True)
         self._since, self._seconds, self._waited = [], 0.0, waited
 
     def close(self) -> None:

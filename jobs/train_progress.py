@@ -1,0 +1,82 @@
+"""Shows how far a training run is, from the metrics that its first worker writes."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LOG_SECONDS = 15.0
+REFRESH_SECONDS = 1.0
+
+
+@contextmanager
+def show(metrics: Path, steps: int, console: Console | None = None) -> Iterator[None]:
+    """Draws a bar until the block ends, or prints a line now and then where nobody looks at a terminal.
+
+    Args:
+        metrics: RUN/metrics.jsonl, which may not be there yet.
+        steps: the last step.
+        console: standard error by default, so that standard output stays for results.
+    """
+    console = console or Console(stderr=True)
+    done = threading.Event()
+
+    def log() -> None:
+        shown, said = -1, 0.0
+        while not done.is_set():
+            done.wait(REFRESH_SECONDS)
+            entry = last_entry(metrics)
+            due = time.monotonic() - said >= LOG_SECONDS or done.is_set()
+            if entry is not None and entry["step"] > shown and due:
+                console.print(f"step {entry['step']}/{steps}  {_note(entry)}", highlight=False)
+                shown, said = entry["step"], time.monotonic()
+
+    def draw() -> None:
+        columns = (
+            TextColumn("train"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task("train", total=steps, note="starting workers")
+            while not done.is_set():
+                done.wait(REFRESH_SECONDS)
+                entry = last_entry(metrics)
+                if entry is not None:
+                    progress.update(task, completed=entry["step"], note=_note(entry))
+
+    painter = threading.Thread(target=draw if console.is_terminal else log, daemon=True)
+    painter.start()
+    try:
+        yield
+    finally:
+        done.set()
+        painter.join()
+
+
+def last_entry(metrics: Path) -> dict[str, Any] | None:
+    """The newest whole line of a metrics file."""
+    try:
+        with metrics.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 8192))
+            lines = file.read().split(b"\n")
+    except FileNotFoundError:
+        return None
+    whole = [line for line in lines[:-1] if line.startswith(b"{")]
+    return json.loads(whole[-1]) if whole else None
+
+
+def _note(entry: dict[str, Any]) -> str:
+    return f"loss {entry['loss']:.4f}  {entry['samples_per_second']:.1f} samples/s"
