@@ -28,7 +28,8 @@ commands:
 {commands}
 
 options of every command:
-  --recipe NAME       start from a named run: {recipes}
+  --recipe NAME       start from a named run; without it the small untrained models of `debug`:
+                      {recipes}
   --set key=value     change any field of its config; may be given often
   --print-config      print the config, one key=value a line as --set takes it, and stop
   --help              all options with their defaults, and an example
@@ -132,7 +133,7 @@ def build(command: str, invocation: Invocation) -> Any:
 
     from jobs import recipes, settings
 
-    default = recipes.get(invocation.recipe or "debug", command)
+    default = recipes.get(invocation.recipe or ("demo" if command == "demo" else "debug"), command)
     flags = settings.to_flags(default, invocation.assignments)
     # --flag VALUE on the command line wins over --set, whatever the order.
     return tyro.cli(

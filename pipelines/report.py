@@ -11,7 +11,7 @@ import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,10 +96,10 @@ class SamplesPart:
 class ScoresPart:
     """What evaluation found."""
 
+    title: str
     where: str
     table: Table
     provenance: Table
-    tiles: Mapping[str, object] = field(default_factory=dict)
 
 
 def write_report(
@@ -110,7 +110,7 @@ def write_report(
     curation: CurationPart | None = None,
     training: TrainingPart | None = None,
     samples: Sequence[SamplesPart] = (),
-    scores: ScoresPart | None = None,
+    scores: Sequence[ScoresPart] = (),
 ) -> Path:
     """Writes the report in one move and returns its path.
 
@@ -125,7 +125,7 @@ def write_report(
     template = Environment(
         loader=PackageLoader("pipelines", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     ).get_template("report.html.j2")
-    parts = [part for part in (curation, training, scores) if part is not None]
+    parts = [part for part in (curation, training) if part is not None]
     page = template.render(
         title=title,
         subtitle=f"written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -343,15 +343,17 @@ def _sample_picture(row: Row) -> Picture:
     return Picture(_data(frames), row["prompt"], detail)
 
 
-def scores_part(folder: str | Path) -> ScoresPart:
+def scores_part(folder: str | Path, title: str) -> ScoresPart:
     """The scores of a `nova evaluate`.
 
     Args:
         folder: its output, with summary.json.
+        title: above them.
     """
     found = json.loads((Path(folder) / "summary.json").read_text())
     rows = [(name, f"{score['value']:.4f}", score["samples"]) for name, score in found["scores"].items()]
     return ScoresPart(
+        title=title,
         where=f"{folder}: {found['samples']} samples, {len(found['failed'])} could not be scored",
         table=Table(("metric", "mean", "over samples"), rows, frozenset({1, 2})),
         provenance=Table(("", ""), list(found["provenance"].items())),

@@ -1,0 +1,205 @@
+"""`nova demo`: the whole loop on a corpus of its own, with small untrained models. `make demo` runs it.
+
+    nova demo --output demo
+
+It writes moving shapes as real mp4 and png files (some ugly, duplicated or broken on purpose), curates them, trains for
+a few minutes, generates images and videos, scores them, and reports. Run again, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.curate import CurateConfig
+from jobs.evaluate import EvaluateConfig
+from jobs.generate import GenerateConfig
+from jobs.train import TrainConfig
+
+if TYPE_CHECKING:
+    from jobs.tracking import Run
+    from pipelines.work import Summary
+
+TRAINING_THREADS = 4
+"""Threads of the training process at most; more do not help models this small."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Runs the whole loop: media -> tables -> trained NOVA -> images and videos -> scores.
+
+    Example: nova demo --output demo
+    """
+
+    output: str = "demo"
+    """Folder for everything."""
+    items: int = 120
+    """Files of the corpus."""
+    prompts: int = 6
+    """Captions that are generated from, as images and as videos."""
+    frames: int = 5
+    """Frames of the videos."""
+    seed: int = 0
+    """Of the corpus and of the samples."""
+    address: str | None = None
+    """Ray cluster to run on; without it RAY_ADDRESS, else this machine."""
+    curate: CurateConfig = field(default_factory=lambda: _recipe().curate)
+    """As `nova curate`; input and tables are given."""
+    train: TrainConfig = field(default_factory=lambda: _recipe().train)
+    """As `nova train`; tables and run are given."""
+    generate: GenerateConfig = field(default_factory=lambda: _recipe().generate)
+    """As `nova generate`; checkpoint, prompts and output are given."""
+    evaluate: EvaluateConfig = field(default_factory=lambda: _recipe().evaluate)
+    """As `nova evaluate`; samples and output are given."""
+
+    def __post_init__(self) -> None:
+        if self.items < 20:
+            raise ValueError(f"--items {self.items}: at least 20, so that something of each kind is there")
+
+
+def _recipe() -> Any:
+    from jobs import recipes
+
+    return recipes.demo()
+
+
+def run(config: DemoConfig) -> int:
+    """Runs the loop; 0 on success."""
+    from jobs import settings, tracking
+
+    output = Path(config.output).expanduser().absolute()
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output {output} is a file; give a folder")
+    if output.is_dir() and any(output.iterdir()) and not (output / "corpus").exists():
+        raise ValueError(f"--output {output} holds other files; give an empty or new folder")
+    began = time.monotonic()
+    note = settings.untrained(config)[0]
+    print(note)
+    flat = {key: value for key, value in settings.flatten(config).items() if "." not in key}
+    with tracking.start("demo", config=flat, beside=output, resume=output / ".demo-mlflow.json") as tracked:
+        summary = _data(config, output, tracked)
+        _train(config, output, tracked)
+        groups = _samples(config, output, tracked)
+        _scores(config, output, tracked, groups)
+        report = _report(output, summary, groups, note)
+        tracked.log_artifact(report)
+        tracked.log_metrics({"minutes": (time.monotonic() - began) / 60})
+        print(f"\nThe demo took {(time.monotonic() - began) / 60:.1f} minutes. What it made:")
+        print(f"  report          {report}")
+        for name in groups:
+            print(f"  {name:<15} {output / 'samples' / name / 'contact_sheet.png'}")
+        print(f"  runs in MLflow  {tracked.hint}")
+    return 0
+
+
+def _say(what: str) -> None:
+    print(f"\n== {what}", flush=True)
+
+
+def _data(config: DemoConfig, output: Path, tracked: Run) -> Summary:
+    from jobs.curate import curate
+    from pipelines.shapes import write_corpus
+
+    corpus = output / "corpus"
+    _say(f"corpus: {config.items} files of moving shapes in {corpus}")
+    if not (corpus / "manifest.jsonl").exists():
+        partial = output / ".corpus"
+        write_corpus(partial, items=config.items, seed=config.seed)
+        partial.rename(corpus)
+    _say("curate")
+    wanted = replace(
+        config.curate, input=str(corpus / "manifest.jsonl"), tables=str(output / "tables"), address=config.address
+    )
+    return curate(wanted, parent=tracked.id)
+
+
+def _train(config: DemoConfig, output: Path, tracked: Run) -> None:
+    from jobs.cluster import connect
+    from jobs.train import train
+
+    _say(f"train: {config.train.steps} steps")
+    cores = connect(config.address).get("CPU", 1.0)
+    train(
+        replace(
+            config.train,
+            tables=str(output / "tables"),
+            run=str(output / "run"),
+            address=config.address,
+            cpus_per_worker=max(1.0, min(cores // config.train.workers, TRAINING_THREADS)),
+            parent_run=tracked.id,
+        )
+    )
+
+
+def _samples(config: DemoConfig, output: Path, tracked: Run) -> dict[str, str]:
+    """Generates; returns the title of each folder below OUTPUT/samples."""
+    from jobs.generate import generate
+
+    captions, picture = _chosen(output, config.prompts)
+    prompts = output / "prompts.txt"
+    prompts.write_text("\n".join(captions) + "\n")
+    base = replace(
+        config.generate, checkpoint=str(output / "run"), prompts=str(prompts), seed=config.seed,
+        address=config.address, parent_run=tracked.id,
+    )  # fmt: skip
+    wanted = {
+        "images": ("Images", base),
+        "videos": ("Videos", replace(base, frames=config.frames)),
+        "from_image": (
+            "Videos from a first frame",
+            replace(base, frames=config.frames, image=picture, limit=2),
+        ),
+    }
+    for name, (title, each) in wanted.items():
+        _say(f"generate: {title.lower()}")
+        _, failed = generate(replace(each, output=str(output / "samples" / name)))
+        if failed:
+            raise RuntimeError(f"{failed} samples failed; see above")
+    return {name: title for name, (title, _) in wanted.items()}
+
+
+def _chosen(output: Path, count: int) -> tuple[list[str], str]:
+    """Captions of the corpus to generate from, and one of its pictures to continue."""
+    import pyarrow.compute as pc
+
+    from pipelines.tables import Tables
+
+    tables = Tables(output / "tables")
+    columns = ["clip_id", "kind", "uri", "caption_short"]
+    rows = tables.read("clips", columns=columns, where=pc.field("accepted")).sort_by("clip_id").to_pylist()
+    captions = list(dict.fromkeys(row["caption_short"] for row in rows))[:count]
+    picture = next((row["uri"] for row in rows if row["kind"] == "image"), rows[0]["uri"])
+    return captions, picture
+
+
+def _scores(config: DemoConfig, output: Path, tracked: Run, groups: dict[str, str]) -> None:
+    from jobs.evaluate import evaluate
+
+    for name, title in groups.items():
+        _say(f"evaluate: {title.lower()}")
+        evaluate(
+            replace(
+                config.evaluate,
+                samples=str(output / "samples" / name),
+                output=str(output / "scores" / name),
+                address=config.address,
+                parent_run=tracked.id,
+            )
+        )
+
+
+def _report(output: Path, summary: Summary, groups: dict[str, str], note: str) -> Path:
+    from pipelines.report import curation_part, samples_part, scores_part, training_part, write_report
+    from pipelines.tables import Tables
+
+    return write_report(
+        output / "report.html",
+        title="NOVA demo: from media to scores",
+        notes=[note, "Captions, and so prompts, are what the untrained captioner says."],
+        curation=curation_part(Tables(output / "tables"), summary),
+        training=training_part(output / "run"),
+        samples=[samples_part(output / "samples" / name, title) for name, title in groups.items()],
+        scores=[scores_part(output / "scores" / name, title) for name, title in groups.items()],
+    )
