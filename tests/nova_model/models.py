@@ -1,0 +1,38 @@
+"""The `tiny` preset with weights from a seed, inputs that fit it, and how a user's mistake must be told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from nova_model.config import PRESETS
+from nova_model.model import Nova
+
+
+def tiny(seed: int = 0, **changes: Any) -> Nova:
+    """The preset `tiny` with some keys changed, in eval mode; leaves torch's own generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Nova(replace(PRESETS["tiny"], **changes)).eval()
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=generator(seed))
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@contextmanager
+def one_line_error(match: str) -> Iterator[None]:
+    """What a user's mistake must give: a ValueError of one line that says `match`."""
+    with pytest.raises(ValueError, match=match) as error:
+        yield
+    assert "\n" not in str(error.value)
