@@ -1,0 +1,107 @@
+"""The architecture's config: derived sizes, config.json as released, and mistakes told in one line."""
+
+import json
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from nova_model.config import PRESETS, MlpSize, NovaConfig, VitSize
+from tests.nova_model.models import one_line_error
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_survives_json(name):
+    config = PRESETS[name]
+    plain = json.loads(json.dumps(config.to_dict()))
+    assert NovaConfig.from_dict(plain) == config
+    assert plain["_class_name"] == "NOVATransformer3DModel"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_grids_of_every_preset_fit_its_pixels(name):
+    config = PRESETS[name]
+    height, width = config.pixel_size
+    patch = config.image_stride * config.patch_size
+    assert config.image_base_size == (height // patch, width // patch)
+    assert config.video_base_size[1:] == (height // (2 * patch), width // (2 * patch))
+
+
+def test_a_released_config_is_read():
+    config = NovaConfig.from_dict(
+        {
+            "_class_name": "NOVATransformer3DModel",
+            "_diffusers_version": "0.31.0",
+            "image_size": [480, 768],
+            "image_base_size": [30, 48],
+            "video_base_size": [9, 15, 24],
+            "video_mixer_rank": 24,
+            "arch": ["vit_d16w1024", "vit_d32w1024", "mlp_d3w1280"],
+        }
+    )
+    assert config.pixel_size == (480, 768)
+    assert config.temporal == VitSize(depth=16, width=1024, heads=16)
+    assert config.spatial == VitSize(depth=32, width=1024, heads=16)
+    assert config.denoiser == MlpSize(depth=3, width=1280)
+    assert (config.width, config.patch_size, config.token_dim) == (1024, 2, 16)
+    assert config.has_motion
+
+
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [("vit_d2w64", 4), ("vit_d2w768", 12), ("vit_d2w1024", 16), ("vit_d2w1536", 16), ("vit_d2w64h2", 2)],
+)
+def test_heads_follow_the_width_unless_named(name, heads):
+    assert NovaConfig(arch=(name, name, "mlp_d1w32")).temporal.heads == heads
+
+
+def test_sizes_derive_from_the_stride():
+    assert NovaConfig(image_stride=8).patch_size == 2
+    config = NovaConfig(image_stride=16, image_dim=16)
+    assert (config.patch_size, config.token_dim) == (1, 16)
+    assert NovaConfig(image_size=256).pixel_size == (256, 256)
+    assert not NovaConfig(video_base_size=(1, 16, 16)).has_motion
+
+
+@pytest.mark.parametrize(
+    ("arch", "match"),
+    [
+        (("vit_d2", "vit_d2w64", "mlp_d1w32"), "unknown arch 'vit_d2'; an encoder is named such as"),
+        (("vit_d2w100", "vit_d2w100", "mlp_d1w32"), "add it, as in vit_d2w100h8"),
+        (("vit_d2w64", "vit_d2w768", "mlp_d1w32"), "must have one width"),
+        (("vit_d2w64h3", "vit_d2w64h3", "mlp_d1w32"), "divisible by 4 and by 3 heads"),
+        (("vit_d2w66h2", "vit_d2w66h2", "mlp_d1w32"), "divisible by 4"),
+    ],
+)
+def test_an_arch_that_cannot_be_built_is_a_one_line_error(arch, match):
+    with one_line_error(match):
+        NovaConfig(arch=arch)
+
+
+def test_rotary_positions_need_heads_that_split_in_three():
+    with one_line_error("rotary positions need a head size"):
+        NovaConfig(arch=("vit_d2w64h8", "vit_d2w64h8", "mlp_d1w32"), rotary_pos_embed=True)
+
+
+@pytest.mark.xfail(strict=True, reason="the denoiser's name is read only when a model is built")
+def test_a_mistyped_denoiser_is_told_when_the_config_is_built():
+    with one_line_error("a denoiser is named such as mlp_d6w1024"):
+        NovaConfig(arch=("vit_d2w64", "vit_d2w64", "mpl_d1w32"))
+
+
+@pytest.mark.xfail(strict=True, reason="heads of 16 channels split into 2 + 7 + 7, which have no pairs")
+def test_rotary_positions_refuse_heads_whose_thirds_are_odd():
+    with one_line_error("rotary positions need a head size"):
+        NovaConfig(arch=("vit_d2w64", "vit_d2w64", "mlp_d1w32"), rotary_pos_embed=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "match"), [("image_sise", "did you mean image_size"), ("zzz", "unknown key 'zzz' in the model's config$")]
+)
+def test_an_unknown_key_is_named_with_the_nearest_known_one(key, match):
+    with one_line_error(match):
+        NovaConfig.from_dict({key: 512})
+
+
+def test_configs_do_not_change():
+    with pytest.raises(FrozenInstanceError):
+        PRESETS["tiny"].image_dim = 16
