@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.fs
 import pyarrow.parquet as pq
@@ -111,8 +112,21 @@ class Tables:
             raise ValueError(f"{self.uri(table)} has no version {version}; the newest is {newest}") from error
 
     def dataset(self, table: str, version: int | None = None) -> pa.dataset.Dataset:
-        """A pyarrow dataset of a version, for filtered and streaming reads."""
-        return self._open(table, version).to_pyarrow_dataset(schema=schema.table_schema(table))
+        """A pyarrow dataset of a version, for filtered and streaming reads.
+
+        deltalake's own dataset carries the minima and maxima of each file as another string type than its columns
+        have, and Arrow then refuses to compare strings (deltalake 1.6, pyarrow 25). So the files are put together
+        here; Parquet's own statistics still skip what cannot match.
+        """
+        arrow, form = schema.table_schema(table), pa.dataset.ParquetFileFormat()
+        filesystem, _ = open_filesystem(self.uri(table))
+        fragments = [
+            form.make_fragment(
+                open_filesystem(part.uri)[1], filesystem=filesystem, partition_expression=_holds(part.partition)
+            )
+            for part in self.parts(table, version)
+        ]
+        return pa.dataset.FileSystemDataset(fragments, arrow, form, filesystem)
 
     def read(
         self,
@@ -244,6 +258,14 @@ def open_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
     if "://" in uri:
         return pa.fs.FileSystem.from_uri(uri)
     return pa.fs.LocalFileSystem(), os.path.abspath(uri)
+
+
+def _holds(values: Mapping[str, str]) -> pa.dataset.Expression:
+    """That rows have these values of partition columns, which the files themselves do not hold."""
+    found = pc.scalar(True)
+    for name, value in values.items():
+        found = found & (pc.field(name) == value)
+    return found
 
 
 def _table(rows: Sequence[Mapping[str, Any]], arrow: pa.Schema) -> pa.Table:
