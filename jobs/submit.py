@@ -237,10 +237,18 @@ def start(client: JobSubmissionClient, config: SubmitConfig, entrypoint: str) ->
     Raises:
         ValueError: the name belongs to another command, or the cluster does not take the job.
     """
+    import requests
+    from ray.exceptions import AuthenticationError
+
     try:
         job = client.submit_job(
             entrypoint=entrypoint, submission_id=config.submission_id, runtime_env=dict(config.runtime_env())
         )
+    except (requests.RequestException, AuthenticationError) as error:
+        raise ValueError(
+            f"{config.shown_address} did not answer when the job was sent ({_root(error)}); send it again, with a "
+            "--submission-id so that it runs once"
+        ) from error
     except RuntimeError as error:
         known = _find(client, config.submission_id)
         if known is None:
@@ -250,7 +258,7 @@ def start(client: JobSubmissionClient, config: SubmitConfig, entrypoint: str) ->
             raise ValueError(
                 f"--submission-id {config.submission_id} belongs to another command ({known.entrypoint})"
             ) from error
-        _say(f"{config.submission_id} is known there ({known.status}) and is not started again")
+        _say(f"{config.submission_id} is known there ({known.status}) and is not started again; another name would be")
         return str(config.submission_id)
     _say(f"started {job} on {config.shown_address}")
     return job

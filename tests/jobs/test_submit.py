@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import requests
 
 from jobs import submit
 from tests.conftest import SHARED
@@ -328,6 +329,27 @@ def test_a_log_gone_silent_is_asked_for_anew(monkeypatch, capsys):
     assert submit.follow(server, submit.SubmitConfig(address="http://h:1"), "job") == 0
     assert capsys.readouterr().out == "a\nb\n"
     assert len(calls) == 2
+
+
+def test_a_connection_that_breaks_while_sending_gives_one_line():
+    def broken(**_):
+        raise requests.ConnectionError("Connection aborted")
+
+    config = submit.SubmitConfig(address="http://h:1", env=("A=hidden",))
+    with pytest.raises(ValueError, match="send it again, with a --submission-id"):
+        submit.start(SimpleNamespace(submit_job=broken), config, "python -m jobs.cli curate")
+
+
+def test_a_refusal_by_the_cluster_hides_the_environment():
+    def refused(**_):
+        raise RuntimeError(
+            "Request failed with status code 500: Traceback\nValueError: bad runtime_env {'A': 'hidden'}"
+        )
+
+    config = submit.SubmitConfig(address="http://h:1", env=("A=hidden",))
+    with pytest.raises(ValueError, match="does not take the job: ValueError: bad runtime_env") as error:
+        submit.start(SimpleNamespace(submit_job=refused), config, "python -m jobs.cli curate")
+    assert "hidden" not in str(error.value)
 
 
 def test_a_cluster_that_was_replaced_ends_the_following(capsys):
