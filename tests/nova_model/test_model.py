@@ -1,0 +1,257 @@
+"""The networks put together: parameter counts, and a training step's losses, gradients and draws."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nova_model import masking
+from nova_model.config import PRESETS
+from nova_model.model import Nova
+from nova_model.schedule import FlowMatching
+from tests.nova_model.models import generator, one_line_error, randn, tiny
+
+COUNTS = {  # as published
+    "nova-d48w1024-sd512": 645_693_456,
+    "nova-d48w768-sdxl1024": 363_946_000,
+    "nova-d48w1024-sdxl1024": 645_693_456,
+    "nova-d48w1536-sdxl1024": 1_449_836_560,
+    "nova-d48w1024-osp480": 644_118_544,
+}
+FLOW = FlowMatching()
+
+
+def batch(frames=5, size=2):
+    return {"latents": randn(size, 4, frames, 8, 8), "text": randn(size, 16, 64, seed=1)}
+
+
+def step(model, seed=0, **changes):
+    return model(**{**batch(), "schedule": FLOW, "generator": generator(seed), **changes})
+
+
+def draws_with(visible, model, latents, loss_repeat):
+    """Draws with a given number of visible tokens, which is random otherwise."""
+    draws = model.draw(latents, FLOW, generator(), loss_repeat)
+    rows = latents.shape[0] * latents.shape[2]
+    return replace(draws, visible=masking.draw_visible(rows, 16, visible, generator(1)))
+
+
+def count(config):
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in Nova(config).parameters())
+
+
+def linear(given, out):
+    return given * out + out
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_presets_have_as_many_parameters_as_the_released_models(name):
+    assert count(PRESETS[name]) == COUNTS[name]
+
+
+def test_a_mixer_of_rank_24_adds_what_the_released_one_has():
+    assert count(replace(PRESETS["nova-d48w1024-osp480"], video_mixer_rank=24)) == 644_194_320
+
+
+def test_the_parameters_of_tiny_counted_by_hand():
+    d, e = 64, 96
+    block = 4 * d + linear(d, 3 * d) + linear(d, d) + linear(d, 4 * d) + linear(4 * d, d)
+    temporal = linear(4 * 16, d) + 2 * block + 2 * d + d * 8 + linear(8, 2 * d)
+    spatial = linear(4 * 4, d) + 4 * block + 2 * d
+    projection = linear(256, d) + linear(d, d)
+    conditioning = 3 * projection + 2 * d + linear(64, d) + 2 * d + 2 * d
+    denoiser = linear(16, e) + linear(256, e) + linear(e, e) + linear(d, e) + linear(e, e)
+    denoiser += 2 * (linear(e, 3 * e) + 2 * linear(e, e) + 2 * e) + linear(e, 2 * e) + linear(e, 16)
+    assert count(PRESETS["tiny"]) == temporal + spatial + conditioning + denoiser
+
+
+def test_every_parameter_gets_a_gradient_from_a_video():
+    model = tiny()
+    step(model).total.backward()
+    without = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.any()]
+    assert without == []
+
+
+def test_an_image_trains_everything_but_what_follows_the_first_frame():
+    model = tiny()
+    step(model, **batch(frames=1)).total.backward()
+    without = {name for name, value in model.named_parameters() if value.grad is None or not value.grad.any()}
+    assert {name.rsplit(".", 1)[0] for name in without} == {
+        "video_encoder.patch_embed.proj",
+        "video_encoder.mixer.lora",
+        "video_encoder.mixer.proj",
+    }
+
+
+def test_a_step_is_a_function_of_its_generator():
+    model = tiny()
+    assert torch.equal(step(model, seed=3).total, step(model, seed=3).total)
+    assert not torch.equal(step(model, seed=3).total, step(model, seed=4).total)
+
+
+def test_the_parts_of_the_loss_by_hand():
+    model, latents = tiny(), randn(2, 4, 3, 8, 8)
+    z = randn(6, 16, 64, seed=1)
+    draws = draws_with(4, model, latents, loss_repeat=2)
+    losses = model.diffusion_loss(latents, z, FLOW, draws, 3)
+    first = later = masked = 0.0
+    tokens, mask = model.frame_tokens(latents), masking.mask_of(draws.visible, 16)
+    for row in range(12):  # r*B*T + b*T + t
+        frame = row % 6
+        sigma = FLOW.table()[draws.index[row]][:, None]
+        x_t = sigma * draws.noise[row] + (1 - sigma) * tokens[frame]
+        output = model.image_decoder(x_t=x_t, t=1000 * sigma[:, 0], z=z[frame])
+        error = (output - (draws.noise[row] - tokens[frame])).square().mean(-1)[mask[frame]].sum()
+        masked += mask[frame].sum().item()
+        if frame % 3 == 0:
+            first += error
+        else:
+            later += error
+    torch.testing.assert_close(losses.first_frame, 3 * first / masked)
+    torch.testing.assert_close(losses.later_frames, 3 / 2 * later / masked)
+    torch.testing.assert_close(losses.total, losses.first_frame + losses.later_frames)
+
+
+def test_an_image_has_one_loss():
+    losses = step(tiny(), **batch(frames=1))
+    assert losses.later_frames is None
+    assert torch.equal(losses.total, losses.first_frame)
+
+
+def test_only_masked_tokens_count():
+    model, latents = tiny(), batch()["latents"]
+    draws = draws_with(5, model, latents, loss_repeat=4)
+    visible = ~masking.mask_of(draws.visible, 16).repeat(4, 1)
+    z, noise = randn(10, 16, 64, seed=1).requires_grad_(), draws.noise.clone().requires_grad_()
+    model.diffusion_loss(latents, z, FLOW, replace(draws, noise=noise), 5).total.backward()
+    assert not noise.grad[visible].any()
+    assert noise.grad[~visible].abs().amax(-1).min() > 0
+    assert not z.grad[visible[:10]].any()
+    assert z.grad[~visible[:10]].abs().amax(-1).min() > 0
+
+
+def test_draws_fit_the_batch():
+    model, latents = tiny(), batch()["latents"]
+    draws = model.draw(latents, FLOW, generator(), loss_repeat=3)
+    assert draws.visible.shape[0] == 10
+    assert draws.visible.shape[1] <= round(0.3 * 16)
+    assert draws.index.shape == (30, 16)
+    assert draws.noise.shape == (30, 16, 16)
+    assert draws.noise.std() == pytest.approx(1, abs=0.05)
+    assert (draws.noise[:10] != draws.noise[10:20]).any()
+    counts = {model.draw(latents, FLOW, generator(seed), 1).visible.shape[1] for seed in range(30)}
+    assert len(counts) > 2  # one ratio a step, another each step
+
+
+@pytest.mark.parametrize("changed", range(5))
+def test_a_later_frame_leaves_what_earlier_frames_are_told_unchanged(changed):
+    model, given = tiny(), batch()
+    visible = masking.draw_visible(10, 16, 5, generator())
+
+    def features(latents):
+        with torch.no_grad():
+            indicators = model.indicators(model.context(given["text"], None, None, 2), latents)
+            return model.spatial(latents, indicators.flatten(0, 1), visible).unflatten(0, (2, 5))
+
+    before = features(given["latents"])
+    later = given["latents"].clone()
+    later[:, :, changed] += 1
+    difference = (features(later) - before).abs().amax((0, 2, 3))
+    assert (difference[:changed] < 1e-5).all()
+    assert (difference[changed:] > 1e-3).all()
+
+
+def test_dropped_prompts_are_the_unconditional_one():
+    model, given = tiny(), batch()
+    kept = model.drop(given["text"], None, 0.0, generator())
+    assert torch.equal(kept, given["text"])
+    assert torch.equal(model.drop(given["text"], None, 1.0, generator()), model.null(2))
+    assert torch.equal(model.null(2), model.text_embed.weight[:16].expand(2, -1, -1))
+    text = randn(2000, 1, 64).expand(-1, 16, -1)
+    dropped = (model.drop(text, None, 0.1, generator()) == model.null(2000)).flatten(1)
+    assert (dropped.all(1) == dropped.any(1)).all()  # a prompt is dropped whole or not at all
+    assert dropped.all(1).float().mean() == pytest.approx(0.1, abs=0.025)
+
+
+def test_motion_and_fps_have_defaults_and_stand_behind_the_text():
+    model, text = tiny(), batch()["text"]
+    five, twelve = torch.full((2,), 5.0), torch.full((2,), 12.0)
+    context = model.context(text, None, None, 2)
+    assert context.shape == (2, 18, 64)
+    assert torch.equal(context, model.context(text, five, twelve, 2))
+    faster = model.context(text, five + 3, twelve, 2)
+    assert (faster != context).any(-1).nonzero()[:, 1].unique().tolist() == [16]
+    smoother = model.context(text, five, twelve + 12, 2)
+    assert (smoother != context).any(-1).nonzero()[:, 1].unique().tolist() == [17]
+
+
+def test_a_model_of_images_has_no_motion_tokens():
+    model = tiny(video_base_size=(1, 2, 2))
+    assert model.motion_embed is None
+    assert model.context(batch()["text"], torch.ones(2), None, 2).shape == (2, 16, 64)
+
+
+def test_a_model_of_classes_trains_on_labels():
+    model = tiny(text_token_dim=None, label_classes=10)
+    losses = step(model, text=None, labels=torch.tensor([0, 9]), text_dropout=0.5)
+    losses.total.backward()
+    assert model.label_embed.weight.grad.abs().sum() > 0
+    assert model.null(3).tolist() == [10, 10, 10]
+    assert model.drop(None, torch.tensor([1, 2]), 1.0, generator()).tolist() == [10, 10]
+
+
+@pytest.mark.parametrize("changes", [{"text": None}, {"text": None, "labels": torch.tensor([0, 1])}])
+def test_a_missing_prompt_is_a_one_line_error(changes):
+    with one_line_error("give text features, or labels where text_token_dim is null"):
+        step(tiny(), **changes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "match"),
+    [
+        ((2, 8, 1, 8, 8), "latents have 8 channels; the model takes 4"),
+        ((2, 4, 1, 8, 6), "latents of 8x6 do not divide by the temporal patch 4"),
+        ((2, 4, 1, 10, 8), "latents of 10x8 do not divide"),
+    ],
+)
+def test_latents_of_a_wrong_size_are_a_one_line_error(shape, match):
+    with one_line_error(match):
+        step(tiny(), latents=torch.zeros(shape))
+
+
+def test_training_teaches_which_prompt_means_which_image():
+    model = tiny().train()
+    text = randn(2, 16, 64)
+    latents = torch.tensor([1.0, -1.0]).reshape(2, 1, 1, 1, 1).expand(2, 4, 1, 8, 8)  # one white, one black
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    rng = generator()
+
+    def loss(text):
+        return model(latents=latents, text=text, schedule=FLOW, generator=rng, text_dropout=0.0).total
+
+    start = loss(text).item()
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss(text).backward()
+        optimizer.step()
+    with torch.no_grad():
+        right = sum(loss(text).item() for _ in range(8)) / 8
+        swapped = sum(loss(text.flip(0)).item() for _ in range(8)) / 8
+    assert right < 0.5 * start
+    assert swapped > 1.5 * right
+
+
+def test_bfloat16_gives_about_the_same_loss():
+    expected = step(tiny()).total
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = step(tiny()).total
+    assert mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, expected, atol=0, rtol=0.02)
+
+
+def test_nothing_is_kept_on_the_modules_between_calls():
+    model = tiny()
+    before = {name: set(vars(module)) for name, module in model.named_modules()}
+    step(model)
+    assert {name: set(vars(module)) for name, module in model.named_modules()} == before
