@@ -5,6 +5,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -105,16 +106,17 @@ def _wait_for(url, token, process):
 
 
 def _stop(process):
-    """Asks Ray to end, then kills whatever is left of its session."""
-    import psutil
-
+    """Asks Ray to end, then kills whatever is left of its session: its workers have process groups of their own."""
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(20)
-    for each in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, ProcessLookupError):
-            if os.getsid(each.pid) == process.pid:
-                each.kill()
+    for each in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(int(each.name)) == process.pid:
+                os.kill(int(each.name), signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 @pytest.fixture(scope="module")
