@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from jobs.tracking import Run
     from pipelines.work import Summary
 
-TRAINING_THREADS = 4
-"""Threads of the training process at most; more do not help models this small."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
@@ -116,18 +113,15 @@ def _data(config: DemoConfig, output: Path, tracked: Run) -> Summary:
 
 
 def _train(config: DemoConfig, output: Path, tracked: Run) -> None:
-    from jobs.cluster import connect
     from jobs.train import train
 
     _say(f"train: {config.train.steps} steps")
-    cores = connect(config.address).get("CPU", 1.0)
     train(
         replace(
             config.train,
             tables=str(output / "tables"),
             run=str(output / "run"),
             address=config.address,
-            cpus_per_worker=max(1.0, min(cores // config.train.workers, TRAINING_THREADS)),
             parent_run=tracked.id,
         )
     )

@@ -12,6 +12,7 @@ from pipelines import schema
 from pipelines.known import KnownIds
 from pipelines.sources import Source
 from pipelines.stage import Row, Stage
+from pipelines.tables import text
 from pipelines.work import Work, microseconds
 
 LOOK_UP = 10_000
@@ -57,7 +58,7 @@ def _commit(work: Work, rows: list[Row]) -> None:
     for row in rows:
         by_asset.setdefault(row["asset_id"], []).append(row)
     columns = ["asset_id", "uri", "other_uris", "source_captions"]
-    stored = work.tables.read("assets", columns=columns, where=pc.field("asset_id").isin(list(by_asset)))
+    stored = work.tables.read("assets", columns=columns, where=text("asset_id").isin(list(by_asset)))
     known = {row["asset_id"]: row for row in stored.to_pylist()}
     fresh = [found for asset_id, found in by_asset.items() if asset_id not in known]
     clips = [clip for found in fresh for clip in _clips(found[0], _captions(found))]

@@ -38,7 +38,7 @@ from pipelines.motion import Motion
 from pipelines.shots import Shots
 from pipelines.sources import Source
 from pipelines.stage import Row, Stage
-from pipelines.tables import Tables
+from pipelines.tables import Tables, text
 from pipelines.text import TextFeatures
 from pipelines.work import Commits, Summary, Work, differs, either, output_columns, stale
 
@@ -154,8 +154,8 @@ class Curator:
     def _group(self) -> None:
         config, embedder = self.curation.dedup, self.curation.aesthetic
         fingerprint = config.fingerprint(embedder.fingerprint)
-        embedded = pc.field("embedding").is_valid() & (pc.field("aesthetic_by") == embedder.fingerprint)
-        placed = embedded & (pc.field("dedup_by") == fingerprint)
+        embedded = pc.field("embedding").is_valid() & (text("aesthetic_by") == embedder.fingerprint)
+        placed = embedded & (text("dedup_by") == fingerprint)
         unplaced = embedded & differs("dedup_by", fingerprint)
         columns = grouping.COLUMNS
         for new in _tables(self.tables.scan("clips", columns=columns, where=unplaced), self.work.commits.round_items):

@@ -20,7 +20,7 @@ from pipelines.assets import CLIP_FACTS
 from pipelines.known import KnownIds
 from pipelines.latents import Latents
 from pipelines.stage import Row, Stage
-from pipelines.tables import Part, Tables
+from pipelines.tables import Part, Tables, text
 from pipelines.text import TextFeatures
 from pipelines.work import Work
 
@@ -45,8 +45,8 @@ def due(work: Work, encoding: Sequence[Stage]) -> bool:
 
 
 def _fresh(encoding: Sequence[Stage]) -> pa.dataset.Expression:
-    caption, text, latents = (pc.field(stage.by) == stage.fingerprint for stage in encoding)
-    return caption & text & latents
+    by_caption, by_text, by_latents = (text(stage.by) == stage.fingerprint for stage in encoding)
+    return by_caption & by_text & by_latents
 
 
 def _encoded(work: Work, encoding: Sequence[Stage]) -> tuple[KnownIds, int]:
@@ -95,7 +95,7 @@ class Reuse(Stage):
     def process(self, model: None, rows: Sequence[Row]) -> list[Row | Exception]:
         ids = [row["clip_id"] for row in rows]
         columns = ["clip_id", *self.adds]
-        held = Tables(self.root).read("examples", columns=columns, where=pc.field("clip_id").isin(ids)).to_pylist()
+        held = Tables(self.root).read("examples", columns=columns, where=text("clip_id").isin(ids)).to_pylist()
         by_clip = {row.pop("clip_id"): row for row in held}
         return [by_clip.get(each, dict.fromkeys(self.adds)) for each in ids]
 

@@ -112,21 +112,8 @@ class Tables:
             raise ValueError(f"{self.uri(table)} has no version {version}; the newest is {newest}") from error
 
     def dataset(self, table: str, version: int | None = None) -> pa.dataset.Dataset:
-        """A pyarrow dataset of a version, for filtered and streaming reads.
-
-        deltalake's own dataset carries the minima and maxima of each file as another string type than its columns
-        have, and Arrow then refuses to compare strings (deltalake 1.6, pyarrow 25). So the files are put together
-        here; Parquet's own statistics still skip what cannot match.
-        """
-        arrow, form = schema.table_schema(table), pa.dataset.ParquetFileFormat()
-        filesystem, _ = open_filesystem(self.uri(table))
-        fragments = [
-            form.make_fragment(
-                open_filesystem(part.uri)[1], filesystem=filesystem, partition_expression=_holds(part.partition)
-            )
-            for part in self.parts(table, version)
-        ]
-        return pa.dataset.FileSystemDataset(fragments, arrow, form, filesystem)
+        """A pyarrow dataset of a version, for filtered and streaming reads; compare strings with `text`."""
+        return self._open(table, version).to_pyarrow_dataset(schema=schema.table_schema(table))
 
     def read(
         self,
@@ -260,12 +247,13 @@ def open_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
     return pa.fs.LocalFileSystem(), os.path.abspath(uri)
 
 
-def _holds(values: Mapping[str, str]) -> pa.dataset.Expression:
-    """That rows have these values of partition columns, which the files themselves do not hold."""
-    found = pc.scalar(True)
-    for name, value in values.items():
-        found = found & (pc.field(name) == value)
-    return found
+def text(column: str) -> pa.dataset.Expression:
+    """A string column in a filter.
+
+    Files that Delta's merge has written call their strings `string_view`, and Arrow (25) cannot compare a plain field
+    with their minima and maxima. Behind a cast it compares rows alone.
+    """
+    return pc.field(column).cast(pa.string())
 
 
 def _table(rows: Sequence[Mapping[str, Any]], arrow: pa.Schema) -> pa.Table:

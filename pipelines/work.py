@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from pipelines import progress, schema
 from pipelines.known import KnownIds
 from pipelines.stage import Row, Stage, run_stages
-from pipelines.tables import Tables
+from pipelines.tables import Tables, text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ class Work:
         """Items that failed under the stages' fingerprints, with the time; none of them when failures are retried."""
         if self.retry_failures:
             return KnownIds()
-        where = pc.field("by").isin([stage.fingerprint for stage in stages])
+        where = text("by").isin([stage.fingerprint for stage in stages])
         batches = self.tables.scan("failures", columns=["item", "time"], where=where)
         return KnownIds((batch["item"].to_pylist(), microseconds(batch["time"])) for batch in batches)
 
@@ -157,7 +157,7 @@ class Work:
 
     def _record_failures(self, rows: Sequence[Row], fingerprints: dict[str, str]) -> None:
         items = [row.get("clip_id") or row["uri"] for row in rows]
-        earlier = self.tables.read("failures", columns=["item"], where=pc.field("item").isin(items))
+        earlier = self.tables.read("failures", columns=["item"], where=text("item").isin(items))
         attempts = Counter(earlier["item"].to_pylist())
         failures = [
             {
@@ -188,7 +188,7 @@ def stale(stage: Stage) -> pa.dataset.Expression:
 
 def differs(column: str, value: str) -> pa.dataset.Expression:
     """Rows whose column is null or another value."""
-    return pc.field(column).is_null() | (pc.field(column) != value)
+    return pc.field(column).is_null() | (text(column) != value)
 
 
 def either(expressions: Iterable[pa.dataset.Expression]) -> pa.dataset.Expression:

@@ -1,11 +1,13 @@
-"""What all tests share: one small Ray, and the material beside the project where it is there."""
+"""What all tests share: one small Ray, tables and a model made from a small corpus, and the reference material."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 # One thread a process: tests share few cores with Ray's workers, which inherit this.
@@ -44,3 +46,57 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the reference material (../shared) is not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what the session's commands write; its MLflow store is made once."""
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(scope="session")
+def media(work: Path) -> Path:
+    """Media with known contents: 4 pictures, 3 videos (one of two shots), a copy and an empty file."""
+    from pipelines.media import write_image, write_video
+
+    folder = work / "media"
+    for index in range(4):
+        write_image(folder / f"picture{index}.png", _picture(index, 64, 96))
+    for index in range(2):
+        write_video(folder / f"video{index}.mp4", _moving(10 + index, 24), 12)
+    write_video(folder / "two_shots.mp4", np.concatenate([_moving(20, 18), _moving(27, 18)]), 12)
+    (folder / "copy.png").write_bytes((folder / "picture0.png").read_bytes())
+    (folder / "empty.mp4").write_bytes(b"")
+    return folder
+
+
+def _picture(seed: int, height: int, width: int) -> np.ndarray:
+    """Blocks of random colours: pictures of two seeds have little in common."""
+    cells = np.random.default_rng(seed).integers(0, 255, (4, 6, 3), dtype=np.uint8)
+    return np.kron(cells, np.ones((height // 4, width // 6, 1), np.uint8))
+
+
+def _moving(seed: int, frames: int) -> np.ndarray:
+    """A picture that moves two pixels to the right with each frame."""
+    wide = _picture(seed, 64, 96)
+    return np.stack([np.roll(wide, 2 * index, axis=1) for index in range(frames)])
+
+
+@pytest.fixture(scope="session")
+def curated(work: Path, media: Path, ray_session: None) -> Path:
+    """Tables curated from `media` with the debug recipe."""
+    from jobs import recipes
+    from jobs.curate import curate
+
+    curate(replace(recipes.get("debug", "curate"), input=str(media), tables=str(work / "tables")))
+    return work / "tables"
+
+
+@pytest.fixture(scope="session")
+def trained(work: Path, curated: Path) -> Path:
+    """A run that trained a few steps on `curated`."""
+    from jobs import recipes
+    from jobs.train import train
+
+    train(replace(recipes.get("debug", "train"), tables=str(curated), run=str(work / "run"), steps=4))
+    return work / "run"

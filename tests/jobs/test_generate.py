@@ -1,0 +1,159 @@
+"""`nova generate`: results depend on prompt and seed alone, nothing is made twice, benchmarks get their own layout."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from jobs import recipes
+from jobs.generate import GenerateConfig, generate
+from nova_model.sampling import SamplingConfig
+from pipelines.stage import Resources
+
+
+def config(trained: Path, output: Path, **changes: Any) -> GenerateConfig:
+    base = recipes.get("debug", "generate")
+    return replace(
+        base, checkpoint=str(trained), output=str(output),
+        sampling=SamplingConfig(set_steps=2, diffusion_steps=2, guidance_scale=2.0), **changes,
+    )  # fmt: skip
+
+
+def manifest(folder: Path) -> list[dict[str, Any]]:
+    return pq.read_table(folder / "manifest.parquet").to_pylist()
+
+
+@pytest.fixture(scope="module")
+def prompts(work: Path) -> Path:
+    path = work / "prompts.txt"
+    path.write_text("a red circle\na blue square moves to the left\n\na green star\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def images(trained: Path, work: Path, prompts: Path) -> Path:
+    folder = work / "images"
+    assert generate(config(trained, folder, prompts=str(prompts), samples=2))[1] == 0
+    return folder
+
+
+def test_each_prompt_and_seed_gives_a_file_and_a_row(images: Path) -> None:
+    rows = manifest(images)
+    assert [(row["prompt"], row["seeds"]) for row in rows][:3] == [
+        ("a red circle", [0]), ("a red circle", [1]), ("a blue square moves to the left", [0]),
+    ]  # fmt: skip
+    assert len({row["sample_id"] for row in rows}) == len(rows) == 6
+    for row in rows:
+        assert Image.open(row["uri"]).size == (64, 64)
+        assert row["data_version"] == 1
+        assert row["seconds"] > 0
+        assert json.loads(row["settings"])["sampling"]["set_steps"] == 2
+    assert (images / "contact_sheet.png").exists()
+
+
+def test_results_do_not_depend_on_batching_or_workers(images: Path, trained: Path, work: Path, prompts: Path) -> None:
+    for name, resources, together in (
+        ("one_by_one", Resources(batch_size=1), 1),
+        ("pool", Resources(batch_size=5, workers=2, cpus=0.5), 1),
+    ):
+        folder = work / name
+        generate(
+            config(trained, folder, prompts=str(prompts), samples=2, resources=resources, samples_at_once=together)
+        )
+        for one, other in zip(manifest(images), manifest(folder), strict=True):
+            assert Path(one["uri"]).read_bytes() == Path(other["uri"]).read_bytes(), (name, one["prompt"])
+
+
+def test_samples_denoised_together_agree_to_rounding(images: Path, trained: Path, work: Path, prompts: Path) -> None:
+    folder = work / "together"
+    generate(config(trained, folder, prompts=str(prompts), samples=2, samples_at_once=4))
+    for one, other in zip(manifest(images), manifest(folder), strict=True):
+        first, second = (np.asarray(Image.open(row["uri"])).astype(int) for row in (one, other))
+        assert np.abs(first - second).max() <= 2
+
+
+def test_another_seed_gives_another_picture(images: Path) -> None:
+    rows = manifest(images)
+    assert Path(rows[0]["uri"]).read_bytes() != Path(rows[1]["uri"]).read_bytes()
+
+
+def test_a_second_run_makes_only_what_is_missing(images: Path, trained: Path, prompts: Path) -> None:
+    rows = manifest(images)
+    gone, kept = Path(rows[2]["uri"]), Path(rows[0]["uri"])
+    content, written = gone.read_bytes(), kept.stat().st_mtime_ns
+    gone.unlink()
+    generate(config(trained, images, prompts=str(prompts), samples=2))
+    assert gone.read_bytes() == content
+    assert kept.stat().st_mtime_ns == written
+    assert len(manifest(images)) == 6
+
+
+def test_a_video_begins_with_the_given_image(trained: Path, work: Path) -> None:
+    from pipelines.media import read_frames, write_image
+
+    picture = np.zeros((64, 64, 3), np.uint8)
+    picture[:, 32:] = (200, 60, 60)
+    write_image(work / "first.png", picture)
+    folder = work / "continued"
+    generate(config(trained, folder, prompt="a red wall", frames=5, image=str(work / "first.png")))
+    row = manifest(folder)[0]
+    with av.open(row["uri"]) as container:
+        assert sum(1 for _ in container.decode(video=0)) == row["frames"] == 5
+    first = read_frames(row["uri"], [0.0])[0].astype(int)
+    # The middle of each half; the embedded VAE blurs what is near an edge.
+    assert np.abs(first[16:48, 8:24] - picture[16:48, 8:24]).mean() < 25
+    assert np.abs(first[16:48, 40:56] - picture[16:48, 40:56]).mean() < 25
+
+
+def test_a_benchmark_gets_its_official_layout(trained: Path, work: Path, tmp_path: Path) -> None:
+    line = {"tag": "colors", "include": [{"class": "dog", "count": 1}], "prompt": "a photo of a dog"}
+    (tmp_path / "evaluation_metadata.jsonl").write_text(json.dumps(line) + "\n")
+    folder = work / "geneval"
+    generate(config(trained, folder, benchmark="geneval", benchmark_data=str(tmp_path)))
+    assert json.loads((folder / "00000" / "metadata.jsonl").read_text()) == line
+    assert sorted(path.name for path in (folder / "00000" / "samples").iterdir()) == [f"{i:04d}.png" for i in range(4)]
+
+
+def test_settings_are_part_of_what_a_sample_is(images: Path, trained: Path, work: Path, prompts: Path) -> None:
+    folder = work / "guided"
+    stronger = replace(
+        config(trained, folder, prompts=str(prompts)),
+        sampling=SamplingConfig(set_steps=2, diffusion_steps=2, guidance_scale=6.0),
+    )
+    generate(stronger)
+    ids = {row["sample_id"] for row in manifest(images)}
+    assert not ids & {row["sample_id"] for row in manifest(folder)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": None}, "give one of --prompt"),
+        ({"prompts": "file"}, "give one of --prompt"),
+        ({"checkpoint": ""}, "--checkpoint is missing"),
+        ({"checkpoint": "/nowhere"}, "no such folder"),
+        ({"output": ""}, "--output is missing"),
+        ({"prompt": None, "benchmark": "geneval"}, "--benchmark-data"),
+        ({"frames": 0}, "at least 1"),
+    ],
+)
+def test_wrong_use_is_one_line(changes: dict[str, Any], message: str, trained: Path, tmp_path: Path) -> None:
+    given = replace(config(trained, tmp_path / "out", prompt="a dog"), **changes)
+    with pytest.raises(ValueError, match=message) as caught:
+        generate(given)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds other files"):
+        generate(config(trained, tmp_path, prompt="a dog"))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
