@@ -16,10 +16,18 @@ from nova_model.model import Nova
 
 
 def tiny(seed: int = 0, **changes: Any) -> Nova:
-    """The preset `tiny` with some keys changed, in eval mode; leaves torch's own generator as it was."""
+    """The preset `tiny` with some keys changed, in eval mode; leaves torch's own generator as it was.
+
+    Matrices are half as large again as torch draws them, so that every part shows in the output.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Nova(replace(PRESETS["tiny"], **changes)).eval()
+        model = Nova(replace(PRESETS["tiny"], **changes)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter *= 1.5
+    return model
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
