@@ -1,0 +1,104 @@
+"""The command line: fast help, clear errors, exit codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jobs import cli, recipes, settings
+
+
+def nova(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a command line."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(arguments))
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
+
+
+def test_help_names_every_command_and_how_to_see_the_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    status, said, _ = nova(capsys, "--help")
+    assert status == 0
+    assert all(name in said for name in (*cli.COMMANDS, *recipes.NAMES))
+    assert "mlflow ui" in said
+
+
+@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name != "submit"])
+def test_each_command_shows_its_defaults_and_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, said, _ = nova(capsys, command, "--help")
+    assert status == 0
+    assert f"Example: nova {command}" in " ".join(said.split())
+    assert "(default" in said
+
+
+@pytest.mark.parametrize("recipe", recipes.NAMES)
+@pytest.mark.parametrize("command", ["curate", "train", "generate", "evaluate", "refresh"])
+def test_print_config_gives_what_set_takes(recipe: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, said, error = nova(capsys, command, "--recipe", recipe, "--print-config")
+    assert (status, error) == (0, "")
+    config = recipes.get(recipe, command)
+    assert len(said.strip().splitlines()) == len(settings.flatten(config))
+    given = [f"--set={line}" for line in said.strip().splitlines() if not line.endswith(("=None", "="))]
+    status, again, error = nova(capsys, command, *given, "--print-config")
+    assert (status, error) == (0, "")
+    differing = set(said.splitlines()) ^ set(again.splitlines())
+    assert all(line.endswith(("=None", "=")) or _unset(line, again) for line in differing), differing
+
+
+def _unset(line: str, said: str) -> bool:
+    """Whether a line differs only because None cannot be written with --set."""
+    key = line.partition("=")[0]
+    return any(f"{key}=" in each for each in said.splitlines())
+
+
+def test_set_and_flags_change_any_field(capsys: pytest.CaptureFixture[str]) -> None:
+    _, said, _ = nova(
+        capsys, "curate", "--set", "motion.short_side=160", "--set", "latents.sizes=64x64,64x96", "--limit", "5",
+        "--set", "decide.keep_duplicates=true", "--print-config",
+    )  # fmt: skip
+    lines = said.splitlines()
+    for wanted in ("motion.short_side=160", "latents.sizes=64x64,64x96", "limit=5", "decide.keep_duplicates=True"):
+        assert wanted in lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["currate"], "did you mean curate?"),
+        (["curate", "--recipe", "demmo"], "did you mean demo?"),
+        (["curate", "--set", "motion.shortside=3"], "did you mean motion.short_side?"),
+        (["curate", "--set", "limit"], "write key=value"),
+        (["curate", "--recipe"], "--recipe needs a value"),
+        (["demo", "--recipe", "t2i-512-0.6b"], "nova demo runs small models"),
+        (["curate"], "--input is missing"),
+        (["train"], "--tables is missing"),
+        (["evaluate"], "--output is missing"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, error = nova(capsys, *arguments)
+    assert status == 2
+    assert out == ""
+    assert message in error
+    assert error.startswith("nova: error: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["curate", "--inptu", "x"], ["train", "--steps", "many"]])
+def test_a_wrong_option_is_exit_2_without_a_traceback(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, error = nova(capsys, *arguments)
+    assert status == 2
+    assert error
+    assert "Traceback" not in error
+
+
+def test_an_error_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(config: Any) -> int:
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr("jobs.train.run", broken)
+    with pytest.raises(AssertionError, match="a bug"):
+        cli.main(["train"])

@@ -1,0 +1,46 @@
+"""Recipes: every one is a whole config, and the real ones fit the released checkpoints."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs import recipes
+from nova_model.config import PRESETS
+
+
+@pytest.mark.parametrize("name", recipes.NAMES)
+def test_data_and_model_of_a_recipe_fit(name: str) -> None:
+    curate, train = recipes.get(name, "curate"), recipes.get(name, "train")
+    model = PRESETS[train.preset]
+    for height, width in curate.latents.shapes():
+        assert height % (model.image_stride * model.patch_size * 2) == 0
+        assert width % (model.image_stride * model.patch_size * 2) == 0
+    assert curate.latents.model == train.vae, "what encodes must be what decodes"
+    assert curate.text.model == train.text_encoder
+    assert curate.text.max_tokens <= model.text_token_len
+    assert (max(curate.latents.lengths, default=1) > 1) <= model.has_motion
+
+
+@pytest.mark.parametrize("name", list(recipes.RELEASES))
+def test_a_real_recipe_has_the_sizes_of_its_release(name: str) -> None:
+    curate, train, generate = (recipes.get(name, command) for command in ("curate", "train", "generate"))
+    assert curate.latents.shapes() == [PRESETS[train.preset].pixel_size]
+    assert not any(str(value).startswith("embedded/") for value in vars(train).values())
+    assert generate.frames == max(curate.latents.lengths, default=1)
+    assert train.global_batch in (1024, 384)
+
+
+def test_all_released_checkpoints_have_a_recipe() -> None:
+    released = {name for name in PRESETS if name.startswith("nova-")}
+    assert {release.preset for release in recipes.RELEASES.values()} == released
+
+
+def test_refresh_is_curation_and_training_of_the_same_recipe() -> None:
+    refresh = recipes.get("demo", "refresh")
+    assert refresh.trainer == recipes.get("demo", "train")
+    assert refresh.latents == recipes.get("demo", "curate").latents
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"did you mean t2i-1024-0\.6b"):
+        recipes.get("t2i-1024-0.6", "train")
