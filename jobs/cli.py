@@ -7,6 +7,7 @@ nova curate --help
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -34,7 +35,9 @@ options of every command:
   --print-config      print the config, one key=value a line as --set takes it, and stop
   --help              all options with their defaults, and an example
 
-Runs are kept in MLflow: a file mlflow.db beside the outputs, or the server named by MLFLOW_TRACKING_URI.
+{runs}"""
+OPTIONS = "Besides the options below: --recipe NAME, --set key=value, --print-config (nova --help says more)."
+RUNS = """Runs are kept in MLflow: a file mlflow.db beside the outputs, or the server named by MLFLOW_TRACKING_URI.
 Look at them with: mlflow ui --backend-store-uri sqlite:///work/mlflow.db"""
 
 
@@ -77,7 +80,7 @@ def run(arguments: list[str]) -> int:
 
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         listed = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
-        print(USAGE.format(commands=listed, recipes=", ".join(recipes.NAMES)))
+        print(USAGE.format(commands=listed, recipes=", ".join(recipes.NAMES), runs=RUNS))
         return 0
     command = arguments[0]
     if command not in COMMANDS:
@@ -141,6 +144,7 @@ def build(command: str, invocation: Invocation) -> Any:
         default=default,
         args=[*flags, *invocation.rest],
         prog=f"nova {command}",
+        description=f"{inspect.cleandoc(type(default).__doc__ or '')}\n\n{OPTIONS}\n\n{RUNS}",
     )
 
 

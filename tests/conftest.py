@@ -6,9 +6,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from jobs.train import TrainConfig
 
 # One thread a process: tests share few cores with Ray's workers, which inherit this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -94,9 +98,16 @@ def curated(work: Path, media: Path, ray_session: None) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(work: Path, curated: Path) -> Path:
-    """A run that trained a few steps on `curated`."""
-    from jobs import recipes
+    """A run of eight steps on `curated`, without an interruption."""
     from jobs.train import train
 
-    train(replace(recipes.get("debug", "train"), tables=str(curated), run=str(work / "run"), steps=4))
+    train(train_config(tables=str(curated), run=str(work / "run"), steps=8))
     return work / "run"
+
+
+def train_config(**changes: Any) -> TrainConfig:
+    """The debug recipe with a checkpoint every other step and a log entry at each."""
+    from jobs import recipes
+
+    base = recipes.get("debug", "train")
+    return replace(base, **({"checkpoint_every": 2, "log_every": 1, "ema_every": 2} | changes))

@@ -30,6 +30,8 @@ def test_each_command_shows_its_defaults_and_an_example(command: str, capsys: py
     assert status == 0
     assert f"Example: nova {command}" in " ".join(said.split())
     assert "(default" in said
+    assert "--recipe NAME" in said
+    assert "mlflow ui" in said
 
 
 @pytest.mark.parametrize("recipe", recipes.NAMES)

@@ -11,23 +11,16 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from jobs import recipes, train
-from jobs.train import TrainConfig
+from jobs import train
 from pipelines.tables import Tables
-
-
-def config(**changes: Any) -> TrainConfig:
-    base = recipes.get("debug", "train")
-    return replace(base, checkpoint_every=2, log_every=1, ema_every=2, **changes)
+from tests.conftest import train_config
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -42,23 +35,8 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(curated: Path, work: Path) -> Path:
-    """Eight steps in one go."""
-    run = work / "train_whole"
-    train.train(config(tables=str(curated), run=str(run), steps=8))
-    return run
-
-
-def test_losses_go_down(curated: Path, work: Path) -> None:
-    run = work / "train_long"
-    train.train(replace(config(tables=str(curated), run=str(run), steps=60), checkpoint_every=60))
-    losses = [entry["loss_first_frame"] for entry in metrics(run)]
-    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
-
-
-def test_what_is_logged(uninterrupted: Path) -> None:
-    entries = metrics(uninterrupted)
+def test_what_is_logged(trained: Path) -> None:
+    entries = metrics(trained)
     assert [entry["step"] for entry in entries] == list(range(1, 9))
     assert any("loss_later_frames" in entry for entry in entries)
     for entry in entries:
@@ -70,15 +48,15 @@ def test_what_is_logged(uninterrupted: Path) -> None:
     assert entries[-1]["device_hours"] > entries[0]["device_hours"]
 
 
-def test_only_the_newest_checkpoints_are_kept_and_say_where_they_come_from(uninterrupted: Path, curated: Path) -> None:
-    kept = sorted(path.name for path in (uninterrupted / "checkpoints").glob("step-*"))
+def test_only_the_newest_checkpoints_are_kept_and_say_where_they_come_from(trained: Path, curated: Path) -> None:
+    kept = sorted(path.name for path in (trained / "checkpoints").glob("step-*"))
     assert kept == ["step-00000006", "step-00000008"]
-    parts = json.loads((uninterrupted / "model" / "components.json").read_text())
+    parts = json.loads((trained / "model" / "components.json").read_text())
     assert (parts["tables"], parts["version"], parts["step"]) == (str(curated), 1, 8)
-    assert (uninterrupted / "report.html").exists()
+    assert (trained / "report.html").exists()
 
 
-def test_a_killed_run_resumes_exactly(curated: Path, work: Path, uninterrupted: Path) -> None:
+def test_a_killed_run_resumes_exactly(curated: Path, work: Path, trained: Path) -> None:
     run = work / "train_killed"
     options = ["--set", "checkpoint_every=2", "--set", "log_every=1", "--set", "ema_every=2"]
     command = ["train", "--tables", f"{curated}@1", "--run", str(run), "--steps", "8", *options]
@@ -94,13 +72,13 @@ def test_a_killed_run_resumes_exactly(curated: Path, work: Path, uninterrupted: 
         process.wait()
     assert train.steps_done(str(run)) < 8
     before = json.loads((run / "mlflow.json").read_text())["run_id"]
-    train.train(config(tables=str(curated), run=str(run), steps=8))
-    assert same(weights(run), weights(uninterrupted)), "a resumed run computed something else"
+    train.train(train_config(tables=str(curated), run=str(run), steps=8))
+    assert same(weights(run), weights(trained)), "a resumed run computed something else"
     assert [entry["step"] for entry in metrics(run)] == list(range(1, 9))
     assert json.loads((run / "mlflow.json").read_text())["run_id"] == before
 
 
-def test_a_killed_worker_is_replaced(curated: Path, work: Path, uninterrupted: Path) -> None:
+def test_a_killed_worker_is_replaced(curated: Path, work: Path, trained: Path) -> None:
     run = work / "train_lost_worker"
     killed: list[int] = []
 
@@ -115,48 +93,49 @@ def test_a_killed_worker_is_replaced(curated: Path, work: Path, uninterrupted: P
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    train.train(config(tables=str(curated), run=str(run), steps=8))
+    train.train(train_config(tables=str(curated), run=str(run), steps=8))
     assert killed, "there was no worker to kill; the test shows nothing"
-    assert same(weights(run), weights(uninterrupted))
+    assert same(weights(run), weights(trained))
     assert [entry["step"] for entry in metrics(run)] == list(range(1, 9))
 
 
-def test_two_workers_share_each_batch(curated: Path, work: Path) -> None:
+def test_two_workers_learn_together(curated: Path, work: Path) -> None:
     run = work / "train_two"
-    train.train(config(tables=str(curated), run=str(run), steps=3, workers=2, cpus_per_worker=0.5))
-    entries = metrics(run)
-    assert [entry["step"] for entry in entries] == [1, 2, 3]
-    training = [load_file(run / "checkpoints" / "step-00000003" / "training" / "model.safetensors")]
-    assert all(torch.isfinite(value).all() for value in training[0].values())
+    train.train(
+        train_config(
+            tables=str(curated), run=str(run), steps=40, workers=2, cpus_per_worker=0.5, accumulate=2,
+            checkpoint_every=40,
+        )
+    )  # fmt: skip
+    losses = [entry["loss_first_frame"] for entry in metrics(run)]
+    assert len(losses) == 40
+    assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
 
 
-def test_more_steps_go_on_from_the_last_checkpoint(uninterrupted: Path, curated: Path, work: Path) -> None:
-    run = work / "train_more"
-    shutil.copytree(uninterrupted, run)
-    train.train(config(tables=str(curated), run=str(run), steps=10))
-    assert [entry["step"] for entry in metrics(run)] == list(range(1, 11))
-
-
-def test_a_run_stays_on_the_version_it_began_with(uninterrupted: Path, curated: Path, work: Path) -> None:
-    newer, run = work / "newer_tables", work / "train_pinned"
+def test_more_steps_go_on_and_stay_on_the_version_they_began_with(trained: Path, curated: Path, work: Path) -> None:
+    newer, run = work / "newer_tables", work / "train_more"
+    shutil.copytree(trained, run)
     shutil.copytree(curated, newer)
-    train.train(config(tables=str(newer), run=str(run), steps=1))
-    first = Tables(newer).read("examples").slice(0, 1)["example_id"].to_pylist()
-    Tables(newer).delete("examples", first)
-    assert train._data(config(tables=str(newer), run=str(run))) == (str(newer), 1)
-    assert train._data(config(tables=f"{newer}@2", run=str(run))) == (str(newer), 2)
+    claimed = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**claimed, "tables": str(newer)}))
+    Tables(newer).delete("examples", Tables(newer).read("examples")["example_id"].to_pylist()[:1])
+    train.train(train_config(tables=str(newer), run=str(run), steps=10))
+    assert [entry["step"] for entry in metrics(run)] == list(range(1, 11))
+    assert json.loads((run / "model" / "components.json").read_text())["version"] == 1
+    train.train(train_config(tables=f"{newer}@2", run=str(run), steps=10))
+    assert json.loads((run / "run.json").read_text())["version"] == 2, "the newer version was asked for"
 
 
-def test_init_from_takes_what_fits(uninterrupted: Path) -> None:
+def test_init_from_takes_what_fits(trained: Path) -> None:
     from jobs.training import copy_weights
     from nova_model.config import PRESETS
     from nova_model.model import Nova
 
     model = Nova(PRESETS["tiny"])
-    copy_weights(str(uninterrupted / "model"), model)
-    assert same(model.state_dict(), weights(uninterrupted) | dict(model.named_buffers()))
+    copy_weights(str(trained / "model"), model)
+    assert same(model.state_dict(), weights(trained) | dict(model.named_buffers()))
     with pytest.raises(ValueError, match="same preset family"):
-        copy_weights(str(uninterrupted / "model"), Nova(PRESETS["demo"]))
+        copy_weights(str(trained / "model"), Nova(PRESETS["demo"]))
 
 
 @pytest.mark.parametrize(
@@ -184,19 +163,19 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     given = {key: places[value.split("@")[0]] + value[len(value.split("@")[0]) :] if value.split("@")[0] in places
              else value for key, value in changes.items()}  # fmt: skip
     with pytest.raises(ValueError, match=message) as caught:
-        train.train(config(**given))
+        train.train(train_config(**given))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_folder_keeps_to_its_model(uninterrupted: Path, curated: Path) -> None:
+def test_a_run_folder_keeps_to_its_model(trained: Path, curated: Path) -> None:
     with pytest.raises(ValueError, match="was started with seed=0"):
-        train.train(config(tables=str(curated), run=str(uninterrupted), seed=1))
+        train.train(train_config(tables=str(curated), run=str(trained), seed=1))
 
 
 def test_a_batch_must_be_divisible() -> None:
     with pytest.raises(ValueError, match="multiple of workers x accumulate = 6"):
-        config(workers=2, accumulate=3)
+        train_config(workers=2, accumulate=3)
 
 
 def test_a_full_disk_is_explained(tmp_path: Path) -> None:
