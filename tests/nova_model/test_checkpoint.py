@@ -50,6 +50,11 @@ def losses(model):
     ).total
 
 
+def same(loss, expected):
+    """Not to the last bit: weights read from a file may lie otherwise in memory, which changes how sums are rounded."""
+    torch.testing.assert_close(loss, expected, atol=0, rtol=1e-5)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A saved model."""
@@ -94,7 +99,7 @@ def test_a_saved_model_comes_back_whole(folder):
     assert loaded.config == model.config == load_config(folder)
     assert list(loaded.state_dict()) == list(model.state_dict())
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
-    assert torch.equal(losses(loaded), losses(model))
+    same(losses(loaded), losses(model))
     assert not tiny(seed=1).state_dict()["image_decoder.head.weight"].equal(model.image_decoder.head.weight)
 
 
@@ -121,7 +126,7 @@ def test_large_weights_are_sharded_with_an_index(tmp_path, monkeypatch):
     assert all(path.stat().st_size < 700_000 for path in shards)
     index = json.loads((tmp_path / "diffusion_pytorch_model.safetensors.index.json").read_text())
     assert set(index["weight_map"]) == set(model.state_dict())
-    assert torch.equal(losses(load_transformer(tmp_path)), losses(model))
+    same(losses(load_transformer(tmp_path)), losses(model))
 
 
 def test_saving_again_leaves_nothing_of_the_model_before(tmp_path, monkeypatch):
@@ -129,7 +134,7 @@ def test_saving_again_leaves_nothing_of_the_model_before(tmp_path, monkeypatch):
     save_transformer(tiny(seed=1), tmp_path)
     monkeypatch.setattr(checkpoint, "MAX_SHARD", "5GB")
     save_transformer(tiny(), tmp_path)
-    assert torch.equal(losses(load_transformer(tmp_path)), losses(tiny()))
+    same(losses(load_transformer(tmp_path)), losses(tiny()))
 
 
 def test_weights_are_loaded_in_the_precision_asked_for(folder):
@@ -142,7 +147,7 @@ def test_weights_are_loaded_in_the_precision_asked_for(folder):
 def test_a_bin_is_read_without_running_what_is_in_it(folder):
     (folder / FILE).unlink()
     torch.save(tiny(seed=2).state_dict(), folder / "diffusion_pytorch_model.bin")
-    assert torch.equal(losses(load_transformer(folder)), losses(tiny(seed=2)))
+    same(losses(load_transformer(folder)), losses(tiny(seed=2)))
 
     class Evil:
         def __reduce__(self):
