@@ -67,6 +67,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         print(f"nova: error: {_one_line(error)}", file=sys.stderr)
         status = 2
+    except Exception as error:
+        from jobs.disk import is_full
+
+        if not is_full(error):
+            raise
+        message = "a disk is full; free some space and run the same command again"
+        print(f"nova: error: {message} ({_one_line(error)[:200]})", file=sys.stderr)
+        status = 2
     sys.exit(status)
 
 

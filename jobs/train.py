@@ -7,11 +7,12 @@ The same command again goes on from the last checkpoint. What a worker does is i
 
 from __future__ import annotations
 
-import errno
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from jobs import disk
 
 if TYPE_CHECKING:
     from nova_model.config import NovaConfig
@@ -148,7 +149,7 @@ def train(config: TrainConfig) -> Path:
     from jobs import settings, tracking, train_progress
     from jobs.cluster import connect
     from jobs.curate import beside
-    from jobs.training import train_worker
+    from jobs.training import stopped_note, train_worker
     from pipelines.report import training_part, write_report
 
     root, version = _data(config)
@@ -179,9 +180,13 @@ def train(config: TrainConfig) -> Path:
                 failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             ),
         )  # fmt: skip
+        note = stopped_note(folder)
+        note.unlink(missing_ok=True)
         try:
             with train_progress.show(folder / "metrics.jsonl", config.steps):
                 trainer.fit()
+            if steps_done(config.run) < config.steps:
+                raise ValueError(note.read_text() if note.exists() else full_disk(folder))
         except Exception as error:
             raise _explained(error, folder) from error
         tracked.log_artifact(folder / "model" / "transformer" / "config.json", "model")
@@ -312,24 +317,14 @@ def _resources(config: TrainConfig) -> dict[str, float]:
 
 def _explained(error: Exception, folder: Path) -> Exception:
     """What the user can do about a failed run, where that is known; else the error itself."""
-    for cause in _causes(error):
-        full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or f"[Errno {errno.ENOSPC}]" in str(cause):
-            return ValueError(f"the disk of {folder} is full; free some space and run the same command again")
-    for cause in _causes(error):
+    if disk.is_full(error):
+        return ValueError(full_disk(folder))
+    for cause in disk.causes(error):
         if isinstance(cause, ValueError):
             return ValueError(str(cause).splitlines()[0])
     return error
 
 
-def _causes(error: BaseException | None) -> list[BaseException]:
-    """An error, what it wraps, and the errors of each worker."""
-    found: list[BaseException] = []
-    waiting = [error]
-    while waiting:
-        each = waiting.pop()
-        if each is None or each in found:
-            continue
-        found.append(each)
-        waiting += [each.__cause__, getattr(each, "cause", None), *getattr(each, "worker_failures", {}).values()]
-    return found
+def full_disk(folder: Path) -> str:
+    """What to do about a disk that is full."""
+    return f"the disk of {folder} is full; free some space and run the same command again"

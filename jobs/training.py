@@ -66,10 +66,34 @@ class Ema:
 def train_worker(given: dict[str, Any]) -> None:
     """The train loop of one worker, run by Ray Train.
 
+    Ray replaces a worker that fails and starts it again, which is no help against a full disk or a mistake of the
+    user: a worker on its own then leaves word in RUN/.stopped, where the disk lets it, and ends. (One of several lets
+    Ray try, so that none of the others waits for it.)
+
     Args:
         given: config (TrainConfig), tables, version, run (folder), tracking (handle of the MLflow run).
     """
     import ray.train
+
+    from jobs.disk import is_full
+
+    try:
+        _train_loop(given)
+    except Exception as error:
+        if ray.train.get_context().get_world_size() > 1 or not (is_full(error) or isinstance(error, ValueError)):
+            raise
+        if isinstance(error, ValueError):
+            stopped_note(Path(given["run"])).write_text(str(error).splitlines()[0])
+
+
+def stopped_note(run: Path) -> Path:
+    """The file that says why a worker gave up; a full disk leaves none."""
+    return run / ".stopped"
+
+
+def _train_loop(given: dict[str, Any]) -> None:
+    import ray.train
+    import torch
     from ray.train.torch import get_device, prepare_model
 
     from jobs.train import model_config
@@ -80,6 +104,7 @@ def train_worker(given: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     worker = Worker(config, given["tables"], Path(given["run"]), rank, world, get_device())
+    torch.manual_seed(config.seed)  # layers draw their first weights from torch's own generator
     model = Nova(model_config(config)).to(worker.device)
     worker.prepare(model)
     progress = worker.restore(ray.train.get_checkpoint(), given["version"])
