@@ -202,21 +202,54 @@ def test_guidance_reaches_its_scale_at_the_last_set():
     same(said(guidance_scale=6, min_guidance_scale=2), said(guidance_scale=6))
 
 
-def test_guidance_rises_over_the_sets():
-    """Sets of 4 and 12 tokens under 2 -> 6: the first is guided by 4, the second by 6."""
-
-    def frame(**settings):
-        made = sample(tiny(), Says(), settings={"set_steps": 2, "diffusion_steps": 1, **settings})
-        return ops.patchify(made[:, :, 0], 2)
-
+def two_sets(**settings):
+    """A frame in two sets of one step each: the tokens of the first set and those of the second, [B, n, P]."""
+    made = sample(tiny(), Says(), settings={"set_steps": 2, "diffusion_steps": 1, **settings})
+    tokens = ops.patchify(made[:, :, 0], 2)
     order = torch.rand(2, 16, 1, generator=generator(0)).argsort(dim=1).squeeze(-1)
-    sizes = masking.set_sizes(2, 16)
-    rising, at_4, at_6 = frame(min_guidance_scale=2, guidance_scale=6), frame(guidance_scale=4), frame(guidance_scale=6)
-    rows = torch.arange(2)[:, None]
-    first, second = order[:, : sizes[0]], order[:, sizes[0] :]
-    assert torch.equal(rising[rows, first], at_4[rows, first])
-    assert (rising[rows, second] - at_4[rows, second]).abs().max() > 1e-3
-    assert (rising[rows, first] - at_6[rows, first]).abs().max() > 1e-3
+    return tuple(tokens[torch.arange(2)[:, None], ids] for ids in order.split(masking.set_sizes(2, 16), dim=1))
+
+
+def test_guidance_rises_over_the_sets():
+    """From 2 to 6 in two sets: the first is guided by 4, the second by 6."""
+    rising, at_4, at_6 = (
+        two_sets(min_guidance_scale=2, guidance_scale=6),
+        two_sets(guidance_scale=4),
+        two_sets(guidance_scale=6),
+    )
+    assert torch.equal(rising[0], at_4[0])
+    assert (rising[0] - at_6[0]).abs().max() > 1e-3
+    assert (rising[1] - at_4[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("least", "alone"), [(-3.0, True), (-2.5, True), (-1.0, False)])
+def test_a_set_is_guided_only_where_its_scale_is_above_1(least, alone):
+    """Rising to 4 in two sets, the first has a scale of 0.5, 0.75 or 1.5."""
+    first, _ = two_sets(min_guidance_scale=least, guidance_scale=4)
+    conditional, _ = two_sets(guidance_scale=1)
+    if alone:
+        same(first, conditional)
+    else:
+        same(first, two_sets(guidance_scale=1.5)[0])
+        assert (first - conditional).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_noise_outside_the_set_counts_in_the_norm():
+    model, rng = tiny(), generator(0)
+    chosen = torch.rand(2, 16, 1, generator=rng).argsort(dim=1)[:, : masking.set_sizes(2, 16)[0]]
+    noise = ops.patchify(torch.randn(2, 4, 8, 8, generator=rng), 2)
+    grids = []
+    for prompt in (randn(2, 16, 64, seed=1), model.null(2)):
+        indicator = model.indicators(model.context(prompt, None, None, 2), FIRST)[:, 0]
+        z = model.spatial(FIRST, indicator, torch.zeros(2, 0, dtype=torch.long))
+        says = model.image_decoder(x_t=noise, t=torch.full((2, 16), Says().t), z=z)
+        inside = torch.zeros(2, 16, 1, dtype=torch.bool).scatter(1, chosen, True)
+        grids.append(torch.where(inside, says, noise))
+    guided = grids[1] + 9 * (grids[0] - grids[1])
+    scaled = guided * norm(grids[0]) / norm(guided)
+    expected = scaled.gather(1, chosen.expand(-1, -1, 16))
+    same(two_sets(guidance_scale=9, guidance_renorm=0.01)[0], expected)
 
 
 @pytest.mark.parametrize("least", [0.1, 0.99])
