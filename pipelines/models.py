@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import pickle
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,6 +120,10 @@ def loading(model_id: str) -> Iterator[None]:
     """Turns what a library raises while it loads a model into a `ValueError` of one line."""
     try:
         yield
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"model {model_id!r} holds more than tensors, and what else is in it could run code; convert it to safetensors"
+        ) from error
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"model {model_id!r} cannot be loaded: {reason[:300]}") from error
