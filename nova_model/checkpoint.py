@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -59,14 +60,20 @@ def load_transformer(
 def load_weights(folder: str | Path) -> dict[str, Tensor]:
     """All tensors of a folder: safetensors, sharded or not, else a .bin loaded with weights_only.
 
+    Other variants beside the plain weights (….fp16.safetensors) are left alone.
+
     Raises:
-        ValueError: no weights there.
+        ValueError: no weights there, or a damaged file.
     """
     folder = Path(folder)
-    found = sorted(folder.glob("*.safetensors"))
+    plain = folder / f"{WEIGHTS}.safetensors"
+    found = [plain] if plain.is_file() else sorted(folder.glob("*.safetensors"))
     tensors: dict[str, Tensor] = {}
     for path in found:
-        tensors |= load_file(path)
+        try:
+            tensors |= load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged ({error}); download it again") from error
     if found:
         return tensors
     for path in sorted(folder.glob("*.bin")):
@@ -108,4 +115,10 @@ def load_schedule(folder: str | Path) -> Schedule:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path} is missing; the folder is no part of a checkpoint")
-    return json.loads(path.read_text())
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); download it again") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no JSON object; download it again")
+    return found

@@ -9,6 +9,8 @@ from typing import Any
 
 _VIT = re.compile(r"vit_d(\d+)w(\d+)(?:h(\d+))?")
 _MLP = re.compile(r"mlp_d(\d+)w(\d+)")
+TEXT_ROWS = 512
+"""Rows of the buffer that pads prompts."""
 _HEADS = {64: 4, 768: 12, 1024: 16, 1536: 16}
 
 
@@ -61,15 +63,20 @@ class NovaConfig:
     """Temporal encoder, spatial encoder, denoiser."""
 
     def __post_init__(self) -> None:
+        if len(self.arch) != 3:
+            raise ValueError(f"arch {self.arch}: name temporal encoder, spatial encoder and denoiser")
+        _mlp(self.arch[2])
         if self.temporal.width != self.spatial.width:
             raise ValueError(f"arch {self.arch}: temporal and spatial encoder must have one width")
         for size in (self.temporal, self.spatial):
-            if size.width % 4 or size.width % size.heads:
+            if size.heads < 1 or size.width % 4 or size.width % size.heads:
                 raise ValueError(
                     f"arch {self.arch}: width {size.width} must be divisible by 4 and by {size.heads} heads"
                 )
-        if self.rotary_pos_embed and (self.temporal.width // self.temporal.heads) % 16:
-            raise ValueError(f"arch {self.arch}: rotary positions need a head size divisible by 16")
+            if self.rotary_pos_embed and (size.width // size.heads) % 32:
+                raise ValueError(f"arch {self.arch}: rotary positions need a head size divisible by 32")
+        if self.text_token_dim is not None and self.text_token_len > TEXT_ROWS:
+            raise ValueError(f"text_token_len is {self.text_token_len}; the padding has {TEXT_ROWS} rows")
 
     @property
     def temporal(self) -> VitSize:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from nova_model import ops
+from nova_model.config import TEXT_ROWS
 from nova_model.layers import LAYER_NORM_EPS
 
-TEXT_ROWS = 512
 STD = 0.02
 
 

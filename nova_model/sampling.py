@@ -39,6 +39,10 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.set_steps < 1 or self.diffusion_steps < 1:
             raise ValueError("set_steps and diffusion_steps must be at least 1")
+        if not 0 < self.guidance_renorm <= 1:
+            raise ValueError(f"guidance_renorm is {self.guidance_renorm}; it is a factor above 0 and up to 1")
+        if self.guidance_scale < 0:
+            raise ValueError(f"guidance_scale is {self.guidance_scale}; it is 1 (off) or more")
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class Noise:
         return self._draw(torch.randn, shape)
 
 
+@torch.no_grad()
 def generate(
     model: Nova,
     schedule: Schedule,
@@ -110,6 +115,8 @@ def generate(
     """
     settings = settings or SamplingConfig()
     batch, (height, width) = len(text), latent_size
+    if frames < 1:
+        raise ValueError(f"{frames} frames were asked for; at least 1")
     if len(generators) not in (1, batch):
         raise ValueError(f"{len(generators)} generators for {batch} samples; give one, or one a sample")
     weight = model.mask_embed.mask_token
@@ -119,7 +126,11 @@ def generate(
     model.check_size(latents)
     given = 0 if first_frames is None else first_frames.shape[2]
     if first_frames is not None:
-        if first_frames.shape[-2:] != latents.shape[-2:] or given > frames:
+        if (
+            first_frames.shape[:2] != latents.shape[:2]
+            or first_frames.shape[-2:] != latents.shape[-2:]
+            or given > frames
+        ):
             raise ValueError(f"first frames are {tuple(first_frames.shape)}, the video is {tuple(latents.shape)}")
         latents[:, :, :given] = first_frames.to(latents)
     noise = Noise(generators, batch, weight.device)

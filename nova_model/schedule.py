@@ -164,14 +164,24 @@ def _predicted_clean(scheduler: Any, output: Tensor, x: Tensor, alpha: float) ->
     kind = scheduler.config.prediction_type
     if kind == "epsilon":
         clean = (x - math.sqrt(1 - alpha) * output) / math.sqrt(alpha)
-    elif kind == "v_prediction":
-        clean = math.sqrt(alpha) * x - math.sqrt(1 - alpha) * output
     else:
-        clean = output
+        clean = math.sqrt(alpha) * x - math.sqrt(1 - alpha) * output
     if scheduler.config.clip_sample:
         limit = scheduler.config.clip_sample_range
         clean = clean.clamp(-limit, limit)
     return clean
+
+
+_FLOW_REFUSED = (
+    "use_dynamic_shifting", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "invert_sigmas",
+    "stochastic_sampling", "shift_terminal",
+)  # fmt: skip
+_DDPM_KNOWN = {
+    "prediction_type": ("epsilon", ("epsilon", "v_prediction")),
+    "variance_type": ("fixed_small", ("fixed_small", "fixed_small_log", "fixed_large")),
+    "beta_schedule": ("linear", ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")),
+}
+"""Key -> diffusers' default, and what is taken."""
 
 
 def schedule_from_config(config: dict[str, Any]) -> Schedule:
@@ -183,12 +193,18 @@ def schedule_from_config(config: dict[str, Any]) -> Schedule:
     name = config.get("_sample_class_name") or config.get("_class_name", "")
     plain = {key: value for key, value in config.items() if not key.startswith("_")}
     if "FlowMatch" in name:
+        wrong = [key for key in _FLOW_REFUSED if plain.get(key)]
+        if wrong:
+            raise ValueError(f"this flow-matching config sets {wrong[0]}, which NOVA has no use for; leave it out")
         return FlowMatching(
             shift=float(plain.get("shift", 1.0)), num_train_timesteps=int(plain.get("num_train_timesteps", 1000))
         )
     if "DDPM" in name:
-        if plain.get("thresholding") or plain.get("variance_type", "fixed_small").startswith("learned"):
-            raise ValueError("this DDPM config uses thresholding or a learned variance, which NOVA has no use for")
+        if plain.get("thresholding"):
+            raise ValueError("this DDPM config uses thresholding, which NOVA has no use for; leave it out")
+        for key, (default, known) in _DDPM_KNOWN.items():
+            if plain.get(key, default) not in known:
+                raise ValueError(f"this DDPM config has {key}={plain[key]!r}; NOVA takes {' or '.join(known)}")
         return Ddpm(plain)
     raise ValueError(f"unknown scheduler {name!r}; NOVA takes FlowMatchEulerDiscreteScheduler or DDPMScheduler")
 

@@ -122,7 +122,7 @@ def loading(model_id: str) -> Iterator[None]:
         yield
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"model {model_id!r} holds more than tensors, and what else is in it could run code; convert it to safetensors"
+            f"model {model_id!r} holds more than tensors, which could run code; convert it to safetensors"
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__

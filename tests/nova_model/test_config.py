@@ -82,13 +82,11 @@ def test_rotary_positions_need_heads_that_split_in_three():
         NovaConfig(arch=("vit_d2w64h8", "vit_d2w64h8", "mlp_d1w32"), rotary_pos_embed=True)
 
 
-@pytest.mark.xfail(strict=True, reason="the denoiser's name is read only when a model is built")
 def test_a_mistyped_denoiser_is_told_when_the_config_is_built():
     with one_line_error("a denoiser is named such as mlp_d6w1024"):
         NovaConfig(arch=("vit_d2w64", "vit_d2w64", "mpl_d1w32"))
 
 
-@pytest.mark.xfail(strict=True, reason="heads of 16 channels split into 2 + 7 + 7, which have no pairs")
 def test_rotary_positions_refuse_heads_whose_thirds_are_odd():
     with one_line_error("rotary positions need a head size"):
         NovaConfig(arch=("vit_d2w64", "vit_d2w64", "mlp_d1w32"), rotary_pos_embed=True)
