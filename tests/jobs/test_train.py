@@ -122,8 +122,7 @@ def test_more_steps_go_on_and_stay_on_the_version_they_began_with(trained: Path,
     train.train(train_config(tables=str(newer), run=str(run), steps=10))
     assert [entry["step"] for entry in metrics(run)] == list(range(1, 11))
     assert json.loads((run / "model" / "components.json").read_text())["version"] == 1
-    train.train(train_config(tables=f"{newer}@2", run=str(run), steps=10))
-    assert json.loads((run / "run.json").read_text())["version"] == 2, "the newer version was asked for"
+    assert train._data(train_config(tables=f"{newer}@2", run=str(run))) == (str(newer), 2), "it was asked for"
 
 
 def test_init_from_takes_what_fits(trained: Path) -> None:

@@ -1,0 +1,189 @@
+"""MLflow: one run across restarts with its true status, and no server trouble that costs work."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+from jobs import tracking
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for local stores; making one takes seconds, so the tests share it."""
+    return tmp_path_factory.mktemp("store")
+
+
+def client(uri: str) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def read(run: tracking.Run) -> Any:
+    return client(run.uri).get_run(run.id)
+
+
+def test_what_is_logged_can_be_read_back(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("<p>all is well</p>")
+    with tracking.start("curate", config={"input": "x", "limit": None}, beside=store) as parent:
+        pass
+    with tracking.start("train", config={"lr": 1e-4, "steps": 3}, beside=store, parent=parent.id) as run:
+        for step in (1, 2, 3):
+            run.log_metrics({"loss": 1 / step}, step=step)
+        run.log_artifact(tmp_path / "report.html")
+        run.log_text("hello", "notes.txt")
+        run.log_dataset("s3://key:secret@bucket/tables", 7, "training")
+    found = read(run)
+    assert found.info.status == "FINISHED"
+    assert (found.data.params["lr"], found.data.params["steps"]) == ("0.0001", "3")
+    assert found.data.tags["mlflow.parentRunId"] == parent.id
+    assert found.data.tags["data_version"] == "7"
+    assert [point.value for point in client(run.uri).get_metric_history(run.id, "loss")] == [1.0, 0.5, 1 / 3]
+    assert {each.path for each in client(run.uri).list_artifacts(run.id)} == {"report.html", "notes.txt"}
+    (data,) = found.inputs.dataset_inputs
+    assert (data.dataset.digest, json.loads(data.dataset.source)["version"]) == ("7", 7)
+    assert "secret" not in str(found.to_dictionary())
+
+
+def test_secrets_are_masked(store: Path) -> None:
+    config = {"hub_token": "abc", "address": "https://me:hidden@host/x", "max_tokens": 16}
+    with tracking.start("curate", config=config, beside=store) as run:
+        pass
+    params = read(run).data.params
+    assert params == {"hub_token": "***", "address": "https://host/x", "max_tokens": "16"}
+
+
+def test_a_restart_is_the_same_run_and_says_what_changed(store: Path, tmp_path: Path) -> None:
+    resume = tmp_path / "mlflow.json"
+    with (
+        pytest.raises(RuntimeError),
+        tracking.start("train", config={"steps": 5, "lr": 1}, beside=store, resume=resume) as first,
+    ):
+        raise RuntimeError("a bug")
+    assert read(first).info.status == "FAILED"
+    with tracking.start("train", config={"steps": 9, "lr": 1}, beside=store, resume=resume) as second:
+        assert read(second).info.status == "RUNNING"
+    assert second.id == first.id
+    found = read(second)
+    assert found.info.status == "FINISHED"
+    assert found.data.params["steps"] == "5"
+    assert found.data.tags["changed.steps"] == "9"
+    assert "changed.lr" not in found.data.tags
+
+
+def test_a_terminated_command_is_a_killed_run(store: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from jobs import tracking\n"
+        f"with tracking.start('train', config={{}}, beside={str(store)!r}) as run:\n"
+        "    print(run.uri, run.id, flush=True); time.sleep(60)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    uri, run_id = process.stdout.readline().split()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert client(uri).get_run(run_id).info.status == "KILLED"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A real `mlflow server` on this machine."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts"),
+    ]  # fmt: skip
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=folder)
+    try:
+        deadline = time.monotonic() + 120
+        while not _answers(f"http://127.0.0.1:{port}/health"):
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}", process
+    finally:
+        _kill(process)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=2) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_server_gets_the_run_and_its_death_costs_nothing(
+    server: tuple[str, subprocess.Popen[bytes]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    address, process = server
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with tracking.start("curate", config={"input": "x"}, beside=tmp_path) as run:
+        run.log_metrics({"clips": 3})
+        run.log_text("hello", "notes.txt")
+    assert run.uri == address
+    found = read(run)
+    assert (found.info.status, found.data.metrics["clips"]) == ("FINISHED", 3)
+    assert [each.path for each in client(address).list_artifacts(run.id)] == ["notes.txt"]
+    assert not (tmp_path / "mlflow.db").exists()
+
+    with tracking.start("train", config={}, beside=tmp_path) as run:
+        _kill(process)
+        run.log_metrics({"loss": 1.0})
+        run.log_metrics({"loss": 0.5})
+    said = capsys.readouterr().err
+    assert said.count("nova: warning") == 1
+    assert "does not take entries" in said
+
+
+def test_a_server_that_is_down_is_replaced_by_the_local_store(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hidden@127.0.0.1:9")
+    began = time.monotonic()
+    with tracking.start("train", config={}, beside=store) as run:
+        run.log_metrics({"loss": 1.0})
+    assert time.monotonic() - began < 60
+    said = capsys.readouterr().err
+    assert f"sqlite:///{store}/mlflow.db" in said
+    assert "hidden" not in said
+    assert run.uri == f"sqlite:///{store}/mlflow.db"
+    assert read(run).info.status == "FINISHED"
+
+
+def test_another_process_writes_to_the_same_run(store: Path) -> None:
+    with tracking.start("train", config={}, beside=store) as run:
+        tracking.attach(run.handle()).log_metrics({"loss": 2.0}, step=4)
+    assert read(run).data.metrics["loss"] == 2.0
