@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.components import find
+from pipelines.components import Components, find
 
 PARTS = {"vae": "embedded/vae", "text_encoder": "embedded/text_encoder", "version": 3, "preset": "tiny"}
 
@@ -61,3 +61,73 @@ def test_a_hub_id_that_cannot_be_fetched_is_one_line(monkeypatch: pytest.MonkeyP
     with pytest.raises(ValueError, match="cannot be fetched from the hub") as caught:
         find("OWNER/some-nova")
     assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path: Path) -> None:
+    for step in (900, 1000, 20):
+        trained(tmp_path / "checkpoints" / f"step-{step:08d}")
+    (tmp_path / "checkpoints" / "step-00002000" / "transformer").mkdir(parents=True)
+    assert find(str(tmp_path)).checkpoint == str(tmp_path / "checkpoints" / "step-00001000")
+
+
+def test_a_trained_model_says_all_of_its_parts_and_takes_others(tmp_path: Path) -> None:
+    folder = trained(tmp_path / "model")
+    assert find(str(folder)) == Components(
+        checkpoint=str(folder),
+        transformer=str(folder / "transformer"),
+        scheduler=str(folder / "scheduler"),
+        vae="embedded/vae",
+        text_encoder="embedded/text_encoder",
+        tokenizer=None,
+        data_version=3,
+        preset="tiny",
+    )
+    other = find(str(folder), vae="my/vae", text_encoder="my/encoder")
+    assert (other.vae, other.text_encoder) == ("my/vae", "my/encoder")
+
+
+def test_a_released_tokenizer_stays_with_its_own_text_encoder(tmp_path: Path) -> None:
+    for part in ("transformer", "scheduler"):
+        (tmp_path / part).mkdir()
+    (tmp_path / "model_index.json").write_text("{}")
+    assert find(str(tmp_path), vae="embedded/vae").tokenizer == str(tmp_path / "tokenizer")
+    assert find(str(tmp_path), text_encoder="my/encoder").tokenizer is None
+    assert (find(str(tmp_path)).data_version, find(str(tmp_path)).preset) == (None, None)
+
+
+def test_relative_addresses_and_home_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = str(trained(tmp_path / "run" / "model") / "transformer")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = [find(name).transformer for name in ("run", "./run/", "~/run", "run/model")]
+    assert found == [expected] * 4, "run/model could be a hub id, but a folder that is here is meant"
+
+
+@pytest.mark.parametrize("name", ["./gone/model", "gone", "some/where/deep", "~/gone"])
+def test_addresses_that_are_no_hub_ids_are_not_looked_for_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(ValueError, match="no such folder"):
+        find(name)
+
+
+def test_a_hub_id_is_fetched_without_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked: dict[str, object] = {}
+
+    def snapshot_download(repo: str, **settings: object) -> str:
+        asked.update(settings, repo=repo)
+        for part in ("transformer", "scheduler"):
+            (tmp_path / "hub" / part).mkdir(parents=True)
+        (tmp_path / "hub" / "model_index.json").write_text("{}")
+        return str(tmp_path / "hub")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    assert find("owner/repo").transformer == str(tmp_path / "hub" / "transformer")
+    assert asked["repo"] == "owner/repo"
+    assert asked["ignore_patterns"] == ["*.py"]
+    patterns = ["transformer/*", "scheduler/*", "vae/*", "text_encoder/*", "tokenizer/*"]
+    assert asked["allow_patterns"] == ["model_index.json", *patterns]
