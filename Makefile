@@ -20,20 +20,22 @@ STAMP := $(VENV)/.installed
 
 setup: $(STAMP)
 
-# pip installs torch, because uv does not read pip's find-links; uv installs the rest, several times faster.
+# pip installs torch, because uv does not read pip's find-links; uv installs the rest, several times faster. Modules are
+# compiled once here: Ray starts many processes, and each would compile them again where Python may not keep the result.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info[:2] in ((3, 11), (3, 12)), "Python 3.11 or 3.12 is needed; name it: make PYTHON=python3.11"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv -c constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt $(PIP_TORCH)
-	$(UV) -e '.[dev]' -c constraints.txt
+	$(UV) --compile-bytecode -e '.[dev]' -c constraints.txt
 	touch $@
 
 demo: setup
 	$(BIN)/nova demo --output $(DEMO)
 
+# Two processes: one with the tests that share a Ray, one with the others.
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 slow: setup
 	$(BIN)/pytest -m slow

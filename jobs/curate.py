@@ -71,7 +71,14 @@ def curate(config: CurateConfig, *, parent: str | None = None) -> Summary:
     root = curator.tables.root
     with (
         exclusive(root),
-        tracking.start("curate", config=settings.flatten(config), beside=beside(root), parent=parent) as tracked,
+        tracking.start(
+            "curate",
+            config=settings.flatten(config),
+            beside=beside(root),
+            parent=parent,
+            resume=resume_file("curate", root),
+            forget=True,
+        ) as tracked,
     ):
         connect(config.address)
         summary = curator.run(sources, config.input)
@@ -120,6 +127,11 @@ def new_curator(config: CurateConfig) -> tuple[Iterator[Source], Curator]:
 def beside(output: str) -> Path:
     """The folder that MLflow's local store goes to: the one that holds the output."""
     return Path.cwd() if "://" in output else Path(output).expanduser().absolute().parent
+
+
+def resume_file(command: str, root: str) -> Path:
+    """The file that remembers a command's MLflow run until it has come to a good end."""
+    return beside(root) / f".{command}-{Path(root).name}-mlflow.json"
 
 
 def summary_table(summary: Summary) -> Table:

@@ -75,7 +75,11 @@ def run(config: DemoConfig) -> int:
     note = settings.untrained(config)[0]
     print(note)
     flat = {key: value for key, value in settings.flatten(config).items() if "." not in key}
-    with tracking.start("demo", config=flat, beside=output, resume=output / ".demo-mlflow.json") as tracked:
+    resume = output / ".demo-mlflow.json"
+    with (
+        tracking.start("demo", config=flat, beside=output, resume=resume) as tracked,
+        tracking.kept_with(tracked),
+    ):
         summary = _data(config, output, tracked)
         _train(config, output, tracked)
         groups = _samples(config, output, tracked)

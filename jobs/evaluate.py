@@ -64,7 +64,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Score]:
     output = _claimed(Path(config.output).expanduser().absolute())
     rows, failures = load_samples(config)
     with tracking.start(
-        "evaluate", config=settings.flatten(config), beside=beside(str(output)), parent=config.parent_run
+        "evaluate",
+        config=settings.flatten(config),
+        beside=beside(str(output)),
+        parent=config.parent_run,
+        resume=output / ".mlflow.json",
     ) as tracked:
         connect(config.address)
         scored = _score(config, rows)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.curate import CurateConfig, beside, curate, new_curator
+from jobs.curate import CurateConfig, beside, curate, new_curator, resume_file
 from jobs.train import TrainConfig, steps_done, train
 
 if TYPE_CHECKING:
@@ -57,10 +57,16 @@ def run(config: RefreshConfig) -> int:
         if not curating and not training:
             print(f"nothing new in {config.input}; examples stay at version {version}")
             return 0
-        with tracking.start(
-            "refresh", config=settings.flatten(config), beside=beside(tables.root),
-            resume=beside(tables.root) / ".refresh-mlflow.json",
-        ) as tracked:  # fmt: skip
+        with (
+            tracking.start(
+                "refresh",
+                config=settings.flatten(config),
+                beside=beside(tables.root),
+                resume=resume_file("refresh", tables.root),
+                forget=True,
+            ) as tracked,
+            tracking.kept_with(tracked),
+        ):
             if curating:
                 summary = curate(config, parent=tracked.id)
                 tracked.log_metrics(summary.counts())

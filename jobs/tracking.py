@@ -149,6 +149,7 @@ def start(
     beside: str | Path,
     parent: str | None = None,
     resume: Path | None = None,
+    forget: bool = False,
 ) -> Iterator[Run]:
     """Opens a run for a command and closes it with its true status.
 
@@ -158,6 +159,7 @@ def start(
         beside: folder of the local store.
         parent: id of the run that this one belongs to.
         resume: file that remembers the run, so that a killed command and its restart are one run.
+        forget: delete that file at a good end, where the next command is another run (as with refreshes).
     """
     run = _open(command, beside=Path(beside), parent=parent, resume=resume)
     run.log_params(config)
@@ -166,6 +168,8 @@ def start(
         with _terminated_as_exception():
             yield run
         status = "FINISHED"
+        if forget and resume is not None:
+            resume.unlink(missing_ok=True)
     except (KeyboardInterrupt, _Terminated):
         status = "KILLED"
         raise
@@ -176,6 +180,20 @@ def start(
 def attach(handle: Handle) -> Run:
     """The run of a handle, in another process."""
     return Run(handle)
+
+
+@contextmanager
+def kept_with(run: Run) -> Iterator[None]:
+    """Commands inside the block keep their runs where this one is kept, wherever their outputs lie."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = run.uri
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MLFLOW_TRACKING_URI"]
+        else:
+            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def warn(message: str) -> None:

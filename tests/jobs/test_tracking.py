@@ -89,6 +89,21 @@ def test_a_restart_is_the_same_run_and_says_what_changed(store: Path, tmp_path: 
     assert "changed.lr" not in found.data.tags
 
 
+def test_a_good_end_is_forgotten_where_the_next_command_is_another_run(store: Path, tmp_path: Path) -> None:
+    resume = tmp_path / "mlflow.json"
+    with (
+        pytest.raises(RuntimeError),
+        tracking.start("refresh", config={}, beside=store, resume=resume, forget=True) as killed,
+    ):
+        raise RuntimeError("a bug")
+    with tracking.start("refresh", config={}, beside=store, resume=resume, forget=True) as finished:
+        pass
+    with tracking.start("refresh", config={}, beside=store, resume=resume, forget=True) as following:
+        pass
+    assert finished.id == killed.id
+    assert following.id != finished.id
+
+
 def test_a_terminated_command_is_a_killed_run(store: Path, tmp_path: Path) -> None:
     program = (
         "import sys, time; from jobs import tracking\n"
@@ -187,3 +202,15 @@ def test_another_process_writes_to_the_same_run(store: Path) -> None:
     with tracking.start("train", config={}, beside=store) as run:
         tracking.attach(run.handle()).log_metrics({"loss": 2.0}, step=4)
     assert read(run).data.metrics["loss"] == 2.0
+
+
+def test_children_are_kept_with_their_parent(store: Path, tmp_path: Path) -> None:
+    with (
+        tracking.start("demo", config={}, beside=store) as parent,
+        tracking.kept_with(parent),
+        tracking.start("generate", config={}, beside=tmp_path, parent=parent.id) as child,
+    ):
+        pass
+    assert child.uri == parent.uri
+    assert read(child).data.tags["mlflow.parentRunId"] == parent.id
+    assert "MLFLOW_TRACKING_URI" not in os.environ

@@ -1,0 +1,50 @@
+"""`nova demo`: every part of the loop leaves what it should, under one MLflow run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jobs import demo, recipes, tracking
+from pipelines.tables import Tables
+
+
+def test_the_whole_loop(work: Path, ray_session: None, capsys: pytest.CaptureFixture[str]) -> None:
+    from mlflow import MlflowClient
+
+    base = recipes.get("debug", "demo")
+    output = work / "demo"
+    wanted = replace(base, output=str(output), items=24, prompts=1, train=replace(base.train, steps=4))
+    assert demo.run(wanted) == 0
+    said = capsys.readouterr().out
+    assert "Untrained models" in said
+    assert f"report          {output}/report.html" in said
+    page = (output / "report.html").read_text()
+    for section in ("curation", "training", "samples", "scores"):
+        assert f'id="{section}"' in page
+    for name in ("images", "videos", "from_image"):
+        assert (output / "samples" / name / "contact_sheet.png").exists()
+        assert (output / "scores" / name / "scores.parquet").exists()
+    assert Tables(output / "tables").count("failures") > 0, "the corpus has broken files"
+
+    uri = next(line.split("--backend-store-uri ")[1] for line in said.splitlines() if "runs in MLflow" in line)
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    runs = client.search_runs([experiment.experiment_id])
+    parent = next(run for run in runs if run.data.tags["nova.command"] == "demo")
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert Counter(run.data.tags["nova.command"] for run in children) == {
+        "curate": 1, "train": 1, "generate": 3, "evaluate": 3,
+    }  # fmt: skip
+    assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
+
+
+def test_a_folder_that_is_not_the_demos_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds other files"):
+        demo.run(replace(recipes.get("debug", "demo"), output=str(tmp_path)))
+    with pytest.raises(ValueError, match="at least 20"):
+        replace(recipes.get("debug", "demo"), items=3)
