@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines.media import write_image, write_video
+from pipelines.media import read_frames, write_image, write_video
 from pipelines.motion import Motion, Raft, mean_magnitudes, normalised
-from pipelines.stage import apply
+from pipelines.stage import Resources, apply
+from tests.media_files import coded_frames, read_code
 
 
 def exact_flow(first: Tensor, second: Tensor) -> Tensor:
@@ -145,3 +146,132 @@ def test_enlarged_frames_give_flow_in_their_own_pixels() -> None:
 def test_missing_weights_are_one_line() -> None:
     with pytest.raises(ValueError, match="no such folder"):
         Raft.load("raft_small", "/nowhere/raft.pth", 1)
+
+
+@pytest.mark.parametrize("fps", [6, 8, 23.976, 25, 29.97, 30, 50, 59.94])
+def test_pairs_are_whole_frames_apart_and_inside_their_clip(fps: float, tmp_path: Path) -> None:
+    write_video(tmp_path / "v.mp4", coded_frames(60, height=16), fps, crf=1)
+    gap = max(1, round(fps / 12))
+    for first, last in [(0, gap), (0, gap + 1), (7, 8 + gap), (7, 19), (10, 60), (60 - gap - 1, 60), (0, 60)]:
+        row = clip(tmp_path / "v.mp4", last / fps, fps) | {"start": first / fps}
+        times = Motion(pairs_per_second=4).pair_times(row)
+        assert bool(times) == (last - first > gap), "a clip gives a pair as soon as one fits"
+        if times:
+            shown = [read_code(each) for each in read_frames(str(row["uri"]), [t for pair in times for t in pair])]
+            assert [after - before for before, after in zip(shown[::2], shown[1::2], strict=True)] == [gap] * len(times)
+            assert first <= min(shown) < max(shown) < last
+
+
+@pytest.mark.parametrize(("fps", "apart"), [(25, 2), (30, 2), (29.97, 2), (10, 1), (60, 5)])
+def test_rates_that_12_does_not_divide_give_the_same_score(fps: float, apart: int, tmp_path: Path) -> None:
+    row = measured(sliding(tmp_path / "a.mp4", step=2, frames=int(2 * fps), fps=fps), int(2 * fps) / fps, fps)
+    assert row["motion_interval"] == pytest.approx(apart / fps)
+    assert row["motion_raw_mean"] == 2 * apart
+    assert row["motion_score"] == pytest.approx(2 * fps / 12, rel=1e-3)  # 2 fps pixels a second
+
+
+def test_small_and_upright_videos_are_measured_at_a_short_side_of_256(tmp_path: Path) -> None:
+    small = measured(sliding(tmp_path / "a.mp4", step=2, frames=24, fps=12, side=128), 2.0, 12)
+    assert small["motion_score"] == pytest.approx(4.0)  # 2 of 128 pixels
+    flat = read_frames(str(sliding(tmp_path / "b.mp4", step=4, frames=12, fps=12)), [each / 12 for each in range(12)])
+    write_video(tmp_path / "c.mp4", flat[:, :, :128], 12, crf=1)  # 256 high, 128 wide: 4 of 128 pixels
+    assert measured(tmp_path / "c.mp4", 1.0, 12)["motion_score"] == pytest.approx(8.0)
+
+
+def test_the_statistics_are_over_the_pairs(tmp_path: Path) -> None:
+    def flow(first: Tensor, second: Tensor) -> Tensor:
+        lengths = first.float().mean(dim=(1, 2, 3)).round() / 10  # grey value 10 n: n pixels
+        return torch.stack([lengths * 0.6, lengths * -0.8], 1)[:, :, None, None].expand(-1, -1, 16, 16)
+
+    levels = np.stack([np.full((32, 32, 3), 20 * (index // 6), np.uint8) for index in range(24)])
+    write_video(tmp_path / "a.mp4", levels, 12, crf=1)
+    rows = [
+        apply(Motion(short_side=32, pairs_at_once=many), flow, [clip(tmp_path / "a.mp4", 2.0, 12)])[0]
+        for many in (8, 3, 1)
+    ]
+    assert rows[0]["motion_pairs"] == 4  # one in each level: 0, 2, 4 and 6 pixels
+    assert rows[0]["motion_raw_mean"] == pytest.approx(3.0, abs=0.1)
+    assert rows[0]["motion_raw_std"] == pytest.approx(5**0.5, abs=0.1)
+    assert rows[0]["motion_raw_max"] == pytest.approx(6.0, abs=0.1)
+    assert rows[0]["motion_score"] == pytest.approx(8 * rows[0]["motion_raw_mean"])  # 32 of 256
+    for row in rows[1:]:
+        assert [row[name] for name in Motion.adds] == pytest.approx([rows[0][name] for name in Motion.adds])
+
+
+class Position(torch.nn.Module):
+    """Says at each pixel how far right and down it is: shows whether the flow is cut and turned back rightly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchor = torch.nn.Parameter(torch.zeros(1))
+        self.asked: list[tuple[int, ...]] = []
+        self.range = (0.0, 0.0)
+
+    def forward(self, first: Tensor, second: Tensor, num_flow_updates: int) -> list[Tensor]:
+        self.asked.append((*first.shape[-2:], num_flow_updates))
+        self.range = (float(first.min()), float(first.max()))
+        rows, columns = torch.meshgrid(*(torch.arange(side).float() for side in first.shape[-2:]), indexing="ij")
+        right = torch.stack([columns, rows]).expand(len(first), -1, -1, -1)
+        return [right * 0, right]  # the last refinement is the answer
+
+
+@pytest.mark.parametrize(
+    ("size", "padded"),
+    [((128, 160), (128, 160)), ((130, 203), (136, 208)), ((256, 341), (256, 344)), ((361, 129), (368, 136))],
+)
+def test_padding_is_cut_off_on_the_side_where_it_was_put(size: tuple[int, int], padded: tuple[int, int]) -> None:
+    network = Position()
+    frames = torch.zeros(2, 3, *size, dtype=torch.uint8)
+    frames[..., 0] = 255
+    flow = Raft(network, 7)(frames, frames)
+    assert network.asked == [(*padded, 7)]
+    assert network.range == (-1.0, 1.0), "torchvision's networks take -1..1"
+    assert flow.shape == (2, 2, *size)
+    torch.testing.assert_close(flow[1, 0, 5], torch.arange(size[1]).float())
+    torch.testing.assert_close(flow[1, 1, :, 5], torch.arange(size[0]).float())
+
+
+@pytest.mark.parametrize(("size", "asked"), [((64, 96), (128, 192)), ((90, 60), (192, 128)), ((127, 300), (128, 304))])
+def test_frames_below_128_are_enlarged_and_the_flow_is_brought_back(
+    size: tuple[int, int], asked: tuple[int, int]
+) -> None:
+    network = Position()
+    frames = torch.zeros(1, 3, *size, dtype=torch.uint8)
+    flow = Raft(network, 1)(frames, frames)
+    assert network.asked == [(*asked, 1)]
+    # a pixel's place, in the frame's own pixels; within half a pixel, as pixels have an extent
+    torch.testing.assert_close(flow[0, 0, 8], torch.arange(size[1]).float(), atol=0.5, rtol=0.01)
+    torch.testing.assert_close(flow[0, 1, :, 8], torch.arange(size[0]).float(), atol=0.5, rtol=0.01)
+
+
+def test_weights_come_from_safetensors_and_pth_alike(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+    from torchvision.models.optical_flow import raft_small
+
+    torch.manual_seed(0)
+    state = raft_small().state_dict()
+    (tmp_path / "folder").mkdir()
+    save_file(state, tmp_path / "folder" / "any_name.safetensors")
+    torch.save(state, tmp_path / "raft.pth")
+    for place in (tmp_path / "folder", tmp_path / "raft.pth"):
+        loaded = Raft.load("raft_small", str(place), 1).network
+        assert not loaded.training
+        for name, value in loaded.state_dict().items():
+            torch.testing.assert_close(value, state[name])
+
+
+def test_weights_of_the_other_architecture_are_one_line() -> None:
+    with pytest.raises(ValueError, match=r"embedded/raft.* cannot be loaded") as caught:
+        Raft.load("raft_large", "embedded/raft", 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_fingerprint_follows_weights_and_settings_and_not_workers(tmp_path: Path) -> None:
+    (tmp_path / "raft.pth").write_bytes(b"one")
+    one = Motion(weights=str(tmp_path / "raft.pth")).fingerprint
+    assert one != Motion().fingerprint
+    assert one != Motion(weights=str(tmp_path / "raft.pth"), short_side=128).fingerprint
+    assert one == Motion(weights=str(tmp_path / "raft.pth"), resources=Resources(batch_size=3)).fingerprint
+    (tmp_path / "raft.pth").write_bytes(b"other")
+    assert one != Motion(weights=str(tmp_path / "raft.pth")).fingerprint
+    assert Motion(weights="C_T_V2").fingerprint != Motion(weights="C_T_V1").fingerprint  # names need no file

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
+from collections.abc import Callable
 
 import pytest
 from rich.console import Console
@@ -41,3 +43,60 @@ def test_each_stage_is_shown_with_what_it_has_done(
     assert "aesthetic" in said.getvalue()
     if terminal:
         assert "2 failed" in said.getvalue()
+
+
+class Told:
+    """A `Meter` in this process that is asked as the actor is: ray.get of a remote call."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.totals = self
+        self.remote = meter.totals
+
+
+@pytest.fixture
+def meter(monkeypatch: pytest.MonkeyPatch) -> Meter:
+    import ray
+
+    monkeypatch.setattr(ray, "get", lambda value: dict(value))
+    return Meter()
+
+
+def shown(meter: Meter, stages: list[str], total: int | None, work: Callable[[], None], *, terminal: bool) -> str:
+    said = io.StringIO()
+    with progress.show(Told(meter), stages, total, Console(file=said, force_terminal=terminal, width=100)):
+        work()
+    return said.getvalue()
+
+
+def test_the_last_totals_are_drawn_however_short_the_work_was(meter: Meter) -> None:
+    said = shown(meter, ["motion"], 3, lambda: meter.add("motion", 3, 1, 0.1), terminal=True)
+    assert "3/3" in said
+    assert "1 failed" in said
+
+
+def test_a_log_gets_a_line_for_all_stages_now_and_then(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0.05)
+
+    def work() -> None:
+        meter.add("motion", 7, 0, 1.0)
+        meter.add("caption", 2, 0, 1.0)
+        time.sleep(0.4)
+
+    lines = shown(meter, ["motion", "caption"], None, work, terminal=False).splitlines()
+    assert len(lines) >= 2
+    assert set(lines) == {"motion 7/?  caption 2/?"}
+
+
+def test_a_log_says_nothing_of_what_is_done_at_once(meter: Meter) -> None:
+    assert shown(meter, ["motion"], 3, lambda: meter.add("motion", 3, 0, 0.1), terminal=False) == ""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_an_error_passes_through_and_the_painter_ends(terminal: bool, meter: Meter) -> None:
+    def work() -> None:
+        raise RuntimeError("a bug")
+
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="a bug"):
+        shown(meter, ["motion"], 3, work, terminal=terminal)
+    assert threading.active_count() == before
