@@ -33,9 +33,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/nova demo --output $(DEMO)
 
-# Two processes: one with the tests that share a Ray, one with the others.
+# Two processes, a file's tests in one of them; each has one Ray.
 test: setup
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadfile
 
 slow: setup
 	$(BIN)/pytest -m slow

@@ -1,4 +1,4 @@
-"""What one training process does: the loop, its checkpoints and its log. `jobs/train.py` starts it.
+"""What one training process does: the loop and its checkpoints. `jobs/train.py` starts it.
 
 Every draw of a step (captions, masks, noise) comes from one generator that is seeded with (seed, step, rank), and
 every batch from a plan that is a function of (seed, position). A run that was killed and goes on from its checkpoint
@@ -13,7 +13,6 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +96,7 @@ def _train_loop(given: dict[str, Any]) -> None:
     from ray.train.torch import get_device, prepare_model
 
     from jobs.train import model_config
+    from jobs.train_log import Log
     from nova_model.model import Nova
     from pipelines.batches import Prefetcher, Reader, load_plan
 
@@ -127,7 +127,8 @@ def _train_loop(given: dict[str, Any]) -> None:
                 device_hours=progress.device_hours + seconds * world / 3600,
             )
             if log is not None:
-                log.add(metrics, seconds, batches.waited, progress, every=config.log_every)
+                due = progress.step % config.log_every == 0 or progress.step == config.steps
+                log.add(metrics, seconds, batches.waited, progress, due=due)
             if progress.step % config.checkpoint_every == 0 or progress.step == config.steps:
                 worker.save(progress)
     finally:
@@ -333,59 +334,6 @@ class Worker:
         return progress if progress.version == version else replace(progress, version=version, position=0)
 
 
-class Log:
-    """Writes metrics to RUN/metrics.jsonl and to MLflow.
-
-    Args:
-        path: of the file; lines of steps after `step` are dropped, as those steps are done again.
-        handle: of the MLflow run.
-        step: steps that are done.
-    """
-
-    def __init__(self, path: Path, handle: Any, step: int) -> None:
-        from jobs import tracking
-
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(kept))
-        partial.replace(path)
-        self._file = path.open("a", buffering=1)
-        self._run = tracking.attach(handle)
-        self._since: list[dict[str, float]] = []
-        self._seconds, self._waited = 0.0, 0.0
-
-    def add(self, metrics: dict[str, float], seconds: float, waited: float, progress: Progress, every: int) -> None:
-        """Takes the metrics of a step; every `every` steps the means since the last entry are written.
-
-        Args:
-            metrics: from `Worker.step`.
-            seconds: that the step took, waiting included.
-            waited: seconds spent waiting for data since the start.
-            progress: after the step.
-            every: steps between entries.
-        """
-        self._since.append(metrics)
-        self._seconds += seconds
-        if progress.step % every:
-            return
-        names = dict.fromkeys(name for each in self._since for name in each)
-        means = {name: _mean(each[name] for each in self._since if name in each) for name in names}
-        samples, tokens = (sum(each[name] for each in self._since) for name in ("samples", "tokens"))
-        del means["samples"], means["tokens"]
-        entry = means | {
-            "samples_per_second": samples / self._seconds,
-            "tokens_per_second": tokens / self._seconds,
-            "data_wait_share": (waited - self._waited) / self._seconds,
-            "device_hours": progress.device_hours,
-        }
-        self._file.write(json.dumps({"step": progress.step, **entry}) + "\n")
-        self._run.log_metrics(entry, step=progress.step)
-        self._since, self._seconds, self._waited = [], 0.0, waited
-
-    def close(self) -> None:
-        self._file.close()
-
-
 def step_seed(seed: int, step: int, rank: int) -> int:
     """Seed of all draws of a step on a worker."""
     import numpy as np
@@ -450,15 +398,3 @@ def _sizes(batch: Batch, patch: int) -> tuple[int, int]:
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().contiguous() for name, value in tensors.items()}
-
-
-def _mean(values: Iterator[float]) -> float:
-    listed = list(values)
-    return sum(listed) / len(listed)
-
-
-def _lines(path: Path) -> list[str]:
-    """Whole lines of a file that may have been cut off in the middle of one."""
-    with contextlib.suppress(FileNotFoundError):
-        return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    return []

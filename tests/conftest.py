@@ -21,14 +21,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes, tests that use the session's Ray stay together and begin first; files stay whole."""
-    for item in items:
-        ray = "ray_session" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if ray else item.nodeid.split("::")[0]))
-    items.sort(key=lambda item: "ray_session" not in getattr(item, "fixturenames", ()))
-
-
 SHARED = Path(__file__).parents[2] / "shared"
 
 

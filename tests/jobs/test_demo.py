@@ -17,7 +17,7 @@ def test_the_whole_loop(work: Path, ray_session: None, capsys: pytest.CaptureFix
 
     base = recipes.get("debug", "demo")
     output = work / "demo"
-    wanted = replace(base, output=str(output), items=24, prompts=1, train=replace(base.train, steps=4))
+    wanted = replace(base, output=str(output), items=24, prompts=1, train=replace(base.train, steps=4, log_every=2))
     assert demo.run(wanted) == 0
     said = capsys.readouterr().out
     assert "Untrained models" in said
