@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,6 +158,40 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def test_a_server_keeps_all_of_a_run_and_its_restart(
+    server: tuple[str, subprocess.Popen[bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, _ = server
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    (tmp_path / "sheet").mkdir()
+    (tmp_path / "sheet" / "a.txt").write_text("hello")
+    resume = tmp_path / "run" / "mlflow.json"
+    config = {"lr": 0.1, "token": "abc"}
+    settings: Any = {"beside": tmp_path, "parent": "cafe", "resume": resume}
+    with contextlib.suppress(KeyboardInterrupt), tracking.start("train", config=config, **settings) as first:
+        first.log_metrics({"loss": 1.0}, step=1)
+        signal.raise_signal(signal.SIGINT)
+    assert read(first).info.status == "KILLED"
+    with tracking.start("train", config={"lr": 0.1}, **settings) as second:
+        second.log_metrics({"loss": 0.5}, step=2)
+        second.log_dataset("s3://key:hidden@bucket/tables", 7, "training")
+        second.log_artifact(tmp_path / "sheet", "pictures")
+    assert (second.uri, second.id) == (address, first.id)
+    found = read(second)
+    assert found.info.status == "FINISHED"
+    assert found.data.params == {"lr": "0.1", "token": "***"}
+    assert found.data.tags["mlflow.parentRunId"] == "cafe"
+    history = client(address).get_metric_history(second.id, "loss")
+    assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5)]
+    (data,) = found.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("examples", "7")
+    assert json.loads(data.dataset.source) == {"uri": "s3://bucket/tables", "version": 7}
+    assert [(tag.key, tag.value) for tag in data.tags] == [("mlflow.data.context", "training")]
+    copy = client(address).download_artifacts(second.id, "pictures/a.txt", str(tmp_path))
+    assert Path(copy).read_text() == "hello"
+    assert not (tmp_path / "mlflow.db").exists()
+
+
 def test_a_server_gets_the_run_and_its_death_costs_nothing(
     server: tuple[str, subprocess.Popen[bytes]],
     tmp_path: Path,
@@ -214,3 +249,147 @@ def test_children_are_kept_with_their_parent(store: Path, tmp_path: Path) -> Non
     assert child.uri == parent.uri
     assert read(child).data.tags["mlflow.parentRunId"] == parent.id
     assert "MLFLOW_TRACKING_URI" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt(), "KILLED"), (SystemExit(2), "FAILED"), (ValueError("a user's mistake"), "FAILED")],
+)
+def test_what_ends_a_command_is_its_status(error: BaseException, status: str, store: Path) -> None:
+    with pytest.raises(type(error)), tracking.start("train", config={}, beside=store) as run:
+        raise error
+    assert read(run).info.status == status
+    assert read(run).info.end_time >= read(run).info.start_time
+
+
+def test_a_command_that_was_killed_outright_goes_on_as_the_same_run(store: Path, tmp_path: Path) -> None:
+    resume = tmp_path / "run" / "mlflow.json"
+    program = (
+        "import os, signal; from jobs import tracking; from pathlib import Path\n"
+        f"with tracking.start('train', config={{}}, beside={str(store)!r}, resume=Path({str(resume)!r})) as run:\n"
+        "    run.log_metrics({'loss': 2.0}, step=1); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    killed = json.loads(resume.read_text())["run_id"]
+    assert client(f"sqlite:///{store}/mlflow.db").get_run(killed).info.status == "RUNNING"
+    with tracking.start("train", config={}, beside=store, resume=resume) as run:
+        run.log_metrics({"loss": 1.0}, step=2)
+    assert run.id == killed
+    assert read(run).info.status == "FINISHED"
+    assert [point.step for point in client(run.uri).get_metric_history(run.id, "loss")] == [1, 2]
+    assert [path.name for path in resume.parent.iterdir()] == ["mlflow.json"]
+
+
+def test_a_run_that_the_store_no_longer_knows_begins_anew(store: Path, tmp_path: Path) -> None:
+    resume = tmp_path / "mlflow.json"
+    uri = f"sqlite:///{store}/mlflow.db"
+    resume.write_text(json.dumps({"uri": uri, "run_id": "0" * 32}))
+    with tracking.start("train", config={"lr": 1}, beside=store, resume=resume) as run:
+        pass
+    assert (read(run).info.status, read(run).data.params) == ("FINISHED", {"lr": "1"})
+    assert json.loads(resume.read_text()) == {"uri": uri, "run_id": run.id}
+
+
+def test_a_run_of_another_store_is_not_taken_for_one_of_this(store: Path, tmp_path: Path) -> None:
+    resume = tmp_path / "mlflow.json"
+    with tracking.start("train", config={}, beside=store) as other:
+        pass
+    resume.write_text(json.dumps({"uri": "http://elsewhere:5000", "run_id": other.id}))
+    with tracking.start("train", config={}, beside=store, resume=resume) as run:
+        pass
+    assert run.id != other.id
+
+
+def test_many_long_and_odd_settings_and_numbers_are_kept(store: Path) -> None:
+    config = {**{f"setting.{index}": index for index in range(230)}, "long": "x" * 9000, "none": None, "flags": (1, 2)}
+    with tracking.start("train", config=config, beside=store) as run:
+        run.log_metrics({"grad norm/p=0.5@end": 2.0, "bad": float("nan")}, step=3)
+        run.log_metrics({"clips": 7})
+    found = read(run)
+    assert len(found.data.params) == 233
+    assert found.data.params["setting.229"] == "229"
+    assert found.data.params["long"] == "x" * 500
+    assert (found.data.params["none"], found.data.params["flags"]) == ("None", "(1, 2)")
+    assert found.data.metrics["grad norm/p_0.5_end"] == 2.0
+    assert found.data.metrics["bad"] != found.data.metrics["bad"]
+    assert [point.step for point in client(run.uri).get_metric_history(run.id, "clips")] == [0]
+
+
+@pytest.mark.parametrize("key", ["hub_token", "AWS_SECRET_ACCESS_KEY", "api_key", "apikey", "db.password"])
+def test_whatever_looks_like_a_secret_is_masked(key: str) -> None:
+    assert tracking._shown(key, "hidden") == "***"
+    assert tracking._shown(key, None) == "None"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("s3://key:hidden@bucket/tables", "s3://bucket/tables"),
+        ("postgresql://me:hidden@host:5432/db", "postgresql://host:5432/db"),
+        (("a.mp4", "s3://key:hidden@bucket/b"), "('a.mp4', 's3://bucket/b')"),
+        ("https://host/user@example.org", "https://host/user@example.org"),  # no credentials: behind the host
+        ("s3://bucket/tables", "s3://bucket/tables"),
+    ],
+)
+def test_credentials_in_addresses_are_left_out(value: object, shown: str) -> None:
+    assert tracking._shown("input", value) == shown
+
+
+def test_a_figure_and_files_lie_beside_the_local_store(store: Path, tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    (tmp_path / "notes.txt").write_text("hello")
+    with tracking.start("evaluate", config={}, beside=store) as run:
+        run.log_figure(Figure(), "plots/loss.png")
+        run.log_artifact(tmp_path / "notes.txt", "texts")
+    files = {path.name: path for path in (store / "mlartifacts").glob(f"{run.id}/**/*") if path.is_file()}
+    assert set(files) == {"loss.png", "notes.txt"}
+    assert files["loss.png"].read_bytes().startswith(b"\x89PNG")
+    assert files["notes.txt"].parent.name == "texts"
+
+
+def test_what_cannot_be_logged_is_said_once_and_costs_nothing(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tracking.start("train", config={}, beside=store) as run:
+        run.log_artifact(tmp_path / "gone.html")
+        run.log_artifact(tmp_path / "gone too.html")
+        run.log_metrics({"loss": 1.0})
+    assert capsys.readouterr().err.count("nova: warning") == 1
+    assert (read(run).info.status, read(run).data.metrics) == ("FINISHED", {"loss": 1.0})
+
+
+def test_commands_of_one_store_share_an_experiment(store: Path) -> None:
+    with (
+        tracking.start("curate", config={}, beside=store) as one,
+        tracking.start("train", config={}, beside=store) as two,
+    ):
+        pass
+    assert read(one).info.experiment_id == read(two).info.experiment_id
+    assert client(one.uri).get_experiment(read(one).info.experiment_id).name == "nova"
+    assert [read(run).info.run_name for run in (one, two)] == ["curate", "train"]
+
+
+def test_the_signal_is_given_back_and_a_thread_may_start_a_run(store: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with tracking.start("train", config={}, beside=store):
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+    runs: list[tracking.Run] = []
+
+    def work() -> None:
+        with tracking.start("train", config={}, beside=store) as run:
+            runs.append(run)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert read(runs[0]).info.status == "FINISHED"
+
+
+def test_the_hint_shows_no_credentials(store: Path) -> None:
+    run = tracking.attach(tracking.Handle("http://me:hidden@mlflow:5000", "0" * 32))
+    assert run.hint == "http://mlflow:5000"
+    local = tracking.attach(tracking.Handle(f"sqlite:///{store}/mlflow.db", "0" * 32))
+    assert local.hint == f"mlflow ui --backend-store-uri sqlite:///{store}/mlflow.db"
