@@ -122,7 +122,7 @@ def demo() -> Recipe:
             text=replace(base.curate.text, max_tokens=24),
         ),
         train=replace(
-            base.train, preset="demo", steps=300, global_batch=16, global_batch_video=8, checkpoint_every=50,
+            base.train, preset="demo", steps=600, global_batch=16, global_batch_video=8, checkpoint_every=50,
             log_every=10, warmup_steps=30, ema_every=5, ema_decay=0.95,
         ),
         generate=replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,20 @@ def test_a_video_begins_with_the_given_image(trained: Path, work: Path) -> None:
     # The middle of each half; the embedded VAE blurs what is near an edge.
     assert np.abs(first[16:48, 8:24] - picture[16:48, 8:24]).mean() < 25
     assert np.abs(first[16:48, 40:56] - picture[16:48, 40:56]).mean() < 25
+
+
+def test_a_released_folder_gives_what_the_run_gives(trained: Path, work: Path, images: Path) -> None:
+    from pipelines import embedded
+
+    released = work / "released"
+    for part in ("transformer", "scheduler"):
+        shutil.copytree(trained / "model" / part, released / part)
+    for part, name in (("vae", "vae"), ("text_encoder", "text_encoder"), ("tokenizer", "text_encoder")):
+        shutil.copytree(embedded.path(name), released / part)
+    (released / "model_index.json").write_text('{"_class_name": "NOVAPipeline"}')
+    generate(config(released, work / "from_released", prompt="a red circle"))
+    made = Path(manifest(work / "from_released")[0]["uri"])
+    assert made.read_bytes() == Path(manifest(images)[0]["uri"]).read_bytes()
 
 
 def test_a_benchmark_gets_its_official_layout(trained: Path, work: Path, tmp_path: Path) -> None:
