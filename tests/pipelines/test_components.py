@@ -67,6 +67,8 @@ def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path: Path) -> N
     for step in (900, 1000, 20):
         trained(tmp_path / "checkpoints" / f"step-{step:08d}")
     (tmp_path / "checkpoints" / "step-00002000" / "transformer").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-00003000").mkdir()
+    (tmp_path / "checkpoints" / "step-00003000" / "components.json").write_text(json.dumps(PARTS))
     assert find(str(tmp_path)).checkpoint == str(tmp_path / "checkpoints" / "step-00001000")
 
 

@@ -139,6 +139,8 @@ def test_captions_of_any_length_stay_in_their_cell(tmp_path: Path) -> None:
     for column in range(3):  # the gaps beside and between the columns, but for a pixel where a letter leans out
         left = column * (2 * CELL + MARGIN)
         assert (sheet[:, left : left + MARGIN - 2] == PAPER).all()
+    one = pixels(contact_sheet([SheetItem(plain(RED), "a cat " * 200, "seed 1")], tmp_path / "one.png"))
+    assert (one[-MARGIN // 2 :] == PAPER).all(), "what is too long ends after three lines"
 
 
 def test_the_caption_stands_below_its_own_picture(tmp_path: Path) -> None:

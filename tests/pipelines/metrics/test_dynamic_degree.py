@@ -81,6 +81,8 @@ def test_a_quarter_of_the_frames_must_move(sampled: int, needed: int) -> None:
         (16, 32, 16),
         (24, 49, 17),  # 0, 3, …, 48
         (29.97, 48, 12),  # round(3.75) is 4
+        (25, 49, 17),  # round(3.125) is 3
+        (60, 49, 7),  # round(7.5) is 8
         (4, 6, 6),  # fewer than 8 a second: all of them
     ],
 )
