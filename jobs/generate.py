@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nova_model.sampling import SamplingConfig
+from nova_model.config import SamplingConfig
 from pipelines import schema
 from pipelines.stage import Resources, Row
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jobs.generate import GenerateConfig
     from jobs.refresh import RefreshConfig
     from jobs.train import TrainConfig
-    from nova_model.sampling import SamplingConfig
+    from nova_model.config import SamplingConfig
     from pipelines.stage import Resources
 
 AESTHETIC_HEAD = "./models/sa_0_4_vit_l_14_linear.pth"
@@ -66,7 +66,7 @@ def debug() -> Recipe:
     from jobs.evaluate import EvaluateConfig
     from jobs.generate import GenerateConfig
     from jobs.train import TrainConfig
-    from nova_model.sampling import SamplingConfig
+    from nova_model.config import SamplingConfig
     from pipelines.aesthetic import Aesthetic
     from pipelines.caption import Caption
     from pipelines.decide import Decide
@@ -111,7 +111,7 @@ def demo() -> Recipe:
     """The debug models on the demo's own corpus: the best share by each score is kept, a few minutes of training."""
     from dataclasses import replace
 
-    from nova_model.sampling import SamplingConfig
+    from nova_model.config import SamplingConfig
     from pipelines.decide import Decide
 
     base = debug()
@@ -244,7 +244,7 @@ def _real_evaluation() -> EvaluateConfig:
 
 
 def _real_sampling(release: Release) -> SamplingConfig:
-    from nova_model.sampling import SamplingConfig
+    from nova_model.config import SamplingConfig
 
     return SamplingConfig(set_steps=64, diffusion_steps=100 if release.schedule == "ddpm" else 25)
 

@@ -1,4 +1,4 @@
-"""The architecture of a NOVA model: `config.json` of a checkpoint's `transformer/` folder, and named presets."""
+"""Configs: the architecture (`config.json` in a checkpoint's `transformer/`), named presets, how samples are made."""
 
 from __future__ import annotations
 
@@ -139,6 +139,34 @@ class NovaConfig:
         """What `from_dict` reads, ready for JSON."""
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
         return {"_class_name": "NOVATransformer3DModel", **plain}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How samples are made; the defaults are the released ones for flow matching."""
+
+    set_steps: int = 64
+    """K, sets of tokens a frame is made of; 128 for quality."""
+    diffusion_steps: int = 25
+    """Denoising steps of a token; 100 for DDPM."""
+    guidance_scale: float = 5.0
+    """How much the prompt is followed; 1 switches guidance off."""
+    min_guidance_scale: float | None = None
+    """Guidance at the first set, rising linearly to guidance_scale; constant by default."""
+    guidance_trunc: float = 0.0
+    """Timestep (0 to 1000) below which only the conditional branch runs."""
+    guidance_renorm: float = 1.0
+    """Below 1, guided outputs are scaled down towards the norm of the conditional ones, at most to this factor."""
+    image_guidance_scale: float | None = None
+    """How much the frames before are followed, apart from the prompt; a third branch runs."""
+
+    def __post_init__(self) -> None:
+        if self.set_steps < 1 or self.diffusion_steps < 1:
+            raise ValueError("set_steps and diffusion_steps must be at least 1")
+        if not 0 < self.guidance_renorm <= 1:
+            raise ValueError(f"guidance_renorm is {self.guidance_renorm}; it is a factor above 0 and up to 1")
+        if self.guidance_scale < 0:
+            raise ValueError(f"guidance_scale is {self.guidance_scale}; it is 1 (off) or more")
 
 
 def _vit(name: str) -> VitSize:

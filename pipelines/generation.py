@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nova_model.sampling import SamplingConfig
+from nova_model.config import SamplingConfig
 from pipelines import media
 from pipelines.components import Components
 from pipelines.stage import Row, Stage

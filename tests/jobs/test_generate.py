@@ -16,7 +16,7 @@ from PIL import Image
 
 from jobs import recipes
 from jobs.generate import GenerateConfig, generate
-from nova_model.sampling import SamplingConfig
+from nova_model.config import SamplingConfig
 from pipelines.stage import Resources
 
 

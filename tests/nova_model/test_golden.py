@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from nova_model.checkpoint import check_keys, load_config
+from nova_model.config import SamplingConfig
 from nova_model.model import Draws, Nova
-from nova_model.sampling import SamplingConfig, generate
+from nova_model.sampling import generate
 from nova_model.schedule import schedule_from_config
 from tests.nova_model.models import generator
 

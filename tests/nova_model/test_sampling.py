@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from nova_model import masking, ops
-from nova_model.sampling import SamplingConfig, generate
+from nova_model.config import SamplingConfig
+from nova_model.sampling import generate
 from nova_model.schedule import Ddpm, FlowMatching
 from tests.nova_model.models import generator, one_line_error, randn, tiny
 
