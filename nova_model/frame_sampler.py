@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +10,13 @@ from torch import Tensor
 
 from nova_model import masking, ops
 from nova_model.config import SamplingConfig
+from nova_model.denoiser import Modulation
+from nova_model.layers import take
 from nova_model.model import Nova
 from nova_model.schedule import Schedule, guide, ramp, renorm_factor
+
+MODULATION_BYTES = 32 << 20
+"""Memory for what conditions diffusion steps, computed for several steps at once."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,8 @@ class FrameSampler:
     ) -> None:  # fmt: skip
         self.model, self.schedule, self.settings, self.noise = model, schedule, settings, noise
         self.indicator, self.order = indicator, order
-        self.height, self.width = size
+        patch = model.config.patch_size
+        self.grid = size[0] // patch, size[1] // patch
         self.batch = len(order)
         self.timesteps = schedule.timesteps(settings.diffusion_steps).tolist()
 
@@ -63,54 +69,71 @@ class FrameSampler:
         sizes = masking.set_sizes(self.settings.set_steps, self.order.shape[1])
         scales = ramp(self.settings.min_guidance_scale, self.settings.guidance_scale, len(sizes))
         tokens = self.indicator.new_zeros(self.batch, self.order.shape[1], config.token_dim)
-        rows = self.height // config.patch_size
         known = 0
         for step, (count, scale) in enumerate(zip(sizes, scales, strict=True)):
-            latents = ops.unpatchify(tokens, config.patch_size, rows)
-            chosen = self.order[:, known : known + count]
-            made = self._denoised(latents, self.order[:, :known], chosen, scale)
-            tokens = tokens.scatter(1, _wide(chosen, tokens), made.gather(1, _wide(chosen, made)))
+            visible, chosen = self.order[:, :known], self.order[:, known : known + count]
+            made = self._denoised(take(tokens, visible), visible, chosen, scale)
+            tokens = tokens.scatter(1, chosen[..., None].expand_as(made), made.to(tokens.dtype))
             known += count
             if on_set is not None:
                 on_set(step)
-        return ops.unpatchify(tokens, config.patch_size, rows)
+        return ops.unpatchify(tokens, config.patch_size, self.grid[0])
 
-    def _denoised(self, latents: Tensor, visible: Tensor, chosen: Tensor, scale: float) -> Tensor:
-        """The whole grid after denoising; only the chosen tokens mean something, [B, N, p*p*C]."""
+    def _denoised(self, known: Tensor, visible: Tensor, chosen: Tensor, scale: float) -> Tensor:
+        """The chosen tokens [B, n, p*p*C], given the visible ones."""
         branches = len(self.indicator) // self.batch
         if scale <= 1 and self.settings.image_guidance_scale is None:
             branches = 1
-        z = self.model.spatial(
-            latents[:, :, None].repeat(branches, 1, 1, 1, 1),
-            self.indicator[: branches * self.batch],
-            visible.repeat(branches, 1),
-        )
-        z = z.gather(1, _wide(chosen.repeat(branches, 1), z))
-        x = self._noise(latents)
-        for index, t in enumerate(self.timesteps):
-            output = self._guided(x, t, z, chosen, scale)
-            x = self.schedule.step(output, index, len(self.timesteps), x, lambda: self._noise(latents))
-        return x
+        z = self.model.spatial_step(
+            known.repeat(branches, 1, 1), self.indicator[: branches * self.batch], visible.repeat(branches, 1),
+            chosen.repeat(branches, 1), self.grid,
+        )  # fmt: skip
+        # Tokens outside the set count in norms alone (section 5); without them a step is for the set.
+        whole = self.settings.guidance_renorm < 1
+        x = self._noise(None if whole else chosen)
+        for index, modulation in enumerate(self._modulations(z)):
+            output = self._guided(x, self.timesteps[index], modulation, chosen if whole else None, scale)
+            x = self.schedule.step(
+                output, index, len(self.timesteps), x, lambda: self._noise(None if whole else chosen)
+            )
+        return take(x, chosen) if whole else x
 
-    def _noise(self, latents: Tensor) -> Tensor:
-        normal = self.noise.normal(self.model.config.image_dim, self.height, self.width)
-        return ops.patchify(normal.to(latents), self.model.config.patch_size)
+    def _noise(self, chosen: Tensor | None) -> Tensor:
+        """The next draw, made for the whole grid: all of it, or the chosen tokens' part, [B, N or n, p*p*C]."""
+        rows, columns = self.grid
+        patch = self.model.config.patch_size
+        normal = self.noise.normal(self.model.config.image_dim, rows * patch, columns * patch)
+        tokens = ops.patchify(normal.to(self.indicator), patch)
+        return tokens if chosen is None else take(tokens, chosen)
 
-    def _guided(self, x: Tensor, t: float, z: Tensor, chosen: Tensor, scale: float) -> Tensor:
-        """What the schedule's step is given, for the whole grid; tokens outside the set hold x itself (section 5)."""
-        branches = len(z) // self.batch
+    def _modulations(self, z: Tensor) -> Iterator[Modulation]:
+        """What conditions each diffusion step of a set, [G*B, n, E] each.
+
+        All timesteps are known beforehand, so several steps' are one product of matrices, as many as fit a budget.
+        """
+        size = self.model.config.denoiser
+        step_bytes = z[..., 0].numel() * size.width * (3 * size.depth + 2) * z.element_size()
+        at_once = max(1, MODULATION_BYTES // step_bytes)
+        for times in torch.tensor(self.timesteps, device=z.device).split(at_once):
+            several = self.model.image_decoder.modulation(t=times[:, None, None], z=z)
+            for index in range(len(times)):
+                yield several.at(index)
+
+    def _guided(self, x: Tensor, t: float, modulation: Modulation, chosen: Tensor | None, scale: float) -> Tensor:
+        """What the schedule's step is given; in a whole grid, tokens that are not chosen hold x itself (section 5)."""
+        branches = modulation.last[0].shape[0] // self.batch
         guided = branches > 1 and t >= self.settings.guidance_trunc
         if not guided:
-            branches = 1
-        part = x.gather(1, _wide(chosen, x)).repeat(branches, 1, 1)
-        times = torch.full(part.shape[:2], t, device=x.device)
-        outputs = self.model.image_decoder(x_t=part, t=times, z=z[: branches * self.batch]).chunk(branches)
-        grids = [x.scatter(1, _wide(chosen, x), output.to(x.dtype)) for output in outputs]
+            branches, modulation = 1, modulation.first(self.batch)
+        part = x if chosen is None else take(x, chosen)
+        outputs = self.model.image_decoder.denoised(part.repeat(branches, 1, 1), modulation).to(x.dtype).chunk(branches)
+        if chosen is not None:
+            outputs = tuple(x.scatter(1, chosen[..., None].expand_as(output), output) for output in outputs)
         if not guided:
-            return grids[0]
+            return outputs[0]
         if self.settings.image_guidance_scale is None:
-            return self._renormed(guide(grids[1], grids[0], scale), grids[0])
-        conditional, image_conditional, unconditional = grids
+            return self._renormed(guide(outputs[1], outputs[0], scale), outputs[0])
+        conditional, image_conditional, unconditional = outputs
         mixed = self._renormed(unconditional + scale * (conditional - image_conditional), conditional)
         return mixed + self.settings.image_guidance_scale * (image_conditional - unconditional)
 
@@ -118,7 +141,3 @@ class FrameSampler:
         if self.settings.guidance_renorm >= 1:
             return guided
         return guided * renorm_factor(guided, conditional, self.settings.guidance_renorm)
-
-
-def _wide(index: Tensor, like: Tensor) -> Tensor:
-    return index[..., None].expand(-1, -1, like.shape[-1])

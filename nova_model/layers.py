@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,37 @@ class LayerCache:
         return LayerCache(torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2))
 
 
+Rows = slice | Tensor
+"""Which rows of [B, S, D] are wanted: a slice, or ids [B, n]."""
+
+
+def take(x: Tensor, rows: Rows) -> Tensor:
+    """Those rows of x [B or 1, S, D]."""
+    if isinstance(rows, slice):
+        return x[:, rows]
+    return x.expand(len(rows), -1, -1).gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, blocks: Sequence[int] = ()) -> Tensor:
+    """Attention of queries [B, heads, Q, d] to keys and values [B, heads, S, d], merged to [B, Q, heads*d].
+
+    Args:
+        q: queries; with blocks, where there are fewer than keys, they are the last ones.
+        k: keys.
+        v: values.
+        blocks: sizes that sum to S: a block sees itself and those before it. Block by block, what a mask would hide is
+            never computed. By default everything is seen.
+    """
+    if len(blocks) < 2:
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    skipped, end, parts = k.shape[2] - q.shape[2], 0, []
+    for size in blocks:
+        start, end = max(end - skipped, 0), end + size
+        seen = F.scaled_dot_product_attention(q[:, :, start : end - skipped], k[:, :, :end], v[:, :, :end])
+        parts.append(seen.transpose(1, 2))
+    return torch.cat(parts, dim=1).flatten(2)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention; queries, keys and values from one projection, heads inside."""
 
@@ -37,25 +69,38 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(
-        self, x: Tensor, *, mask: Tensor | None = None, angles: Tensor | None = None, past: LayerCache | None = None
+        self,
+        x: Tensor,
+        *,
+        blocks: Sequence[int] = (),
+        angles: Tensor | None = None,
+        past: LayerCache | None = None,
+        rows: Rows | None = None,
     ) -> tuple[Tensor, LayerCache]:
         """Attends within x, and to what came before it.
 
         Args:
             x: [B, S, D].
-            mask: [S, S] bool, True where a row may see a column.
+            blocks: sizes of x's blocks, each of which sees itself and those before it; all is seen by default.
             angles: rotary angles of x, [B or 1, S, head_dim/2].
             past: keys and values that x may see as well.
+            rows: those of x that attend, all by default; with blocks the last ones.
 
         Returns:
-            [B, S, D], and the keys and values of past and x.
+            [B, S (or as many as rows), D], and the keys and values of past and x.
         """
-        q, k, v = rearrange(self.qkv(x), "b s (three h d) -> three b h s d", three=3, h=self.heads)
+        if rows is None:
+            q, k, v = rearrange(self.qkv(x), "b s (three h d) -> three b h s d", three=3, h=self.heads)
+        else:
+            width, weight, bias = x.shape[-1], self.qkv.weight, self.qkv.bias
+            q = F.linear(take(x, rows), weight[:width], bias[:width])
+            q = rearrange(q, "b s (h d) -> b h s d", h=self.heads)
+            both = F.linear(x, weight[width:], bias[width:])
+            k, v = rearrange(both, "b s (two h d) -> two b h s d", two=2, h=self.heads)
         if angles is not None:
-            q, k = ops.rotate(q, angles), ops.rotate(k, angles)
+            q, k = ops.rotate(q, angles if rows is None else take(angles, rows)), ops.rotate(k, angles)
         present = LayerCache(k, v) if past is None else past.extended(k, v)
-        out = F.scaled_dot_product_attention(q, present.keys, present.values, attn_mask=mask)
-        return self.proj(rearrange(out, "b h s d -> b s (h d)")), present
+        return self.proj(attend(q, present.keys, present.values, blocks)), present
 
 
 class Mlp(nn.Module):
@@ -81,10 +126,17 @@ class Block(nn.Module):
         self.mlp = Mlp(width)
 
     def forward(
-        self, x: Tensor, *, mask: Tensor | None = None, angles: Tensor | None = None, past: LayerCache | None = None
+        self,
+        x: Tensor,
+        *,
+        blocks: Sequence[int] = (),
+        angles: Tensor | None = None,
+        past: LayerCache | None = None,
+        rows: Rows | None = None,
     ) -> tuple[Tensor, LayerCache]:
         """As `Attention.forward`."""
-        attended, present = self.attn(x, mask=mask, angles=angles, past=past)
+        attended, present = self.attn(x, blocks=blocks, angles=angles, past=past, rows=rows)
+        x = x if rows is None else take(x, rows)
         x = x + self.norm1(attended)
         return x + self.norm2(self.mlp(x)), present
 
@@ -110,8 +162,13 @@ class AdaLayerNorm(nn.Module):
         self.width = width
         self.proj = nn.Linear(width, stats * width)
 
-    def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor | None]:
-        """LN(x) * (1 + scale) + shift, and the gate where there are three statistics. x and condition [..., E]."""
-        scale, shift, *gate = self.proj(F.silu(condition)).chunk(self.stats, dim=-1)
+    def statistics(self, condition: Tensor) -> tuple[Tensor, ...]:
+        """1 + scale, shift (and gate), [..., E] each, of a condition [..., E] after the SiLU that all layers share."""
+        scale, *others = self.proj(condition).chunk(self.stats, dim=-1)
+        return 1 + scale, *others
+
+    def forward(self, x: Tensor, statistics: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
+        """LN(x) * (1 + scale) + shift, and the gate where there are three statistics."""
+        factor, shift, *gate = statistics
         normed = F.layer_norm(x, (self.width,), eps=ADALN_EPS)
-        return normed * (1 + scale) + shift, gate[0] if gate else None
+        return torch.addcmul(shift, normed, factor), gate[0] if gate else None

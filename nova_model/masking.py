@@ -36,6 +36,12 @@ def mask_of(visible: Tensor, tokens: int) -> Tensor:
     return mask.scatter(1, visible, False)
 
 
+def hidden_ids(visible: Tensor, tokens: int) -> Tensor:
+    """[F, count] ids of visible tokens -> [F, N - count] ids of the masked ones, ascending."""
+    order = mask_of(visible, tokens).to(torch.int8).argsort(dim=1, descending=True, stable=True)
+    return order[:, : tokens - visible.shape[1]]
+
+
 def set_sizes(steps: int, tokens: int) -> list[int]:
     """Tokens predicted at each set step, those that predict none left out; cosine schedule.
 

@@ -17,6 +17,7 @@ from nova_model import masking, ops
 from nova_model.config import NovaConfig
 from nova_model.denoiser import Denoiser
 from nova_model.embeddings import LabelEmbed, MaskEmbed, MotionEmbed, TextEmbed, TimeEmbed
+from nova_model.layers import take
 from nova_model.schedule import Schedule
 from nova_model.spatial import SpatialEncoder
 from nova_model.temporal import TemporalEncoder
@@ -120,23 +121,35 @@ class Nova(nn.Module):
             schedule: of the noise.
             draws: what was drawn.
         """
-        frames = latents.shape[2]
-        z = self.spatial(latents, indicators.flatten(0, 1), draws.visible)
-        return self.diffusion_loss(latents, z, schedule, draws, frames)
+        hidden = masking.hidden_ids(draws.visible, draws.noise.shape[1])
+        z = self.spatial(latents, indicators.flatten(0, 1), draws.visible, hidden)
+        return self.diffusion_loss(latents, z, schedule, draws)
 
-    def diffusion_loss(self, latents: Tensor, z: Tensor, schedule: Schedule, draws: Draws, frames: int) -> Losses:
-        """The masked tokens' error, first frame and later frames apart (spec section 4, steps 4 and 5)."""
-        repeats = len(draws.noise) // len(z)
-        x = self.frame_tokens(latents)
-        noised = schedule.noised(x.repeat(repeats, 1, 1), draws.noise, draws.index)
-        output = self.image_decoder(x_t=noised.x_t, t=noised.t, z=z.repeat(repeats, 1, 1))
-        error = (output.float() - noised.target.float()).square().mean(-1)  # [R*B*T, N]
-        mask = masking.mask_of(draws.visible, x.shape[1]).repeat(repeats, 1).float()
-        weighted = rearrange(error * mask / (mask.sum() + 1e-5), "(r t) n -> r t n", t=frames)
-        first = frames * weighted[:, 0].sum()
+    def diffusion_loss(self, latents: Tensor, z: Tensor, schedule: Schedule, draws: Draws) -> Losses:
+        """The masked tokens' error, first frame and later frames apart (spec section 4, steps 4 and 5).
+
+        Args:
+            latents: [B, C, T, H, W].
+            z: the masked tokens' features, in the order of their ids [B*T, n, D].
+            schedule: of the noise.
+            draws: what was drawn.
+        """
+        hidden, frames = masking.hidden_ids(draws.visible, draws.noise.shape[1]), latents.shape[2]
+        ids = hidden.repeat(len(draws.noise) // len(z), 1)
+        x, noise = take(self.frame_tokens(latents), hidden), take(draws.noise, ids)
+        noise, index = (each.unflatten(0, (-1, len(z))) for each in (noise, draws.index.gather(1, ids)))  # [R, B*T, n]
+        noised = schedule.noised(x.expand(noise.shape), noise, index)
+        table = schedule.train_timesteps().to(x.device)
+        if index.numel() > len(table):
+            output = self.image_decoder(x_t=noised.x_t, t=table, z=z, index=index)
+        else:
+            output = self.image_decoder(x_t=noised.x_t, t=noised.t, z=z)
+        error = (output.float() - noised.target.float()).square().mean(-1)
+        weighted = rearrange(error / (error.numel() + 1e-5), "r (b t) n -> r b t n", t=frames)
+        first = frames * weighted[:, :, 0].sum()
         if frames == 1:
             return Losses(first, first, None)
-        later = frames / (frames - 1) * weighted[:, 1:].sum()
+        later = frames / (frames - 1) * weighted[:, :, 1:].sum()
         return Losses(first + later, first, later)
 
     def draw(self, latents: Tensor, schedule: Schedule, generator: torch.Generator, loss_repeat: int) -> Draws:
@@ -246,24 +259,33 @@ class Nova(nn.Module):
 
     # Spatial.
 
-    def spatial(self, latents: Tensor, prefix: Tensor, visible: Tensor) -> Tensor:
-        """Features z of every token of every frame, [B*T, N, D].
+    def spatial(self, latents: Tensor, prefix: Tensor, visible: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """Features z of tokens of every frame, [B*T, n, D].
 
         Args:
             latents: [B, C, T, H, W]; only visible tokens are looked at.
             prefix: indicator features [B*T, M, D].
             visible: ids of visible tokens [B*T, V].
+            wanted: ids of the tokens whose features are wanted [B*T, n]; all N by default.
         """
-        rows, columns = self.grid(latents)
-        tokens = self.image_encoder.patch_embed(rearrange(latents, "b c t h w -> (b t) c h w"))
+        return self.spatial_step(take(self.frame_tokens(latents), visible), prefix, visible, wanted, self.grid(latents))
+
+    def spatial_step(
+        self, known: Tensor, prefix: Tensor, visible: Tensor, wanted: Tensor | None, grid: tuple[int, int]
+    ) -> Tensor:
+        """`spatial`, given the visible tokens alone, [B*T, V, p*p*C], and the grid's rows and columns."""
+        rows, columns = grid
+        tokens = self.image_encoder.patch_embed.tokens(known)
         masked = self.mask_embed.mask_token[None].expand(1, rows * columns, -1)
         angles = None
         if self.config.rotary_pos_embed:
-            angles = self.spatial_angles(rows, columns, latents.device)
+            angles = self.spatial_angles(rows, columns, known.device)
         else:
-            position = ops.grid_positions(rows, columns, self.config.width, latents.device).to(tokens.dtype)
-            tokens, masked = tokens + position, masked + position
-        return self.image_encoder(prefix=prefix, tokens=tokens, masked=masked, visible=visible, angles=angles)
+            position = ops.grid_positions(rows, columns, self.config.width, known.device).to(tokens.dtype)
+            tokens, masked = tokens + position[visible], masked + position
+        return self.image_encoder(
+            prefix=prefix, known=tokens, masked=masked, visible=visible, angles=angles, wanted=wanted
+        )
 
     def spatial_angles(self, rows: int, columns: int, device: torch.device) -> Tensor:
         """Rotary angles of a frame's tokens, time 0, [N, head_dim/2]."""

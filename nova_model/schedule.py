@@ -41,6 +41,8 @@ class Schedule(Protocol):
 
     def noised(self, x: Tensor, noise: Tensor, index: Tensor) -> Noised: ...
 
+    def train_timesteps(self) -> Tensor: ...
+
     def timesteps(self, steps: int) -> Tensor: ...
 
     def step(self, output: Tensor, index: int, steps: int, x: Tensor, draw: Draw) -> Tensor: ...
@@ -73,6 +75,10 @@ class FlowMatching:
         sigma = self.table().to(x.device)[index]
         mix = sigma[..., None].to(x.dtype)
         return Noised(mix * noise + (1 - mix) * x, sigma * self.num_train_timesteps, noise - x)
+
+    def train_timesteps(self) -> Tensor:
+        """The timestep of each index, as `noised` gives it, [num_train_timesteps]."""
+        return self.table() * self.num_train_timesteps
 
     def sigmas(self, steps: int) -> Tensor:
         """Sigmas of a sampling run and the final 0, [steps + 1]."""
@@ -122,6 +128,10 @@ class Ddpm:
         velocity = scheduler.config.prediction_type == "v_prediction"
         target = alpha.sqrt() * noise - (1 - alpha).sqrt() * x if velocity else noise
         return Noised(x_t, index.float(), target)
+
+    def train_timesteps(self) -> Tensor:
+        """The timestep of each index: itself."""
+        return torch.arange(self.num_train_timesteps).float()
 
     def timesteps(self, steps: int) -> Tensor:
         """Timesteps of a sampling run, [steps]."""

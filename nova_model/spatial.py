@@ -19,33 +19,43 @@ class SpatialEncoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
 
     def forward(
-        self, *, prefix: Tensor, tokens: Tensor, masked: Tensor, visible: Tensor, angles: Tensor | None
+        self,
+        *,
+        prefix: Tensor,
+        known: Tensor,
+        masked: Tensor,
+        visible: Tensor,
+        angles: Tensor | None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """Features of every token of a frame.
+        """Features of a frame's tokens.
 
         Args:
             prefix: indicator features [B, M, D].
-            tokens: embedded patches with positions added [B, N, D]; only the visible ones are looked at.
+            known: the visible tokens' embedded patches with positions added [B, V, D].
             masked: mask token with positions added [1, N, D].
             visible: ids of the visible tokens [B, V].
             angles: rotary angles of the frame's tokens [N, head_dim/2]; the prefix is not turned.
+            wanted: ids of the tokens whose features are wanted [B, n], for which alone the last layer works; all by
+                default.
 
         Returns:
-            z, [B, N, D].
+            z, [B, n or N, D].
         """
-        count, width = prefix.shape[1], prefix.shape[2]
-        index = visible[..., None].expand(-1, -1, width)
-        half = len(self.blocks) // 2
-        x = torch.cat([prefix, tokens.gather(1, index)], dim=1)
+        count, half = prefix.shape[1], len(self.blocks) // 2
+        x = torch.cat([prefix, known], dim=1)
         some = None if angles is None else _behind_prefix(angles[visible], count)
         for block in self.blocks[:half]:
             x, _ = block(x, angles=some)
-        grid = masked.expand(len(x), -1, -1).to(x.dtype).scatter(1, index, x[:, count:])
+        grid = masked.expand(len(x), -1, -1).to(x.dtype)
+        grid = grid.scatter(1, visible[..., None].expand(-1, -1, x.shape[2]), x[:, count:])
         x = torch.cat([x[:, :count], grid], dim=1)
         every = None if angles is None else _behind_prefix(angles[None], count)
-        for block in self.blocks[half:]:
+        *blocks, last = self.blocks[half:]
+        for block in blocks:
             x, _ = block(x, angles=every)
-        return self.norm(x[:, count:])
+        x, _ = last(x, angles=every, rows=slice(count, None) if wanted is None else wanted + count)
+        return self.norm(x)
 
 
 def _behind_prefix(angles: Tensor, count: int) -> Tensor:

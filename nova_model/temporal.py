@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nova_model import ops
 from nova_model.embeddings import PatchEmbed
 from nova_model.layers import LAYER_NORM_EPS, Block, LayerCache
 
@@ -56,10 +55,12 @@ class TemporalEncoder(nn.Module):
         batch, count, tokens, width = frames.shape
         prefix = context.shape[1]
         x = torch.cat([context, frames.reshape(batch, count * tokens, width)], dim=1)
-        mask = ops.block_causal_mask(prefix, count, tokens, x.device) if count > 1 else None
-        for block in self.blocks:
-            x, _ = block(x, mask=mask, angles=angles)
-        return self.norm(x[:, prefix:]).reshape(batch, count, tokens, width)
+        sizes = (prefix + tokens, *[tokens] * (count - 1))
+        *blocks, last = self.blocks
+        for block in blocks:
+            x, _ = block(x, blocks=sizes, angles=angles)
+        x, _ = last(x, blocks=sizes, angles=angles, rows=slice(prefix, None))  # nobody reads the conditioning's outputs
+        return self.norm(x).reshape(batch, count, tokens, width)
 
     def step(
         self, *, frame: Tensor, context: Tensor | None, angles: Tensor | None, cache: Cache
@@ -77,10 +78,11 @@ class TemporalEncoder(nn.Module):
         """
         x = frame if context is None else torch.cat([context, frame], dim=1)
         present: list[LayerCache] = []
-        for block, past in zip(self.blocks, cache or [None] * len(self.blocks), strict=True):
-            x, kept = block(x, angles=angles, past=past)
+        for index, (block, past) in enumerate(zip(self.blocks, cache or [None] * len(self.blocks), strict=True)):
+            rows = slice(-frame.shape[1], None) if index == len(self.blocks) - 1 else None
+            x, kept = block(x, angles=angles, past=past, rows=rows)
             present.append(kept)
-        return self.norm(x[:, -frame.shape[1] :]), tuple(present)
+        return self.norm(x), tuple(present)
 
     def indicator(self, anchor: Tensor, outputs: Tensor) -> Tensor:
         """Indicator features of frames after the first: scaling and shift of the anchor, or the outputs themselves."""

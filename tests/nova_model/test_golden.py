@@ -86,7 +86,7 @@ def training_pass(case):
     x = model.frame_tokens(latents).repeat(repeats, 1, 1)
     noised = schedule.noised(x, noise, given["train_timesteps"])
     draws = Draws(visible=visible, index=given["train_timesteps"], noise=noise)
-    losses = model.diffusion_loss(latents, spatial, schedule, draws, latents.shape[2])
+    losses = model.losses(latents, model.indicators(context, latents), schedule, draws)
     return {
         "text_padded": text,
         "context": model.text_embed(text),

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from nova_model import ops
@@ -34,11 +35,11 @@ def test_attention_by_hand():
 def test_attention_sees_only_what_the_mask_allows():
     layer, x = Attention(16, heads=2), randn(2, 6, 16)
     mask = ops.block_causal_mask(1, 5, 1)
-    out, _ = layer(x, mask=mask)
+    out, _ = layer(x, blocks=(2, 1, 1, 1, 1))
     torch.testing.assert_close(out, attention_by_hand(layer, x, mask))
     changed = x.clone()
     changed[:, 4:] += 1
-    after, _ = layer(changed, mask=mask)
+    after, _ = layer(changed, blocks=(2, 1, 1, 1, 1))
     torch.testing.assert_close(after[:, :4], out[:, :4])
     assert not torch.allclose(after[:, 4:], out[:, 4:])
 
@@ -46,7 +47,7 @@ def test_attention_sees_only_what_the_mask_allows():
 def test_cached_keys_and_values_stand_in_for_the_tokens_themselves():
     layer, x = Attention(32, heads=1), randn(2, 6, 32)
     angles = ops.rotary_angles(torch.arange(6), torch.arange(6), torch.arange(6), 32)[None]
-    whole, all_of_it = layer(x, mask=ops.block_causal_mask(4, 2, 2)[2:, 2:], angles=angles)
+    whole, all_of_it = layer(x, blocks=(4, 2), angles=angles)
     _, cache = layer(x[:, :4], angles=angles[:, :4])
     rest, extended = layer(x[:, 4:], angles=angles[:, 4:], past=cache)
     torch.testing.assert_close(rest, whole[:, 4:])
@@ -106,7 +107,7 @@ def test_the_mlps_nonlinearities():
 
 def test_adaln_by_hand():
     layer, x, condition = AdaLayerNorm(8, 3), randn(2, 5, 8) * 1e-3, randn(2, 5, 8, seed=1)
-    normed, gate = layer(x, condition)
+    normed, gate = layer(x, layer.statistics(F.silu(condition)))
     stats = layer.proj(condition * torch.sigmoid(condition))
     centred = x - x.mean(-1, keepdim=True)
     plain = centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()  # x is small enough for eps to count

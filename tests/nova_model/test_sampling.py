@@ -7,6 +7,7 @@ import torch
 
 from nova_model import masking, ops
 from nova_model.config import SamplingConfig
+from nova_model.layers import take
 from nova_model.sampling import generate
 from nova_model.schedule import Ddpm, FlowMatching
 from tests.nova_model.models import generator, one_line_error, randn, tiny
@@ -91,8 +92,13 @@ def test_the_unconditional_prompt_is_the_default_negative(model):
 def test_noise_is_drawn_in_the_releases_order(model):
     """First the order of sets; then for each set of each frame its noise, and for DDPM one draw for every t > 0."""
     rng, seen = generator(0), []
-    torch.rand(2, 16, 1, generator=rng)
-    expected = [torch.randn(2, 4, 8, 8, generator=rng) for _ in range(2 * 4 * 3)]  # frames, sets, start and 2 draws
+    order = torch.rand(2, 16, 1, generator=rng).argsort(dim=1).squeeze(-1)
+    expected = [
+        take(ops.patchify(torch.randn(2, 4, 8, 8, generator=rng), 2), chosen)
+        for _ in range(2)  # frames
+        for chosen in order.split(masking.set_sizes(4, 16), dim=1)
+        for _ in range(3)  # the start, and a draw for all but the last of three steps
+    ]
 
     class Watched(Ddpm):
         def step(self, output, index, steps, x, draw):
@@ -103,7 +109,7 @@ def test_noise_is_drawn_in_the_releases_order(model):
     sample(model, Watched(DDPM.config), frames=2)
     assert len(seen) == len(expected)
     for tokens, noise in zip(seen, expected, strict=True):
-        assert torch.equal(ops.unpatchify(tokens, 2, 4), noise)
+        assert torch.equal(tokens, noise)
 
 
 # Given frames.
