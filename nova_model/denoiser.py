@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -101,7 +101,8 @@ class Denoiser(nn.Module):
     def modulation(self, *, t: Tensor, z: Tensor, index: Tensor | None = None) -> Modulation:
         """What depends on timestep and condition alone; sampling knows all its timesteps beforehand."""
         condition = F.silu(self.time_cond_embed(t, z, index))
-        blocks = tuple(block.norm1.statistics(condition) for block in self.blocks)
+        norms = (cast(DenoiserBlock, block).norm1 for block in self.blocks)
+        blocks = tuple(norm.statistics(condition) for norm in norms)
         return Modulation(blocks, self.norm.statistics(condition))
 
     def denoised(self, x_t: Tensor, modulation: Modulation) -> Tensor:
