@@ -28,15 +28,31 @@ class Noise:
     device: torch.device
 
     def _draw(self, make: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
-        if len(self.generators) == 1:
-            return make(self.batch, *shape, generator=self.generators[0]).to(self.device)
-        return torch.cat([make(1, *shape, generator=each) for each in self.generators]).to(self.device)
+        batch = self.batch if len(self.generators) == 1 else 1
+        draws = [make(batch, *shape, generator=each, device=each.device) for each in self.generators]
+        return torch.cat(draws).to(self.device)
 
     def uniform(self, *shape: int) -> Tensor:
         return self._draw(torch.rand, shape)
 
     def normal(self, *shape: int) -> Tensor:
         return self._draw(torch.randn, shape)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a caller changes after a set; None leaves it as it is."""
+
+    latents: Tensor | None = None
+    """The frame's latents so far, [B, C, H, W]; later sets are conditioned on what is known of them."""
+    guidance_scale: float | None = None
+    """Of the sets that follow."""
+    stop: bool = False
+    """The frame stays as it is now: tokens that are not predicted yet are zeros."""
+
+
+OnSet = Callable[[int, Tensor], Change | None]
+"""Called with the set step and the frame's latents so far, [B, C, H, W]."""
 
 
 class FrameSampler:
@@ -63,21 +79,27 @@ class FrameSampler:
         self.batch = len(order)
         self.timesteps = schedule.timesteps(settings.diffusion_steps).tolist()
 
-    def sample(self, on_set: Callable[[int], None] | None = None) -> Tensor:
+    def sample(self, on_set: OnSet | None = None) -> Tensor:
         """The frame's latents, [B, C, H, W]."""
-        config = self.model.config
+        patch, guidance = self.model.config.patch_size, self.settings.guidance_scale
         sizes = masking.set_sizes(self.settings.set_steps, self.order.shape[1])
-        scales = ramp(self.settings.min_guidance_scale, self.settings.guidance_scale, len(sizes))
-        tokens = self.indicator.new_zeros(self.batch, self.order.shape[1], config.token_dim)
+        tokens = self.indicator.new_zeros(self.batch, self.order.shape[1], self.model.config.token_dim)
         known = 0
-        for step, (count, scale) in enumerate(zip(sizes, scales, strict=True)):
+        for step, count in enumerate(sizes):
+            scale = ramp(self.settings.min_guidance_scale, guidance, len(sizes))[step]
             visible, chosen = self.order[:, :known], self.order[:, known : known + count]
             made = self._denoised(take(tokens, visible), visible, chosen, scale)
             tokens = tokens.scatter(1, chosen[..., None].expand_as(made), made.to(tokens.dtype))
             known += count
-            if on_set is not None:
-                on_set(step)
-        return ops.unpatchify(tokens, config.patch_size, self.grid[0])
+            change = None if on_set is None else on_set(step, ops.unpatchify(tokens, patch, self.grid[0]))
+            if change is None:
+                continue
+            if change.latents is not None:
+                tokens = ops.patchify(change.latents.to(tokens), patch)
+            guidance = guidance if change.guidance_scale is None else change.guidance_scale
+            if change.stop:
+                break
+        return ops.unpatchify(tokens, patch, self.grid[0])
 
     def _denoised(self, known: Tensor, visible: Tensor, chosen: Tensor, scale: float) -> Tensor:
         """The chosen tokens [B, n, p*p*C], given the visible ones."""

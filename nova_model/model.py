@@ -75,6 +75,16 @@ class Nova(nn.Module):
         else:
             self.label_embed = LabelEmbed(config.label_classes, width)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.mask_embed.mask_token.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.mask_embed.mask_token.dtype
+
     def forward(
         self,
         *,
