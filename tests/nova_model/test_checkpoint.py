@@ -1,7 +1,6 @@
 """Saving and loading: the released layout and key names, other people's readers, and folders that do not fit."""
 
 import json
-import pickle
 import re
 
 import pytest
@@ -154,7 +153,7 @@ def test_a_bin_is_read_without_running_what_is_in_it(folder):
             return (folder.joinpath("ran").touch, ())
 
     torch.save({"weight": Evil()}, folder / "diffusion_pytorch_model.bin")
-    with pytest.raises(pickle.UnpicklingError):
+    with one_line_error("holds more than weights"):
         load_transformer(folder)
     assert not (folder / "ran").exists()
 
