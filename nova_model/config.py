@@ -205,6 +205,16 @@ _TINY = NovaConfig(
     arch=("vit_d2w64", "vit_d4w64", "mlp_d2w96"),
 )
 
+_BENCH = NovaConfig(
+    image_size=256,
+    text_token_dim=256,
+    text_token_len=64,
+    image_base_size=(16, 16),
+    video_base_size=(3, 8, 8),
+    video_mixer_rank=16,
+    arch=("vit_d8w384h6", "vit_d16w384h6", "mlp_d3w512"),
+)
+
 PRESETS: dict[str, NovaConfig] = {
     "nova-d48w1024-sd512": NovaConfig(),
     "nova-d48w768-sdxl1024": _t2i_1024(768),
@@ -217,5 +227,6 @@ PRESETS: dict[str, NovaConfig] = {
         arch=("vit_d16w1024", "vit_d32w1024", "mlp_d3w1280"),
     ),
     "tiny": _TINY,
+    "bench": _BENCH,
     "demo": replace(_TINY, text_token_len=24, video_mixer_rank=16, arch=("vit_d4w128h4", "vit_d6w128h4", "mlp_d3w128")),
 }
