@@ -110,8 +110,8 @@ class FrameSampler:
             known.repeat(branches, 1, 1), self.indicator[: branches * self.batch], visible.repeat(branches, 1),
             chosen.repeat(branches, 1), self.grid,
         )  # fmt: skip
-        # Tokens outside the set count in norms alone (section 5); without them a step is for the set.
-        whole = self.settings.guidance_renorm < 1
+        # Tokens outside the set count in norms and quantiles alone (section 5); without those a step is for the set.
+        whole = self.settings.guidance_renorm < 1 or self.schedule.steps_whole_grids
         x = self._noise(None if whole else chosen)
         for index, modulation in enumerate(self._modulations(z)):
             output = self._guided(x, self.timesteps[index], modulation, chosen if whole else None, scale)

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -37,6 +37,11 @@ class Schedule(Protocol):
     @property
     def num_train_timesteps(self) -> int: ...
 
+    @property
+    def steps_whole_grids(self) -> bool:
+        """Whether `step` needs all of a frame's tokens, not those of the set alone (DDPM's thresholding)."""
+        ...
+
     def draw_timesteps(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor: ...
 
     def noised(self, x: Tensor, noise: Tensor, index: Tensor) -> Noised: ...
@@ -57,13 +62,19 @@ class FlowMatching:
     shift: float = 1.0
     num_train_timesteps: int = 1000
 
-    def _shifted(self, sigma: Tensor) -> Tensor:
-        return self.shift * sigma / (1 + (self.shift - 1) * sigma)
+    def __post_init__(self) -> None:
+        if not 0 < self.shift < math.inf:
+            raise ValueError(f"shift={self.shift}: a flow-matching shift is above 0; 1 leaves sigmas as they are")
+        if self.num_train_timesteps < 1:
+            raise ValueError(f"num_train_timesteps={self.num_train_timesteps}: must be at least 1")
+
+    @property
+    def steps_whole_grids(self) -> bool:
+        return False
 
     def table(self) -> Tensor:
         """Shifted sigmas, descending, fp32 [num_train_timesteps]."""
-        steps = torch.arange(self.num_train_timesteps, 0, -1, dtype=torch.float64) / self.num_train_timesteps
-        return self._shifted(steps).float()
+        return _flow_table(self.shift, self.num_train_timesteps).clone()
 
     def draw_timesteps(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Indices into the descending table: int(1000 * sigmoid(n)), n standard normal."""
@@ -82,18 +93,17 @@ class FlowMatching:
 
     def sigmas(self, steps: int) -> Tensor:
         """Sigmas of a sampling run and the final 0, [steps + 1]."""
-        table = self._shifted(torch.arange(1, self.num_train_timesteps + 1).double() / self.num_train_timesteps)
-        even = torch.linspace(table[-1].item(), table[0].item(), steps, dtype=torch.float64)
-        return torch.cat([self._shifted(even), torch.zeros(1, dtype=torch.float64)]).float()
+        return _flow_sigmas(self.shift, self.num_train_timesteps, steps).clone()
 
     def timesteps(self, steps: int) -> Tensor:
         """Timesteps of a sampling run, real-valued, [steps]."""
         return self.sigmas(steps)[:-1] * self.num_train_timesteps
 
     def step(self, output: Tensor, index: int, steps: int, x: Tensor, draw: Draw) -> Tensor:
-        """x at the next sigma; draws nothing."""
-        sigmas = self.sigmas(steps)
-        return x + output * (sigmas[index + 1] - sigmas[index]).to(x.device)
+        """x at the next sigma, computed in fp32; draws nothing."""
+        sigmas = _flow_sigmas(self.shift, self.num_train_timesteps, steps)
+        width = (sigmas[index + 1] - sigmas[index]).item()
+        return torch.add(x.float(), output, alpha=width).to(x.dtype)
 
     def to_config(self) -> dict[str, Any]:
         return {
@@ -103,15 +113,37 @@ class FlowMatching:
         }
 
 
+# Tables are rounded where diffusers rounds them, so that one seed gives one picture; they are read and never changed.
+
+
+@functools.lru_cache(maxsize=32)
+def _flow_table(shift: float, count: int) -> Tensor:
+    sigma = torch.arange(count, 0, -1, dtype=torch.float32) / count
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+@functools.lru_cache(maxsize=32)
+def _flow_sigmas(shift: float, count: int, steps: int) -> Tensor:
+    table = _flow_table(shift, count)
+    largest, smallest = table[0].item() * count, table[-1].item() * count
+    even = torch.linspace(largest, smallest, steps, dtype=torch.float64) / count
+    shifted = shift * even / (1 + (shift - 1) * even)
+    return torch.cat([shifted.float(), torch.zeros(1)])
+
+
 @dataclass(frozen=True)
 class Ddpm:
-    """Epsilon (or v) prediction with diffusers' DDPMScheduler, configured by its own keys."""
+    """Noise (or v, or clean) prediction with diffusers' DDPMScheduler, configured by its own keys."""
 
     config: dict[str, Any] = field(default_factory=dict)
 
     @property
     def num_train_timesteps(self) -> int:
         return int(self._scheduler().config.num_train_timesteps)
+
+    @property
+    def steps_whole_grids(self) -> bool:
+        return bool(self.config.get("thresholding"))
 
     def _scheduler(self, steps: int | None = None) -> Any:
         return _diffusers_ddpm(json.dumps(self.config, sort_keys=True), steps)
@@ -124,36 +156,51 @@ class Ddpm:
         """Tokens [..., P] with noise at timesteps [...]."""
         scheduler = self._scheduler()
         alpha = scheduler.alphas_cumprod.to(x.device)[index][..., None].to(x.dtype)
-        x_t = alpha.sqrt() * x + (1 - alpha).sqrt() * noise
-        velocity = scheduler.config.prediction_type == "v_prediction"
-        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * x if velocity else noise
-        return Noised(x_t, index.float(), target)
+        clean, noisy = alpha.sqrt(), (1 - alpha).sqrt()
+        x_t = clean * x + noisy * noise
+        kind = scheduler.config.prediction_type
+        target = {"epsilon": noise, "sample": x}.get(kind)
+        return Noised(x_t, index.float(), clean * noise - noisy * x if target is None else target)
 
     def train_timesteps(self) -> Tensor:
         """The timestep of each index: itself."""
         return torch.arange(self.num_train_timesteps).float()
 
     def timesteps(self, steps: int) -> Tensor:
-        """Timesteps of a sampling run, [steps]."""
-        return self._scheduler(steps).timesteps
+        """Timesteps of a sampling run, [steps].
+
+        Raises:
+            ValueError: a number of steps that this config cannot be sampled with.
+        """
+        scheduler = self._scheduler(steps)
+        timesteps, count = scheduler.timesteps, self.num_train_timesteps
+        if timesteps.max() >= count:
+            offset = scheduler.config.steps_offset
+            raise ValueError(f"{steps} steps with steps_offset {offset} run past {count} timesteps; take fewer")
+        if scheduler.config.prediction_type == "epsilon" and scheduler.alphas_cumprod[timesteps].min() == 0:
+            raise ValueError(
+                "rescale_betas_zero_snr leaves nothing but noise at the last timestep, where epsilon says nothing; "
+                "predict v_prediction or sample, or set timestep_spacing to leading"
+            )
+        return timesteps
 
     def step(self, output: Tensor, index: int, steps: int, x: Tensor, draw: Draw) -> Tensor:
         """x at the next timestep; draws noise of x's shape where t > 0."""
         scheduler = self._scheduler(steps)
-        t = scheduler.timesteps[index]
-        previous = scheduler.previous_timestep(t)
-        alpha = scheduler.alphas_cumprod[t].item()
-        alpha_previous = scheduler.alphas_cumprod[previous].item() if previous >= 0 else 1.0
-        ratio = alpha / alpha_previous
-        clean = _predicted_clean(scheduler, output, x, alpha)
-        keep_clean = math.sqrt(alpha_previous) * (1 - ratio) / (1 - alpha)
-        keep_x = math.sqrt(ratio) * (1 - alpha_previous) / (1 - alpha)
-        mean = keep_clean * clean + keep_x * x
-        if t == 0:
-            return mean
-        variance = scheduler._get_variance(t)
-        std = variance if scheduler.config.variance_type == "fixed_small_log" else variance**0.5
-        return mean + std.to(x) * draw()
+        said = _ddpm_steps(scheduler)[index]
+        kind = scheduler.config.prediction_type
+        if kind == "epsilon":
+            clean = (x - said.noise_share * output) / said.clean_share
+        elif kind == "sample":
+            clean = output
+        else:
+            clean = said.clean_share * x - said.noise_share * output
+        if scheduler.config.thresholding:
+            clean = scheduler._threshold_sample(clean)
+        elif scheduler.config.clip_sample:
+            clean = clean.clamp(-scheduler.config.clip_sample_range, scheduler.config.clip_sample_range)
+        mean = said.keep_clean * clean + said.keep_x * x
+        return mean if said.std is None else mean + said.std * draw()
 
     def to_config(self) -> dict[str, Any]:
         return {"_class_name": "DDPMScheduler", **self.config}
@@ -166,20 +213,51 @@ def _diffusers_ddpm(config: str, steps: int | None) -> Any:
 
     scheduler = DDPMScheduler.from_config(json.loads(config))
     if steps is not None:
+        if not 1 <= steps <= scheduler.config.num_train_timesteps:
+            most = scheduler.config.num_train_timesteps
+            raise ValueError(f"{steps} diffusion steps; this DDPM schedule takes 1 to {most}")
         scheduler.set_timesteps(steps)
     return scheduler
 
 
-def _predicted_clean(scheduler: Any, output: Tensor, x: Tensor, alpha: float) -> Tensor:
-    kind = scheduler.config.prediction_type
-    if kind == "epsilon":
-        clean = (x - math.sqrt(1 - alpha) * output) / math.sqrt(alpha)
-    else:
-        clean = math.sqrt(alpha) * x - math.sqrt(1 - alpha) * output
-    if scheduler.config.clip_sample:
-        limit = scheduler.config.clip_sample_range
-        clean = clean.clamp(-limit, limit)
-    return clean
+class _DdpmStep(NamedTuple):
+    """What a step multiplies with."""
+
+    clean_share: float
+    """sqrt(alpha bar), of the clean tokens in x_t."""
+    noise_share: float
+    """sqrt(1 - alpha bar)."""
+    keep_clean: float
+    keep_x: float
+    std: float | None
+    """Of the noise that is added; None at t = 0."""
+
+
+@functools.lru_cache(maxsize=32)
+def _ddpm_steps(scheduler: Any) -> tuple[_DdpmStep, ...]:
+    """Equation 7 of DDPM (arXiv 2006.11239) for every step of a run."""
+    found = []
+    for t in scheduler.timesteps:
+        previous = scheduler.previous_timestep(t)
+        alpha = scheduler.alphas_cumprod[t]
+        alpha_previous = scheduler.alphas_cumprod[previous] if previous >= 0 else scheduler.one
+        ratio = alpha / alpha_previous
+        keep_clean = alpha_previous**0.5 * (1 - ratio) / (1 - alpha)
+        keep_x = ratio**0.5 * (1 - alpha_previous) / (1 - alpha)
+        std = _ddpm_std(scheduler, t) if t > 0 else None
+        shares = (each.item() for each in (alpha**0.5, (1 - alpha) ** 0.5, keep_clean, keep_x))
+        found.append(_DdpmStep(*shares, std))
+    return tuple(found)
+
+
+def _ddpm_std(scheduler: Any, t: Tensor) -> float:
+    kind = scheduler.config.variance_type
+    value = scheduler._get_variance(t)
+    if kind == "fixed_small_log":  # diffusers gives the deviation itself
+        return value.item()
+    if kind == "fixed_large_log":  # the logarithm of the variance, whose root diffusers would take
+        return (0.5 * value).exp().item()
+    return (value**0.5).item()
 
 
 _FLOW_REFUSED = (
@@ -187,11 +265,11 @@ _FLOW_REFUSED = (
     "stochastic_sampling", "shift_terminal",
 )  # fmt: skip
 _DDPM_KNOWN = {
-    "prediction_type": ("epsilon", ("epsilon", "v_prediction")),
-    "variance_type": ("fixed_small", ("fixed_small", "fixed_small_log", "fixed_large")),
-    "beta_schedule": ("linear", ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid")),
+    "prediction_type": ("epsilon", "v_prediction", "sample"),
+    "variance_type": ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
+    "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"),
+    "timestep_spacing": ("leading", "trailing", "linspace"),
 }
-"""Key -> diffusers' default, and what is taken."""
 
 
 def schedule_from_config(config: dict[str, Any]) -> Schedule:
@@ -210,13 +288,20 @@ def schedule_from_config(config: dict[str, Any]) -> Schedule:
             shift=float(plain.get("shift", 1.0)), num_train_timesteps=int(plain.get("num_train_timesteps", 1000))
         )
     if "DDPM" in name:
-        if plain.get("thresholding"):
-            raise ValueError("this DDPM config uses thresholding, which NOVA has no use for; leave it out")
-        for key, (default, known) in _DDPM_KNOWN.items():
-            if plain.get(key, default) not in known:
-                raise ValueError(f"this DDPM config has {key}={plain[key]!r}; NOVA takes {' or '.join(known)}")
+        _check_ddpm(plain)
         return Ddpm(plain)
     raise ValueError(f"unknown scheduler {name!r}; NOVA takes FlowMatchEulerDiscreteScheduler or DDPMScheduler")
+
+
+def _check_ddpm(plain: dict[str, Any]) -> None:
+    for key, known in _DDPM_KNOWN.items():
+        if plain.get(key, known[0]) not in known:
+            raise ValueError(f"this DDPM config has {key}={plain[key]!r}; NOVA takes {' or '.join(known)}")
+    count, betas = plain.get("num_train_timesteps", 1000), plain.get("trained_betas")
+    if count < 1:
+        raise ValueError(f"this DDPM config has num_train_timesteps={count}; at least 1")
+    if betas is not None and len(betas) != count:
+        raise ValueError(f"this DDPM config has {len(betas)} trained_betas for {count} timesteps; give one each")
 
 
 def guide(unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:

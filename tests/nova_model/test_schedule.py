@@ -10,12 +10,18 @@ from nova_model.schedule import Ddpm, FlowMatching, guide, ramp, renorm_factor, 
 from tests.nova_model.models import generator, one_line_error, randn
 
 SHAPE = (2, 6, 16)
+TRAINED_BETAS = torch.linspace(0.003, 0.3, 40).double().round(decimals=4).tolist()
 DDPM_CONFIGS = {
     "released": {"beta_schedule": "squaredcos_cap_v2", "variance_type": "fixed_small_log", "clip_sample": False},
     "clipped": {"clip_sample": True, "clip_sample_range": 0.7},
     "velocity": {"prediction_type": "v_prediction", "beta_schedule": "scaled_linear", "clip_sample": False},
     "trailing": {"timestep_spacing": "trailing", "variance_type": "fixed_large", "clip_sample": False},
     "offset": {"timestep_spacing": "leading", "steps_offset": 1, "num_train_timesteps": 400},
+    "clean": {"prediction_type": "sample", "beta_schedule": "sigmoid", "timestep_spacing": "linspace"},
+    "laplace": {"beta_schedule": "laplace", "timestep_spacing": "trailing", "clip_sample": False},
+    "trained": {"trained_betas": TRAINED_BETAS, "num_train_timesteps": 40, "clip_sample": False},
+    "no signal": {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"},
+    "thresholded": {"thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 1.5},
 }
 
 
@@ -30,14 +36,14 @@ def draws(count, seed=0):
     return (lambda: torch.randn(SHAPE, generator=rng)), generator(seed)
 
 
-@pytest.mark.parametrize("shift", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("shift", [0.5, 1.0, 2.0, 3.0])
 @pytest.mark.parametrize("steps", [1, 5, 25])
 def test_flow_matching_walks_as_diffusers_does(shift, steps):
     theirs = FlowMatchEulerDiscreteScheduler(shift=shift)
     theirs.set_timesteps(steps)
     ours = FlowMatching(shift=shift)
-    torch.testing.assert_close(ours.timesteps(steps), theirs.timesteps, atol=1e-3, rtol=1e-6)
-    torch.testing.assert_close(ours.sigmas(steps), theirs.sigmas, atol=1e-6, rtol=1e-6)
+    assert torch.equal(ours.timesteps(steps), theirs.timesteps)
+    assert torch.equal(ours.sigmas(steps), theirs.sigmas)
     x = expected = randn(*SHAPE)
     for index, t in enumerate(theirs.timesteps):
         output = randn(*SHAPE, seed=index + 1)
@@ -58,7 +64,37 @@ def test_ddpm_walks_as_diffusers_does(ddpm_config, steps):
         output = randn(*SHAPE, seed=index + 1)
         x = ours.step(output, index, steps, x, draw)
         expected = theirs.step(output, t, expected, generator=rng).prev_sample
-        torch.testing.assert_close(x, expected, atol=1e-4, rtol=1e-4)
+        assert torch.equal(x, expected)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_small_log", "fixed_large"])
+@pytest.mark.parametrize("betas", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"])
+def test_ddpm_takes_each_variance_spacing_and_betas(spacing, variance, betas):
+    config = {"timestep_spacing": spacing, "variance_type": variance, "beta_schedule": betas, "clip_sample": False}
+    theirs, ours = DDPMScheduler(**config), schedule_from_config({"_class_name": "DDPMScheduler", **config})
+    theirs.set_timesteps(6)
+    draw, rng = draws(0)
+    x = expected = randn(*SHAPE)
+    for index, t in enumerate(theirs.timesteps):
+        output = randn(*SHAPE, seed=index + 1)
+        x = ours.step(output, index, 6, x, draw)
+        expected = theirs.step(output, t, expected, generator=rng).prev_sample
+    assert torch.equal(x, expected)
+
+
+def test_the_logarithm_of_a_large_variance_is_the_large_variance():
+    """diffusers takes the root of the logarithm, which is no number."""
+    log, large = (Ddpm({"variance_type": name, "clip_sample": False}) for name in ("fixed_large_log", "fixed_large"))
+    x, output = randn(*SHAPE), randn(*SHAPE, seed=1)
+    stepped = [each.step(output, 1, 4, x, lambda: randn(*SHAPE, seed=2)) for each in (log, large)]
+    torch.testing.assert_close(stepped[0], stepped[1], atol=1e-6, rtol=1e-6)
+
+
+def test_only_thresholding_looks_at_whole_grids():
+    assert Ddpm(DDPM_CONFIGS["thresholded"]).steps_whole_grids
+    assert not Ddpm(DDPM_CONFIGS["clipped"]).steps_whole_grids
+    assert not FlowMatching().steps_whole_grids
 
 
 def test_ddpm_draws_no_noise_at_its_last_step():
@@ -77,20 +113,21 @@ def test_ddpm_noises_as_diffusers_does(ddpm_config):
     noised = Ddpm(ddpm_config).noised(x, noise, index)
     torch.testing.assert_close(noised.x_t, theirs.add_noise(x, noise, index))
     torch.testing.assert_close(noised.t, index.float())
-    velocity = ddpm_config.get("prediction_type") == "v_prediction"
-    torch.testing.assert_close(noised.target, theirs.get_velocity(x, noise, index) if velocity else noise)
+    velocity = theirs.get_velocity(x, noise, index)
+    targets = {"epsilon": noise, "sample": x, "v_prediction": velocity}
+    torch.testing.assert_close(noised.target, targets[theirs.config.prediction_type])
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_flow_matching_noises_as_diffusers_does(shift):
     theirs = FlowMatchEulerDiscreteScheduler(shift=shift)
     ours = FlowMatching(shift=shift)
-    torch.testing.assert_close(ours.table(), theirs.sigmas, atol=1e-6, rtol=1e-6)
+    assert torch.equal(ours.table(), theirs.sigmas)
     x, noise = randn(5, 16), randn(5, 16, seed=1)
     index = torch.tensor([0, 1, 500, 998, 999])
     noised = ours.noised(x, noise, index)
     torch.testing.assert_close(noised.x_t, theirs.scale_noise(x, theirs.timesteps[index], noise))
-    torch.testing.assert_close(noised.t, theirs.timesteps[index], atol=1e-3, rtol=1e-6)
+    assert torch.equal(noised.t, theirs.timesteps[index])
     torch.testing.assert_close(noised.target, noise - x)
     assert torch.equal(noised.x_t[0], noise[0])  # index 0 is sigma 1: noise alone
 
@@ -148,17 +185,48 @@ def test_the_sampling_class_decides_where_a_config_names_two():
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("config", "match"),
     [
-        {"_class_name": "EulerDiscreteScheduler"},
-        {},
-        {"_class_name": "DDPMScheduler", "thresholding": True},
-        {"_class_name": "DDPMScheduler", "variance_type": "learned_range"},
+        ({"_class_name": "EulerDiscreteScheduler"}, "unknown scheduler 'EulerDiscreteScheduler'; NOVA takes"),
+        ({}, "unknown scheduler ''"),
+        ({"_class_name": "DDPMScheduler", "variance_type": "learned_range"}, "variance_type='learned_range'; NOVA"),
+        ({"_class_name": "DDPMScheduler", "beta_schedule": "cosine"}, "beta_schedule='cosine'; NOVA takes linear"),
+        ({"_class_name": "DDPMScheduler", "timestep_spacing": "trailin"}, "timestep_spacing='trailin'; NOVA takes"),
+        ({"_class_name": "DDPMScheduler", "prediction_type": "flow"}, "prediction_type='flow'; NOVA takes epsilon"),
+        ({"_class_name": "DDPMScheduler", "trained_betas": [0.1, 0.2]}, "2 trained_betas for 1000 timesteps"),
+        ({"_class_name": "DDPMScheduler", "num_train_timesteps": 0}, "num_train_timesteps=0; at least 1"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 0.0}, "shift=0.0: a flow-matching shift is above"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 0}, "num_train_timesteps=0"),
+        *[
+            ({"_class_name": "FlowMatchEulerDiscreteScheduler", key: value}, f"sets {key}, which NOVA has no use for")
+            for key, value in [
+                ("use_dynamic_shifting", True),
+                ("use_karras_sigmas", True),
+                ("use_exponential_sigmas", True),
+                ("use_beta_sigmas", True),
+                ("invert_sigmas", True),
+                ("stochastic_sampling", True),
+                ("shift_terminal", 0.1),
+            ]
+        ],
     ],
 )
-def test_a_scheduler_that_nova_does_not_take_is_a_one_line_error(config):
-    with one_line_error("scheduler|DDPM config"):
+def test_a_scheduler_that_nova_does_not_take_is_a_one_line_error(config, match):
+    with one_line_error(match):
         schedule_from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "steps", "match"),
+    [
+        ({"num_train_timesteps": 40}, 41, "41 diffusion steps; this DDPM schedule takes 1 to 40"),
+        ({"steps_offset": 1}, 1000, "1000 steps with steps_offset 1 run past 1000 timesteps"),
+        ({"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, 5, "where epsilon says nothing"),
+    ],
+)
+def test_steps_that_a_schedule_cannot_make_are_a_one_line_error(config, steps, match):
+    with one_line_error(match):
+        schedule_from_config({"_class_name": "DDPMScheduler", **config}).timesteps(steps)
 
 
 def test_guidance_by_hand():
