@@ -131,6 +131,12 @@ def _flow_sigmas(shift: float, count: int, steps: int) -> Tensor:
     return torch.cat([shifted.float(), torch.zeros(1)])
 
 
+@functools.lru_cache(maxsize=32)
+def _sigma_steps(schedule: FlowMatching, steps: int) -> list[float]:
+    """From each sigma to the next, as fp32 numbers; the tables take longer than a step."""
+    return schedule.sigmas(steps).diff().tolist()
+
+
 @dataclass(frozen=True)
 class Ddpm:
     """Noise (or v, or clean) prediction with diffusers' DDPMScheduler, configured by its own keys."""
