@@ -75,7 +75,7 @@ def denoise(model: Nova, x_t: Tensor, t: Tensor, z: Tensor, chosen: Tensor | Non
     if chosen is not None:
         h = h.gather(1, chosen[..., None].expand(-1, -1, wide))
     embed = net.time_cond_embed
-    condition = embed.condition_proj(z) + embed.timestep_proj(ops.cosine_sine(t))
+    condition = embed.condition_proj(z) + embed.timestep_proj(ops.cosine_sine(t).to(z))
     for layer in net.blocks:
         normed, gate = adaln(layer.norm1, h, condition)
         h = h + gate * layer.norm2(layer.proj(normed))
@@ -132,7 +132,7 @@ def generate(
     batch, (height, width), patch = len(text), latent_size, model.config.patch_size
     noise = Noise(generators, batch, text.device)
     context = torch.cat([model.context(each, None, None, batch) for each in (text, model.null(batch))])
-    latents = torch.zeros(batch, model.config.image_dim, frames, height, width, device=text.device)
+    latents = text.new_zeros(batch, model.config.image_dim, frames, height, width)
     order = noise.uniform(height // patch * (width // patch), 1).argsort(dim=1).squeeze(-1)
     past: Past = []
     anchor: Tensor | None = None
@@ -166,7 +166,7 @@ def _frame(
     timesteps = schedule.timesteps(settings.diffusion_steps)
 
     def draw() -> Tensor:
-        return ops.patchify(noise.normal(*frame.shape[1:]), patch)
+        return ops.patchify(noise.normal(*frame.shape[1:]).to(frame), patch)
 
     for count, scale in zip(sizes, ramp(settings.min_guidance_scale, settings.guidance_scale, len(sizes)), strict=True):
         chosen = order[:, known : known + count]
