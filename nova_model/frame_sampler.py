@@ -74,6 +74,9 @@ class FrameSampler:
     ) -> None:  # fmt: skip
         self.model, self.schedule, self.settings, self.noise = model, schedule, settings, noise
         self.indicator, self.order = indicator, order
+        self.dtype = torch.promote_types(
+            indicator.dtype, torch.float32
+        )  # noise is taken away in fp32, whatever the model
         patch = model.config.patch_size
         self.grid = size[0] // patch, size[1] // patch
         self.batch = len(order)
@@ -83,7 +86,9 @@ class FrameSampler:
         """The frame's latents, [B, C, H, W]."""
         patch, guidance = self.model.config.patch_size, self.settings.guidance_scale
         sizes = masking.set_sizes(self.settings.set_steps, self.order.shape[1])
-        tokens = self.indicator.new_zeros(self.batch, self.order.shape[1], self.model.config.token_dim)
+        tokens = self.indicator.new_zeros(
+            self.batch, self.order.shape[1], self.model.config.token_dim, dtype=self.dtype
+        )
         known = 0
         for step, count in enumerate(sizes):
             scale = ramp(self.settings.min_guidance_scale, guidance, len(sizes))[step]
@@ -107,8 +112,8 @@ class FrameSampler:
         if scale <= 1 and self.settings.image_guidance_scale is None:
             branches = 1
         z = self.model.spatial_step(
-            known.repeat(branches, 1, 1), self.indicator[: branches * self.batch], visible.repeat(branches, 1),
-            chosen.repeat(branches, 1), self.grid,
+            known.to(self.indicator).repeat(branches, 1, 1), self.indicator[: branches * self.batch],
+            visible.repeat(branches, 1), chosen.repeat(branches, 1), self.grid,
         )  # fmt: skip
         # Tokens outside the set count in norms and quantiles alone (section 5); without those a step is for the set.
         whole = self.settings.guidance_renorm < 1 or self.schedule.steps_whole_grids
@@ -125,7 +130,7 @@ class FrameSampler:
         rows, columns = self.grid
         patch = self.model.config.patch_size
         normal = self.noise.normal(self.model.config.image_dim, rows * patch, columns * patch)
-        tokens = ops.patchify(normal.to(self.indicator), patch)
+        tokens = ops.patchify(normal.to(self.dtype), patch)
         return tokens if chosen is None else take(tokens, chosen)
 
     def _modulations(self, z: Tensor) -> Iterator[Modulation]:
@@ -148,7 +153,8 @@ class FrameSampler:
         if not guided:
             branches, modulation = 1, modulation.first(self.batch)
         part = x if chosen is None else take(x, chosen)
-        outputs = self.model.image_decoder.denoised(part.repeat(branches, 1, 1), modulation).to(x.dtype).chunk(branches)
+        part = part.to(self.indicator).repeat(branches, 1, 1)
+        outputs = self.model.image_decoder.denoised(part, modulation).to(x.dtype).chunk(branches)
         if chosen is not None:
             outputs = tuple(x.scatter(1, chosen[..., None].expand_as(output), output) for output in outputs)
         if not guided:
