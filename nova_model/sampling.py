@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from nova_model.config import SamplingConfig
+from nova_model.config import NovaConfig, SamplingConfig
 from nova_model.frame_sampler import Change, FrameSampler, Noise
 from nova_model.layers import LayerCache
 from nova_model.model import Nova
@@ -67,9 +67,14 @@ class Request:
             found = tuple(self.first_frames.shape)
             if found[:2] != shape[:2] or found[3:] != shape[3:] or self.given > self.frames:
                 raise ValueError(f"first frames are {found}, the video is {shape}")
-        trained = model.config.video_base_size[0]
-        if self.window is not None and self.window < max(2, trained):
-            raise ValueError(f"a window of {self.window} frames; at least {max(2, trained)}, as the model was trained")
+        check_window(self.window, model.config)
+
+
+def check_window(window: int | None, config: NovaConfig) -> None:
+    """Raises ValueError where a window would change what the model was trained for."""
+    least = max(2, config.video_base_size[0])
+    if window is not None and window < least:
+        raise ValueError(f"a window of {window} latent frames; at least {least}, as the model was trained")
 
 
 @dataclass(frozen=True)

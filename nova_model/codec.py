@@ -1,0 +1,112 @@
+"""Pixels to latents and back, through either VAE of the releases (spec sections 2 and 6).
+
+diffusers' AutoencoderKL codes each frame alone. The causal video VAE codes tiles of 17 frames, which are 5 latents,
+that start every 16 frames, or 4 latents; the first frame of every tile but the first is dropped.
+
+Latents are taken at the mean of what the encoder says, so that the same picture always gives the same video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FRAMES, LATENTS = 17, 5
+"""Of a whole tile of the video VAE."""
+PER_LATENT = 4
+"""Frames of the video VAE that a latent after the first stands for."""
+FRAMES_AT_ONCE = 8
+"""Frames that AutoencoderKL encodes together."""
+
+
+class Codec:
+    """What generation needs of a VAE.
+
+    Args:
+        vae: diffusers' AutoencoderKL, or the video VAE.
+    """
+
+    def __init__(self, vae: Any) -> None:
+        self.vae = vae
+        self.video = hasattr(vae, "decode_tiles")
+        self.stride = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.scaling = float(vae.config.scaling_factor)
+        self.shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
+
+    def latent_frames(self, frames: int) -> int:
+        """Latent frames of so many pixel frames.
+
+        Raises:
+            ValueError: a number that this VAE does not code without a rest.
+        """
+        if not self.video:
+            return frames
+        step = PER_LATENT if frames <= FRAMES else FRAMES - 1
+        if frames < 1 or (frames - 1) % step:
+            near = 1 + max(0, round((frames - 1) / step)) * step
+            raise ValueError(f"{frames} frames: the video VAE takes 1, 5, 9, 13, 17, and 1+16k beyond, such as {near}")
+        return 1 + (frames - 1) // PER_LATENT
+
+    def frames(self, latents: int) -> int:
+        """Pixel frames of so many latent frames."""
+        return 1 + (latents - 1) * PER_LATENT if self.video else latents
+
+    def tiles(self, latents: int) -> list[tuple[int, int]]:
+        """Ranges of latent frames that are decoded together; a frame can be shown once its range is whole."""
+        if not self.video:
+            return [(index, index + 1) for index in range(latents)]
+        if latents <= LATENTS:
+            return [(0, latents)]
+        return [(start, start + LATENTS) for start in range(0, latents - 1, LATENTS - 1)]
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """[B, 3, F, H, W] in [-1, 1] -> fp32 latents [B, C, T, h, w], as the model takes them."""
+        with self._precise():
+            return self._encode(pixels.to(self.vae.dtype))
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        if self.video:
+            mean = self.vae.encode(pixels).latent_dist.mode()
+        else:
+            frames = pixels.transpose(1, 2).flatten(0, 1)
+            means = [self.vae.encode(part).latent_dist.mode() for part in frames.split(FRAMES_AT_ONCE)]
+            mean = torch.cat(means).unflatten(0, (len(pixels), -1)).transpose(1, 2)
+        return (mean.float() - self.shift) * self.scaling
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, start: int) -> Tensor:
+        """The frames of a tile.
+
+        Args:
+            latents: of one of `tiles`, [B, C, t, h, w].
+            start: where the tile starts; the first frame of later ones is the last of the tile before.
+
+        Returns:
+            fp32 [B, 3, f, H, W], about [-1, 1].
+        """
+        with self._precise():
+            return self._decode((latents.float() / self.scaling + self.shift).to(self.vae.dtype), start)
+
+    def _decode(self, z: Tensor, start: int) -> Tensor:
+        if not self.video:
+            frames = self.vae.decode(z.transpose(1, 2).flatten(0, 1), return_dict=False)[0]
+            return frames.float().unflatten(0, (len(z), -1)).transpose(1, 2)
+        frames = self.vae.decode(z).sample.float()
+        return frames if start == 0 else frames[:, :, 1:]
+
+    @contextmanager
+    def _precise(self) -> Iterator[None]:
+        """Some VAEs, such as SDXL's, overflow in fp16 and say so; they then run in fp32."""
+        overflows = self.vae.dtype == torch.float16 and getattr(self.vae.config, "force_upcast", False)
+        if overflows:
+            self.vae.to(torch.float32)
+        try:
+            yield
+        finally:
+            if overflows:
+                self.vae.to(torch.float16)
