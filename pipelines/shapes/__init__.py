@@ -6,7 +6,7 @@ corpus.py   a folder of media with a manifest, good, ugly, duplicated and broken
 """
 
 from pipelines.shapes.corpus import write_corpus
-from pipelines.shapes.draw import render
+from pipelines.shapes.draw import render, true_flow
 from pipelines.shapes.scenes import Scene, Thing, long_caption, sample_scene, short_caption
 
-__all__ = ["Scene", "Thing", "long_caption", "render", "sample_scene", "short_caption", "write_corpus"]
+__all__ = ["Scene", "Thing", "long_caption", "render", "sample_scene", "short_caption", "true_flow", "write_corpus"]

@@ -36,7 +36,7 @@ TWO_SHOT_SHARE = 0.25
 """Of the clean videos."""
 STILL_SHARE = 0.15
 """Of the videos of one shot."""
-UGLY = ("blur", "noise", "low_contrast")
+UGLY = ("blur", "noise", "low_contrast", "overlay")
 BROKEN = ("empty", "truncated_video", "wrong_extension", "audio_only", "truncated_picture")
 SIZES = ((64, 64), (96, 96), (128, 128), (64, 96), (96, 64), (72, 128), (128, 72))
 """(height, width) of the frames."""
@@ -236,9 +236,23 @@ def _spoil(frames: np.ndarray, how: str, rng: np.random.Generator) -> np.ndarray
         return np.stack([np.asarray(Image.fromarray(frame).filter(blur)) for frame in frames])
     if how == "noise":
         return (frames + rng.normal(0, 45, frames.shape)).clip(0, 255).astype(np.uint8)
+    if how == "overlay":
+        return _overlaid(frames)
     assert how == "low_contrast", how
     mean = frames.mean(axis=(0, 1, 2))
     return (mean + 0.18 * (frames - mean)).round().astype(np.uint8)
+
+
+def _overlaid(frames: np.ndarray) -> np.ndarray:
+    """A grid of bright lines and a banner, as a watermark puts them over everything."""
+    height, width = frames.shape[1:3]
+    marked = frames.copy()
+    step = min(height, width) // 5
+    rows, columns = np.indices((height, width))
+    lines = ((rows + columns) % step < 2) | ((rows - columns) % step < 2)
+    lines |= (rows > height * 0.4) & (rows < height * 0.6) & (columns // 3 % 2 == 0)
+    marked[:, lines] = (0.35 * frames[:, lines] + 0.65 * 235).astype(np.uint8)
+    return marked
 
 
 def _web_caption(truth: Truth, rng: np.random.Generator) -> tuple[str, str | None]:

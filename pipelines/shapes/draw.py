@@ -29,18 +29,45 @@ def _frame(scene: Scene, background: Image.Image, time: float) -> np.ndarray:
         x, y = thing.centre(time, scene.short_side)
         radius = thing.radius(scene.short_side)
         left, top = math.floor(x - radius) - 1, math.floor(y - radius) - 1
-        mask = _mask(thing, x - left, y - top, radius)
+        mask = _mask(thing, x - left, y - top, radius, thing.turn(time))
         frame.paste(COLOURS[thing.colour], (left, top), mask)
     return np.asarray(frame)
 
 
-def _mask(thing: Thing, x: float, y: float, radius: float) -> Image.Image:
+def true_flow(scene: Scene, start: float, stop: float) -> tuple[np.ndarray, np.ndarray]:
+    """Where the pixels of a frame go until a later one.
+
+    Returns:
+        [H, W, 2] pixels to the right and down, zero on the background, and [H, W] the number of the thing that covers
+        most of a pixel at the start, counted from 1, and 0 where none does.
+    """
+    flow = np.zeros((scene.height, scene.width, 2), np.float32)
+    owner = np.zeros((scene.height, scene.width), np.int64)
+    centres = np.stack(np.meshgrid(np.arange(scene.width) + 0.5, np.arange(scene.height) + 0.5), axis=-1)
+    for number, thing in enumerate(scene.things, start=1):
+        x, y = thing.centre(start, scene.short_side)
+        mask = Image.new("L", (scene.width, scene.height))
+        radius = thing.radius(scene.short_side)
+        left, top = math.floor(x - radius) - 1, math.floor(y - radius) - 1
+        mask.paste(_mask(thing, x - left, y - top, radius, thing.turn(start)), (left, top))
+        covered = np.asarray(mask) > 127
+        angle = 2 * math.pi * (thing.turn(stop) - thing.turn(start))
+        turned = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+        arrives = (centres[covered] - (x, y)) @ turned + thing.centre(stop, scene.short_side)
+        flow[covered] = arrives - centres[covered]
+        owner[covered] = number
+    return flow, owner
+
+
+def _mask(thing: Thing, x: float, y: float, radius: float, turn: float) -> Image.Image:
     """How much of each pixel a thing covers, in a patch where its centre is (x, y)."""
     side = (math.ceil(2 * radius) + 3) * OVERSAMPLING
     mask = Image.new("L", (side, side))
     draw = ImageDraw.Draw(mask)
+    angle = 2 * math.pi * turn
+    turned = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     for points, value in _outlines(thing.shape):
-        scaled = (points * radius + (x, y)) * OVERSAMPLING
+        scaled = (points @ turned * radius + (x, y)) * OVERSAMPLING
         draw.polygon([(float(px), float(py)) for px, py in scaled], fill=value)
     return mask.reduce(OVERSAMPLING)
 

@@ -38,6 +38,15 @@ DIRECTIONS = {
 }
 SPEEDS = {"slowly": 0.05, "steadily": 0.1, "quickly": 0.2}
 """Short sides of the frame per second, by the adverb of the caption."""
+PATHS = {"straight": 0.7, "bouncing": 0.15, "turning": 0.15}
+"""How things move, and the share of moving things that do."""
+TURNS = {"slowly": 0.125, "steadily": 0.25, "quickly": 0.5}
+"""Full turns per second of what turns about its centre, by the adverb of the caption."""
+TURNINGS = ("clockwise", "counterclockwise")
+ROUND = ("circle", "ring")
+"""Shapes whose turning nobody would see."""
+CROSSING_SHARE = 0.5
+"""Of the scenes with two things, one of which moves straight: the other one moves too, and they meet on the way."""
 GAP = 2.0
 """Pixels that things keep between each other and to the border."""
 
@@ -50,14 +59,19 @@ class Thing:
     colour: str
     size: str
     direction: str | None = None
+    """One of DIRECTIONS (the first one, where it bounces); clockwise or counterclockwise, where it turns."""
     speed: str | None = None
+    path: str = "straight"
+    """One of PATHS."""
     x: float = 0.0
     """Centre at the start."""
     y: float = 0.0
+    room: tuple[float, float, float, float] | None = None
+    """Least and largest x, least and largest y of the centre of what bounces."""
 
     def velocity(self, short_side: int) -> tuple[float, float]:
-        """Pixels per second."""
-        if self.direction is None or self.speed is None:
+        """Pixels per second at the start."""
+        if self.direction is None or self.speed is None or self.path == "turning":
             return 0.0, 0.0
         right, down = DIRECTIONS[self.direction]
         pace = SPEEDS[self.speed] * short_side / math.hypot(right, down)
@@ -66,7 +80,16 @@ class Thing:
     def centre(self, time: float, short_side: int) -> tuple[float, float]:
         """Where it is after some seconds."""
         right, down = self.velocity(short_side)
-        return self.x + right * time, self.y + down * time
+        x, y = self.x + right * time, self.y + down * time
+        if self.room is not None:
+            x, y = _reflected(x, *self.room[:2]), _reflected(y, *self.room[2:])
+        return x, y
+
+    def turn(self, time: float) -> float:
+        """How far it has turned clockwise after some seconds, in full turns."""
+        if self.path != "turning" or self.speed is None:
+            return 0.0
+        return TURNS[self.speed] * time * (1 if self.direction == "clockwise" else -1)
 
     def radius(self, short_side: int) -> float:
         return SIZES[self.size] * short_side
@@ -85,6 +108,13 @@ class Scene:
     @property
     def short_side(self) -> int:
         return min(self.width, self.height)
+
+
+def _reflected(position: float, low: float, high: float) -> float:
+    """Where something is that turns back at both ends."""
+    span = high - low
+    along = (position - low) % (2 * span)
+    return low + min(along, 2 * span - along)
 
 
 def sample_scene(
@@ -112,18 +142,46 @@ def sample_scene(
         texture="plain" if rng.random() < 0.5 else _pick(rng, TEXTURES[1:]),
         things=(),
     )
-    first = _place(rng, _sample_thing(rng, moves=seconds > 0 and not still), scene, seconds)
+    moves = seconds > 0 and not still
+    first = _place(rng, _sample_thing(rng, moves=moves), scene, seconds)
     scene = replace(scene, things=(first,))
-    if rng.random() < 0.75:
-        return scene
+    return scene if rng.random() < 0.75 else _with_another(rng, scene, seconds)
+
+
+def _with_another(rng: np.random.Generator, scene: Scene, seconds: float) -> Scene:
+    """The scene with a second, small thing, which stands apart or meets the first on its way; without, if no place is found."""
+    (first,) = scene.things
+    crosses = first.direction is not None and first.path == "straight" and rng.random() < CROSSING_SHARE
     other = replace(_sample_thing(rng, moves=False), size="small")
     if other.colour == first.colour:
         return scene
     for _ in range(50):
-        placed = _place(rng, other, scene, seconds)
-        if _apart(first, placed, scene.short_side, seconds):
+        if crosses:
+            other = replace(other, direction=_pick(rng, tuple(DIRECTIONS)), speed=_pick(rng, tuple(SPEEDS)))
+            placed = _led_through(other, first, float(rng.uniform(0.25, 0.75)) * seconds, scene.short_side)
+        else:
+            placed = _place(rng, other, scene, seconds)
+        times = (0.0, seconds) if crosses else np.linspace(0, seconds, 16)
+        if _in_view(placed, scene, seconds) and _apart(first, placed, scene.short_side, *times):
             return replace(scene, things=(first, placed))
     return scene
+
+
+def _led_through(thing: Thing, other: Thing, time: float, short_side: int) -> Thing:
+    """The thing, begun where it meets another one at a time."""
+    (x, y), (right, down) = other.centre(time, short_side), thing.velocity(short_side)
+    return replace(thing, x=x - right * time, y=y - down * time)
+
+
+def _in_view(thing: Thing, scene: Scene, seconds: float) -> bool:
+    """Whether its whole straight way lies in the central square of the frame."""
+    side = scene.short_side
+    reach = side / 2 - thing.radius(side) - GAP
+    for time in (0.0, seconds):
+        x, y = thing.centre(time, side)
+        if max(abs(x - scene.width / 2), abs(y - scene.height / 2)) > reach:
+            return False
+    return True
 
 
 def _pick(rng: np.random.Generator, names: tuple[str, ...]) -> str:
@@ -131,13 +189,17 @@ def _pick(rng: np.random.Generator, names: tuple[str, ...]) -> str:
 
 
 def _sample_thing(rng: np.random.Generator, *, moves: bool) -> Thing:
-    return Thing(
+    thing = Thing(
         shape=_pick(rng, SHAPES),
         colour=_pick(rng, tuple(COLOURS)),
         size=_pick(rng, tuple(SIZES)),
         direction=_pick(rng, tuple(DIRECTIONS)) if moves else None,
         speed=_pick(rng, tuple(SPEEDS)) if moves else None,
     )
+    path = str(rng.choice(list(PATHS), p=list(PATHS.values()))) if moves else "straight"
+    if path == "turning" and thing.shape not in ROUND:
+        return replace(thing, path=path, direction=_pick(rng, TURNINGS))
+    return replace(thing, path=path) if path == "bouncing" else thing
 
 
 def _place(rng: np.random.Generator, thing: Thing, scene: Scene, seconds: float) -> Thing:
@@ -147,23 +209,22 @@ def _place(rng: np.random.Generator, thing: Thing, scene: Scene, seconds: float)
         ValueError: its way is longer than that.
     """
     side, edge = scene.short_side, thing.radius(scene.short_side) + GAP
-    starts = []
+    starts, room = [], []
     for length, speed in zip((scene.width, scene.height), thing.velocity(side), strict=True):
-        travel = speed * seconds
-        low = (length - side) / 2 + edge + max(0.0, -travel)
-        high = (length + side) / 2 - edge - max(0.0, travel)
+        travel = 0.0 if thing.path == "bouncing" else speed * seconds
+        low, high = (length - side) / 2 + edge, (length + side) / 2 - edge
+        room += [low, high]
+        low, high = low + max(0.0, -travel), high - max(0.0, travel)
         if low > high:
             raise ValueError(f"{seconds:g} s are too long for a {thing.size} thing to stay in view {thing.speed}")
         starts.append(float(rng.uniform(low, high)))
-    return replace(thing, x=starts[0], y=starts[1])
+    bounces = thing.path == "bouncing"
+    return replace(thing, x=starts[0], y=starts[1], room=(room[0], room[1], room[2], room[3]) if bounces else None)
 
 
-def _apart(first: Thing, second: Thing, short_side: int, seconds: float) -> bool:
+def _apart(first: Thing, second: Thing, short_side: int, *times: float) -> bool:
     reach = first.radius(short_side) + second.radius(short_side) + GAP
-    for time in np.linspace(0, seconds, 16):
-        if math.dist(first.centre(time, short_side), second.centre(time, short_side)) < reach:
-            return False
-    return True
+    return all(math.dist(first.centre(time, short_side), second.centre(time, short_side)) >= reach for time in times)
 
 
 def short_caption(scene: Scene) -> str:
@@ -172,8 +233,9 @@ def short_caption(scene: Scene) -> str:
 
 
 def _short(thing: Thing) -> str:
-    moving = f" moving to the {thing.direction}" if thing.direction else ""
-    return f"a{'n' * thing.colour.startswith('o')} {thing.colour} {thing.shape}{moving}"
+    doing = {"straight": "moving to the", "bouncing": "bouncing to the", "turning": "turning"}[thing.path]
+    motion = f" {doing} {thing.direction}" if thing.direction else ""
+    return f"a{'n' * thing.colour.startswith('o')} {thing.colour} {thing.shape}{motion}"
 
 
 def long_caption(scene: Scene, *, video: bool) -> str:
@@ -186,4 +248,8 @@ def long_caption(scene: Scene, *, video: bool) -> str:
 def _motion(thing: Thing, video: bool) -> str:
     if not video:
         return ""
-    return f" moves {thing.speed} to the {thing.direction}" if thing.direction else " stands still"
+    if thing.direction is None:
+        return " stands still"
+    if thing.path == "turning":
+        return f" turns {thing.speed} {thing.direction}"
+    return f" {'bounces' if thing.path == 'bouncing' else 'moves'} {thing.speed} to the {thing.direction}"

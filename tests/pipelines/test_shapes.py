@@ -14,9 +14,18 @@ import pytest
 
 from pipelines.ingest import Ingest
 from pipelines.media import read_frames
-from pipelines.shapes import Scene, Thing, long_caption, render, sample_scene, short_caption, write_corpus
+from pipelines.shapes import (
+    Scene,
+    Thing,
+    long_caption,
+    render,
+    sample_scene,
+    short_caption,
+    true_flow,
+    write_corpus,
+)
 from pipelines.shapes.corpus import BROKEN, CAPTIONS, ROLES, UGLY
-from pipelines.shapes.scenes import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, SIZES, SPEEDS, TEXTURES
+from pipelines.shapes.scenes import BACKGROUNDS, COLOURS, DIRECTIONS, PATHS, SHAPES, SIZES, SPEEDS, TEXTURES, TURNINGS
 from pipelines.shots import Shots
 from pipelines.sources import list_sources
 from pipelines.stage import Row, apply
@@ -90,24 +99,79 @@ def test_textures_differ_and_stand_still():
     assert all((picture[0] == picture[1]).all() for picture in pictures)
 
 
-def test_sampled_things_stay_whole_apart_and_in_the_central_square():
+@pytest.mark.parametrize("turn", ["clockwise", "counterclockwise"])
+def test_what_turns_stays_and_turns_the_way_it_says(turn):
+    """A triangle's tip points up at first; after a quarter turn to the right, or to the left."""
+    scene = one("triangle", path="turning", direction=turn, speed="steadily")
+    first, quarter, whole = (redness(frame) for frame in render(scene, [0.0, 1.0, 4.0]))
+    assert centroid(first) == pytest.approx(centroid(quarter), abs=0.2)
+    np.testing.assert_allclose(first, whole, atol=0.02)
+    columns = np.nonzero(quarter > 0.5)[1]
+    left, right = 40.3 - columns.min(), columns.max() + 1 - 40.3
+    assert (right > 1.5 * left) == (turn == "clockwise")
+    assert (left > 1.5 * right) == (turn == "counterclockwise")
+
+
+def test_what_bounces_turns_back_at_the_ends_of_its_room():
+    thing = one(
+        path="bouncing", direction="right", speed="quickly", x=70.0, y=40.0, room=(20.0, 80.0, 20.0, 76.0)
+    ).things[0]
+    pace = SPEEDS["quickly"] * 96
+    assert thing.centre(0.25, 96) == pytest.approx((70 + 0.25 * pace, 40))
+    assert thing.centre(1.0, 96) == pytest.approx((160 - 70 - pace, 40))
+    assert thing.centre(120 / pace, 96) == pytest.approx((70, 40))
+
+
+def test_sampled_things_stay_whole_and_in_the_central_square_and_apart_unless_they_cross():
     rng = np.random.default_rng(0)
     seen: Counter[str] = Counter()
-    for _ in range(300):
+    for _ in range(600):
         scene = sample_scene(rng, width=128, height=72, seconds=2.5)
         for thing in scene.things:
-            seen.update([thing.shape, thing.colour, thing.size, thing.direction or "still", thing.speed or "still"])
+            words = [thing.shape, thing.colour, thing.size, thing.direction or "still", thing.speed or "still"]
+            seen.update([*words, thing.path])
             radius = thing.radius(72)
-            for time in (0.0, 2.5):
+            for time in np.linspace(0, 2.5, 20):
                 x, y = thing.centre(time, 72)
                 assert 28 + radius <= x <= 100 - radius
                 assert radius <= y <= 72 - radius
         if len(scene.things) == 2:
             first, second = scene.things
-            for time in np.linspace(0, 2.5, 40):
-                distance = math.dist(first.centre(time, 72), second.centre(time, 72))
-                assert distance > first.radius(72) + second.radius(72)
-    assert set(seen) >= {*SHAPES, *COLOURS, *SIZES, *DIRECTIONS, *SPEEDS, "still"}
+            distances = [
+                math.dist(first.centre(time, 72), second.centre(time, 72)) - first.radius(72) - second.radius(72)
+                for time in np.linspace(0, 2.5, 40)
+            ]
+            assert min(distances[0], distances[-1]) > 0
+            crosses = second.direction is not None
+            assert crosses or min(distances) > 0
+            seen["crossing" if crosses else "apart"] += 1
+            seen["covering"] += min(distances) < 0
+    assert set(seen) >= {*SHAPES, *COLOURS, *SIZES, *DIRECTIONS, *SPEEDS, *PATHS, *TURNINGS, "still"}
+    assert min(seen["crossing"], seen["apart"], seen["covering"]) > 5
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        {"direction": "lower right", "speed": "quickly"},
+        {"direction": "clockwise", "speed": "quickly", "path": "turning"},
+        {"direction": "right", "speed": "quickly", "path": "bouncing", "x": 78.0, "room": (20.0, 80.0, 20.0, 76.0)},
+    ],
+    ids=["straight", "turning", "bouncing"],
+)
+def test_the_true_flow_leads_to_where_the_pixels_are_later(thing):
+    scene = one("cross", **thing)
+    before, after = (redness(frame) for frame in render(scene, [0.2, 0.5]))
+    flow, owner = true_flow(scene, 0.2, 0.5)
+    decided = np.abs(before - 0.5) > 0.1
+    assert ((owner == 1) == (before > 0.5))[decided].all()
+    assert not flow[owner == 0].any()
+    rows, columns = np.nonzero(before > 0.95)
+    moved = flow[rows, columns]
+    x, y = (columns + moved[:, 0]).round().astype(int), (rows + moved[:, 1]).round().astype(int)
+    assert np.abs(moved).max() > 1
+    assert (after[y, x] > 0.5).mean() > 0.98
+    assert (after[rows, columns] > 0.5).mean() < 0.95  # it would show if nothing moved
 
 
 def test_captions_say_what_is_there():
@@ -116,6 +180,12 @@ def test_captions_say_what_is_there():
     assert long_caption(moving, video=True) == (
         "A small orange star moves quickly to the upper left on a plain black background."
     )
+    turning = one("star", path="turning", direction="clockwise", speed="slowly")
+    assert short_caption(turning) == "a red star turning clockwise"
+    assert long_caption(turning, video=True) == "A large red star turns slowly clockwise on a plain black background."
+    bouncing = one(path="bouncing", direction="left", speed="quickly")
+    assert short_caption(bouncing) == "a red circle bouncing to the left"
+    assert "A large red circle bounces quickly to the left" in long_caption(bouncing, video=True)
     assert long_caption(one(), video=False) == "A large red circle on a plain black background."
     assert long_caption(one(), video=True) == "A large red circle stands still on a plain black background."
 
