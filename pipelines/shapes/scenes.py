@@ -149,7 +149,7 @@ def sample_scene(
 
 
 def _with_another(rng: np.random.Generator, scene: Scene, seconds: float) -> Scene:
-    """The scene with a second, small thing, which stands apart or meets the first on its way; without, if no place is found."""
+    """The scene with a second, small thing that stands apart or meets the first; without, where no place is found."""
     (first,) = scene.things
     crosses = first.direction is not None and first.path == "straight" and rng.random() < CROSSING_SHARE
     other = replace(_sample_thing(rng, moves=False), size="small")
