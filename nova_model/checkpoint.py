@@ -53,6 +53,17 @@ def load_config(folder: str | Path) -> NovaConfig:
     return NovaConfig.from_dict(read_json(Path(folder) / "config.json"))
 
 
+def config_of(values: dict[str, Any], weights: dict[str, Tensor]) -> NovaConfig:
+    """A config.json's config; what it leaves open about class labels is what the weights say.
+
+    Raises:
+        ValueError: one that cannot be built.
+    """
+    labels = weights.get("label_embed.weight")
+    said = {} if labels is None else {"text_token_dim": None, "label_classes": len(labels) - 1}
+    return NovaConfig.from_dict({**said, **values})
+
+
 def load_transformer(
     folder: str | Path,
     device: str | torch.device = "cpu",
@@ -64,10 +75,10 @@ def load_transformer(
     Raises:
         ValueError: a missing file, or a missing, unexpected or wrong-shaped key (named, with both shapes).
     """
-    config = load_config(folder)
+    values, weights = read_json(Path(folder) / "config.json"), load_weights(folder, variant)
     with torch.device("meta"):
-        model = Nova(config)
-    fill(model, load_weights(folder, variant), dtype)
+        model = Nova(config_of(values, weights))
+    fill(model, weights, dtype)
     return model.to(device)
 
 

@@ -100,10 +100,8 @@ class FlowMatching:
         return self.sigmas(steps)[:-1] * self.num_train_timesteps
 
     def step(self, output: Tensor, index: int, steps: int, x: Tensor, draw: Draw) -> Tensor:
-        """x at the next sigma, computed in fp32; draws nothing."""
-        sigmas = _flow_sigmas(self.shift, self.num_train_timesteps, steps)
-        width = (sigmas[index + 1] - sigmas[index]).item()
-        return torch.add(x.float(), output, alpha=width).to(x.dtype)
+        """x at the next sigma; draws nothing."""
+        return torch.add(x, output, alpha=_sigma_steps(self, steps)[index])
 
     def to_config(self) -> dict[str, Any]:
         return {
@@ -133,7 +131,7 @@ def _flow_sigmas(shift: float, count: int, steps: int) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def _sigma_steps(schedule: FlowMatching, steps: int) -> list[float]:
-    """From each sigma to the next, as fp32 numbers; the tables take longer than a step."""
+    """From each sigma to the next, as fp32 numbers."""
     return schedule.sigmas(steps).diff().tolist()
 
 
@@ -145,14 +143,19 @@ class Ddpm:
 
     @property
     def num_train_timesteps(self) -> int:
-        return int(self._scheduler().config.num_train_timesteps)
+        return int(self.scheduler().config.num_train_timesteps)
 
     @property
     def steps_whole_grids(self) -> bool:
         return bool(self.config.get("thresholding"))
 
-    def _scheduler(self, steps: int | None = None) -> Any:
-        return _diffusers_ddpm(json.dumps(self.config, sort_keys=True), steps)
+    def scheduler(self, steps: int | None = None) -> Any:
+        """diffusers' own, set to a run of so many steps; its tables are read, never changed."""
+        return _diffusers_ddpm(self._written, steps)
+
+    @functools.cached_property
+    def _written(self) -> str:
+        return json.dumps(self.config, sort_keys=True)
 
     def draw_timesteps(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Uniform timesteps."""
@@ -160,7 +163,7 @@ class Ddpm:
 
     def noised(self, x: Tensor, noise: Tensor, index: Tensor) -> Noised:
         """Tokens [..., P] with noise at timesteps [...]."""
-        scheduler = self._scheduler()
+        scheduler = self.scheduler()
         alpha = scheduler.alphas_cumprod.to(x.device)[index][..., None].to(x.dtype)
         clean, noisy = alpha.sqrt(), (1 - alpha).sqrt()
         x_t = clean * x + noisy * noise
@@ -178,7 +181,7 @@ class Ddpm:
         Raises:
             ValueError: a number of steps that this config cannot be sampled with.
         """
-        scheduler = self._scheduler(steps)
+        scheduler = self.scheduler(steps)
         timesteps, count = scheduler.timesteps, self.num_train_timesteps
         if timesteps.max() >= count:
             offset = scheduler.config.steps_offset
@@ -192,7 +195,7 @@ class Ddpm:
 
     def step(self, output: Tensor, index: int, steps: int, x: Tensor, draw: Draw) -> Tensor:
         """x at the next timestep; draws noise of x's shape where t > 0."""
-        scheduler = self._scheduler(steps)
+        scheduler = self.scheduler(steps)
         said = _ddpm_steps(scheduler)[index]
         kind = scheduler.config.prediction_type
         if kind == "epsilon":
@@ -248,11 +251,14 @@ def _ddpm_steps(scheduler: Any) -> tuple[_DdpmStep, ...]:
         alpha = scheduler.alphas_cumprod[t]
         alpha_previous = scheduler.alphas_cumprod[previous] if previous >= 0 else scheduler.one
         ratio = alpha / alpha_previous
-        keep_clean = alpha_previous**0.5 * (1 - ratio) / (1 - alpha)
-        keep_x = ratio**0.5 * (1 - alpha_previous) / (1 - alpha)
-        std = _ddpm_std(scheduler, t) if t > 0 else None
-        shares = (each.item() for each in (alpha**0.5, (1 - alpha) ** 0.5, keep_clean, keep_x))
-        found.append(_DdpmStep(*shares, std))
+        step = _DdpmStep(
+            clean_share=(alpha**0.5).item(),
+            noise_share=((1 - alpha) ** 0.5).item(),
+            keep_clean=(alpha_previous**0.5 * (1 - ratio) / (1 - alpha)).item(),
+            keep_x=(ratio**0.5 * (1 - alpha_previous) / (1 - alpha)).item(),
+            std=_ddpm_std(scheduler, t) if t > 0 else None,
+        )
+        found.append(step)
     return tuple(found)
 
 
