@@ -158,6 +158,13 @@ class NovaPipeline(DiffusionPipeline):
 
     # Generation.
 
+    def enable_group_offload(
+        self, *args: Any, exclude_modules: str | Sequence[str] | None = None, **settings: Any
+    ) -> None:
+        """diffusers' offloading in groups, of the text encoder and the VAE; the transformer stays on its device."""
+        excluded = [exclude_modules] if isinstance(exclude_modules, str) else list(exclude_modules or [])
+        super().enable_group_offload(*args, exclude_modules=[*excluded, "transformer"], **settings)
+
     @torch.no_grad()
     def __call__(
         self,
@@ -235,6 +242,14 @@ class NovaPipeline(DiffusionPipeline):
         """
         inputs = Inputs(prompt=prompt, **options)
         return self._streamed(inputs, self._plan(inputs))
+
+    def check(self, prompt: str | Sequence[str] | None = None, **options: Any) -> Plan:
+        """What a call would make; takes what `stream` takes.
+
+        Raises:
+            ValueError: what a call would raise.
+        """
+        return self._plan(Inputs(prompt=prompt, **options))
 
     @torch.no_grad()
     def _streamed(self, inputs: Inputs, planned: Plan) -> Iterator[Any]:

@@ -40,14 +40,18 @@ def find(name: str | Path, variant: str | None = None, **hub: Any) -> Path:
     if not folder.is_dir():
         if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
             raise ValueError(f"{name}: no such folder, and no hub id (OWNER/REPO)")
-        folder = _download(str(name), variant, hub)
+        folder = fetch(str(name), variant, **hub)
     if not (folder / INDEX).is_file():
         raise ValueError(f"{name} has no {INDEX}; give a folder as the releases are laid out, and download it whole")
     return folder
 
 
-def _download(repo: str, variant: str | None, hub: dict[str, Any]) -> Path:
-    """Configs and safetensors; .bin files only of parts that have no others."""
+def fetch(repo: str, variant: str | None = None, **hub: Any) -> Path:
+    """The local copy of a hub id: configs and safetensors; .bin files only of parts that have no others; no code.
+
+    Raises:
+        ValueError: it cannot be fetched.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

@@ -10,8 +10,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-PARTS = ("transformer", "scheduler", "vae", "text_encoder", "tokenizer")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Components:
@@ -76,22 +74,10 @@ def _folder(checkpoint: str) -> Path:
     if folder.is_dir():
         return folder.absolute()
     if checkpoint.count("/") == 1 and not checkpoint.startswith((".", "/", "~")):
-        return _download(checkpoint)
+        from nova_model.released import fetch
+
+        return fetch(checkpoint)
     raise ValueError(f"--checkpoint {checkpoint}: no such folder")
-
-
-def _download(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = ["model_index.json", *(f"{part}/*" for part in PARTS)]
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=["*.py"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
-            f"--checkpoint {hub_id} is no folder here and cannot be fetched from the hub ({type(error).__name__}); "
-            "check the name and the network"
-        ) from error
 
 
 def _trained(folder: Path) -> Path | None:

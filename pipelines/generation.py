@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,23 +20,8 @@ from pipelines.components import Components
 from pipelines.stage import Row, Stage
 
 if TYPE_CHECKING:
-    import torch
-
     from nova_model.model import Nova
-    from pipelines.latents import VaeCodec
-    from pipelines.text import TextEncoder
-
-
-@dataclass
-class Generator:
-    """The loaded parts of a checkpoint."""
-
-    model: Nova
-    schedule: Any
-    codec: VaeCodec
-    text: TextEncoder
-    first_frame: torch.Tensor | None
-    """[1, C, 1, H, W] latents to continue from."""
+    from nova_model.pipeline import NovaPipeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,32 +60,42 @@ class Generate(Stage):
         height, width = model.config.pixel_size
         return self.height or height, self.width or width
 
-    def load(self) -> Generator:
-        import torch
-
-        from nova_model.checkpoint import load_schedule, load_transformer
-        from pipelines.latents import VaeCodec
-        from pipelines.models import device, dtype
+    def load(self) -> NovaPipeline:
+        from nova_model.checkpoint import load_transformer
+        from nova_model.pipeline import NovaPipeline
+        from nova_model.released import load_scheduler, load_vae
+        from pipelines.models import device, dtype, folder, loading
         from pipelines.text import TextEncoder
 
-        kind = dtype(self.precision)
-        parts = self.components
-        model = load_transformer(parts.transformer, device=device(), dtype=kind).eval()
-        limit = model.config.text_token_len
-        made = Generator(
-            model=model,
-            schedule=load_schedule(parts.scheduler),
-            codec=VaeCodec.load(parts.vae, kind),
-            text=TextEncoder.load(parts.text_encoder, kind, limit, tokenizer=parts.tokenizer),
-            first_frame=None,
-        )
-        if self.image is not None:
-            frame = media.read_frames(self.image, None, crop=self.size(model))
-            pixels = torch.from_numpy(frame).permute(3, 0, 1, 2)[None]
-            made.first_frame = made.codec.latents(pixels)
-        return made
+        kind, parts = dtype(self.precision), self.components
+        model = load_transformer(parts.transformer, dtype=kind).eval()
+        text = TextEncoder.load(parts.text_encoder, kind, model.config.text_token_len, tokenizer=parts.tokenizer)
+        with loading(parts.vae):
+            vae = load_vae(folder(parts.vae), kind)
+        pipeline = NovaPipeline(
+            transformer=model,
+            scheduler=load_scheduler(parts.scheduler),
+            vae=vae,
+            text_encoder=text.model,
+            tokenizer=text.tokenizer,
+        ).to(device())
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.check("", **self.options(pipeline))
+        return pipeline
 
-    def process(self, model: Generator, rows: Sequence[Row]) -> list[Row | Exception]:
+    def options(self, pipeline: NovaPipeline) -> dict[str, Any]:
+        """What every call is asked for, whatever the prompts."""
+        height, width = self.size(pipeline.transformer)
+        image = None if self.image is None else media.read_frames(self.image, None, crop=(height, width))
+        sampling = asdict(self.sampling)
+        return {
+            "negative_prompt": self.negative_prompt, "image": image, "num_frames": self.frames, "height": height,
+            "width": width, "motion_score": self.motion, "fps": self.video_fps, "output_type": "np",
+            "num_inference_steps": sampling.pop("set_steps"), "num_diffusion_steps": sampling.pop("diffusion_steps"),
+            **sampling,
+        }  # fmt: skip
+
+    def process(self, model: NovaPipeline, rows: Sequence[Row]) -> list[Row | Exception]:
         wanted = [(index, int(seed)) for index, row in enumerate(rows) for seed in row["seeds"]]
         videos: dict[int, list[np.ndarray]] = {index: [] for index in range(len(rows))}
         seconds = dict.fromkeys(videos, 0.0)
@@ -114,7 +109,7 @@ class Generate(Stage):
                 seconds[index] += each
         return [self._write(row, videos[index], seconds[index]) for index, row in enumerate(rows)]
 
-    def sample(self, parts: Generator, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
+    def sample(self, pipeline: NovaPipeline, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
         """Generates one video (or image) a prompt.
 
         Returns:
@@ -122,29 +117,10 @@ class Generate(Stage):
         """
         import torch
 
-        from nova_model.sampling import generate
-
-        model, codec = parts.model, parts.codec
-        where = next(model.parameters()).device
-        negative = None
-        if self.negative_prompt is not None:
-            negative = model.pad_text(parts.text.encode([self.negative_prompt] * len(prompts)))
-        height, width = self.size(model)
-        with torch.inference_mode():
-            latents = generate(
-                model,
-                parts.schedule,
-                text=model.pad_text(parts.text.encode(list(prompts))),
-                negative_text=negative,
-                frames=codec.latent_frames(self.frames),
-                latent_size=(height // codec.stride, width // codec.stride),
-                motion=torch.full((len(prompts),), self.motion, device=where),
-                fps=torch.full((len(prompts),), self.video_fps, device=where),
-                settings=self.sampling,
-                generators=[torch.Generator().manual_seed(seed) for seed in seeds],
-                first_frames=None if parts.first_frame is None else parts.first_frame.repeat(len(prompts), 1, 1, 1, 1),
-            )
-            return codec.decode(latents)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        made = pipeline(list(prompts), generator=generators, return_dict=False, **self.options(pipeline))[0]
+        videos = made if self.frames > 1 else made[:, None]
+        return (videos * 255).round().astype(np.uint8)
 
     def _write(self, row: Row, videos: list[np.ndarray], seconds: float) -> Row:
         frames = videos[0] if len(videos) == 1 else grid(videos)

@@ -39,31 +39,22 @@ class TextEncoder:
         Raises:
             ValueError: it cannot be loaded.
         """
-        from transformers import AutoModel, AutoTokenizer
-
+        from nova_model.released import load_text_encoder, load_tokenizer
         from pipelines.models import device, folder, loading, quiet
 
         quiet()
         with loading(name):
-            model = AutoModel.from_pretrained(folder(name), dtype=dtype).eval().to(device())
+            model = load_text_encoder(folder(name), dtype, name="AutoModel").to(device())
         with loading(tokenizer or name):
-            found = AutoTokenizer.from_pretrained(folder(tokenizer or name))
+            found = load_tokenizer(folder(tokenizer or name))
         return cls(model, found, max_tokens)
 
     def encode(self, texts: Sequence[str]) -> list[Tensor]:
         """Texts -> fp32 features [tokens, dim] each; an empty text has none."""
-        import torch
+        from nova_model.text_encoder import encode
 
-        tokens = [self.tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"] for text in texts]
-        longest = max(map(len, tokens), default=0)
-        if longest == 0:
-            return [torch.zeros(0, self.model.config.hidden_size) for _ in texts]
-        padded = torch.zeros(len(tokens), longest, dtype=torch.long)
-        for row, ids in zip(padded, tokens, strict=True):
-            row[: len(ids)] = torch.tensor(ids, dtype=torch.long)
-        with torch.inference_mode():
-            hidden = self.model(padded.to(self.model.device)).last_hidden_state.float().cpu()
-        return [features[: len(ids)] for features, ids in zip(hidden, tokens, strict=True)]
+        found = encode(self.model, self.tokenizer, texts, self.max_tokens, self.model.device)
+        return [features.cpu() for features in found]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,21 +116,29 @@ def test_addresses_that_are_no_hub_ids_are_not_looked_for_there(name: str, monke
 
 
 def test_a_hub_id_is_fetched_without_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And without other variants; .bin files only of parts that have no safetensors."""
     import huggingface_hub
 
-    asked: dict[str, object] = {}
+    files = [
+        "README.md", "model_index.json", "other/config.json", "scheduler/scheduler_config.json", "tokenizer/merges.txt",
+        "transformer/config.json", "transformer/diffusion_pytorch_model-00001-of-00002.safetensors",
+        "transformer/diffusion_pytorch_model.bin", "transformer/model.py", "vae/config.json",
+        "vae/diffusion_pytorch_model.bin", "vae/diffusion_pytorch_model.fp16.bin",
+    ]  # fmt: skip
 
-    def snapshot_download(repo: str, **settings: object) -> str:
-        asked.update(settings, repo=repo)
-        for part in ("transformer", "scheduler"):
-            (tmp_path / "hub" / part).mkdir(parents=True)
-        (tmp_path / "hub" / "model_index.json").write_text("{}")
+    def snapshot_download(repo: str, **settings: Any) -> str:
+        assert repo == "owner/repo"
+        for name in huggingface_hub.utils.filter_repo_objects(files, **settings):
+            path = tmp_path / "hub" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("{}")
         return str(tmp_path / "hub")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     monkeypatch.chdir(tmp_path)
     assert find("owner/repo").transformer == str(tmp_path / "hub" / "transformer")
-    assert asked["repo"] == "owner/repo"
-    assert asked["ignore_patterns"] == ["*.py"]
-    patterns = ["transformer/*", "scheduler/*", "vae/*", "text_encoder/*", "tokenizer/*"]
-    assert asked["allow_patterns"] == ["model_index.json", *patterns]
+    fetched = {str(path.relative_to(tmp_path / "hub")) for path in (tmp_path / "hub").rglob("*") if path.is_file()}
+    assert set(files) - fetched == {
+        "README.md", "other/config.json", "transformer/diffusion_pytorch_model.bin", "transformer/model.py",
+        "vae/diffusion_pytorch_model.fp16.bin",
+    }  # fmt: skip
