@@ -12,6 +12,8 @@ _MLP = re.compile(r"mlp_d(\d+)w(\d+)")
 TEXT_ROWS = 512
 """Rows of the buffer that pads prompts."""
 _HEADS = {64: 4, 768: 12, 1024: 16, 1536: 16}
+NORMS = ("post", "pre", "post_add")
+_NOT_RELEASED = {"label_classes", "sees_frames", "norm"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class MlpSize:
 
 @dataclass(frozen=True, kw_only=True)
 class NovaConfig:
-    """The keys of the released config.json (spec section 2).
+    """The keys of the released config.json (spec section 2), and ablations, which released configs leave out.
 
     Raises:
         ValueError: an unknown arch, or sizes that do not go together.
@@ -61,14 +63,25 @@ class NovaConfig:
     """Rotary positions instead of absolute ones."""
     arch: tuple[str, str, str] = ("vit_d16w1024", "vit_d32w1024", "mlp_d6w1024")
     """Temporal encoder, spatial encoder, denoiser."""
+    sees_frames: bool = True
+    """Ablation where False: no temporal part. Every frame's indicator features come from the conditioning alone, from
+    begin-of-video tokens at the frame's place in time; no frame sees another one, nothing is cached."""
+    norm: str = "post"
+    """LayerNorm of both encoders' blocks: post, on a branch's output before the addition, as released; ablations: pre,
+    on a branch's input; post_add, behind the addition."""
 
     def __post_init__(self) -> None:
+        self._check_sizes()
+        if self.norm not in NORMS:
+            raise ValueError(f"norm is {self.norm!r}; choose {', '.join(NORMS)}")
         if len(self.arch) != 3:
             raise ValueError(f"arch {self.arch}: name temporal encoder, spatial encoder and denoiser")
         _mlp(self.arch[2])
         if self.temporal.width != self.spatial.width:
             raise ValueError(f"arch {self.arch}: temporal and spatial encoder must have one width")
         for size in (self.temporal, self.spatial):
+            if size.depth < 1:
+                raise ValueError(f"arch {self.arch}: an encoder has at least one layer")
             if size.heads < 1 or size.width % 4 or size.width % size.heads:
                 raise ValueError(
                     f"arch {self.arch}: width {size.width} must be divisible by 4 and by {size.heads} heads"
@@ -77,6 +90,22 @@ class NovaConfig:
                 raise ValueError(f"arch {self.arch}: rotary positions need a head size divisible by 32")
         if self.text_token_dim is not None and self.text_token_len > TEXT_ROWS:
             raise ValueError(f"text_token_len is {self.text_token_len}; the padding has {TEXT_ROWS} rows")
+
+    def _check_sizes(self) -> None:
+        for name in ("image_dim", "image_stride", "text_token_len", "label_classes"):
+            if not _whole(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it is a whole number of at least 1")
+        for name, kind in (("text_token_dim", "null for labels"), ("video_mixer_rank", "null for no mixer")):
+            value = getattr(self, name)
+            if value is not None and not (_whole(value) or (name == "video_mixer_rank" and _whole(abs(value) + 1))):
+                raise ValueError(f"{name} is {value!r}; it is a whole number, or {kind}")
+        sizes = {"image_size": self.pixel_size, "image_base_size": self.image_base_size}
+        for name, size, count in (
+            *((*each, 2) for each in sizes.items()),
+            ("video_base_size", self.video_base_size, 3),
+        ):
+            if not isinstance(size, tuple) or len(size) != count or not all(map(_whole, size)):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it is {count} whole numbers of at least 1")
 
     @property
     def temporal(self) -> VitSize:
@@ -136,8 +165,10 @@ class NovaConfig:
         return cls(**plain)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `from_dict` reads, ready for JSON."""
-        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """What `from_dict` reads, ready for JSON; keys that no release has are left out where they are as usual."""
+        usual = {each.name: each.default for each in fields(self) if each.name in _NOT_RELEASED}
+        said = {key: value for key, value in asdict(self).items() if key not in usual or value != usual[key]}
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in said.items()}
         return {"_class_name": "NOVATransformer3DModel", **plain}
 
 
@@ -167,6 +198,10 @@ class SamplingConfig:
             raise ValueError(f"guidance_renorm is {self.guidance_renorm}; it is a factor above 0 and up to 1")
         if self.guidance_scale < 0:
             raise ValueError(f"guidance_scale is {self.guidance_scale}; it is 1 (off) or more")
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and value >= 1
 
 
 def _vit(name: str) -> VitSize:

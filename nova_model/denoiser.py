@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nova_model import ops
 from nova_model.embeddings import PatchEmbed
-from nova_model.layers import LAYER_NORM_EPS, AdaLayerNorm, SiluMlp
+from nova_model.layers import LAYER_NORM_EPS, AdaLayerNorm, SiluMlp, run
 
 
 class TimeConditionEmbed(nn.Module):
@@ -51,6 +51,10 @@ class DenoiserBlock(nn.Module):
         assert gate is not None
         return torch.addcmul(h, gate, self.norm2(self.proj(normed)))
 
+    def conditioned(self, h: Tensor, condition: Tensor) -> Tensor:
+        """The same, given the condition [..., E] after the SiLU that all blocks share."""
+        return self(h, self.norm1.statistics(condition))
+
 
 class Modulation(NamedTuple):
     """What conditions a denoiser's layers, for each token and timestep."""
@@ -75,8 +79,11 @@ class Modulation(NamedTuple):
 class Denoiser(nn.Module):
     """Noisy tokens to noise or velocity."""
 
-    def __init__(self, *, channels: int, patch: int, condition: int, width: int, depth: int) -> None:
+    def __init__(
+        self, *, channels: int, patch: int, condition: int, width: int, depth: int, checkpointing: bool = False
+    ) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         self.patch_embed = PatchEmbed(channels, width, patch)
         self.time_cond_embed = TimeConditionEmbed(condition, width)
         self.blocks = nn.ModuleList(DenoiserBlock(width) for _ in range(depth))
@@ -96,7 +103,12 @@ class Denoiser(nn.Module):
         Returns:
             [..., p*p*C].
         """
-        return self.denoised(x_t, self.modulation(t=t, z=z, index=index))
+        condition = F.silu(self.time_cond_embed(t, z, index))
+        h = self.patch_embed.tokens(x_t)
+        for block in self.blocks:
+            h = run(cast(DenoiserBlock, block).conditioned, h, condition, checkpointing=self.checkpointing)
+        normed, _ = self.norm(h, self.norm.statistics(condition))
+        return self.head(normed)
 
     def modulation(self, *, t: Tensor, z: Tensor, index: Tensor | None = None) -> Modulation:
         """What depends on timestep and condition alone; sampling knows all its timesteps beforehand."""

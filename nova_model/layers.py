@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nova_model import ops
 
@@ -37,6 +39,13 @@ def take(x: Tensor, rows: Rows) -> Tensor:
     if isinstance(rows, slice):
         return x[:, rows]
     return x.expand(len(rows), -1, -1).gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))
+
+
+def run(layer: Callable[..., Any], *given: Tensor, checkpointing: bool, **named: Any) -> Any:
+    """layer(...); with checkpointing, what it computes on the way is computed again in the backward pass, not kept."""
+    if not (checkpointing and torch.is_grad_enabled()):
+        return layer(*given, **named)
+    return checkpoint(layer, *given, use_reentrant=False, preserve_rng_state=False, **named)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, blocks: Sequence[int] = ()) -> Tensor:
@@ -116,10 +125,14 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """x + norm(attention(x)), then x + norm(mlp(x)): the norm sits on the branch's output, before the addition."""
+    """x + norm(attention(x)), then x + norm(mlp(x)): the norm sits on the branch's output, before the addition.
 
-    def __init__(self, width: int, heads: int) -> None:
+    Ablations: pre, x + attention(norm(x)); post_add, norm(x + attention(x)).
+    """
+
+    def __init__(self, width: int, heads: int, norm: str = "post") -> None:
         super().__init__()
+        self.place = norm
         self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
@@ -135,10 +148,17 @@ class Block(nn.Module):
         rows: Rows | None = None,
     ) -> tuple[Tensor, LayerCache]:
         """As `Attention.forward`."""
-        attended, present = self.attn(x, blocks=blocks, angles=angles, past=past, rows=rows)
-        x = x if rows is None else take(x, rows)
-        x = x + self.norm1(attended)
-        return x + self.norm2(self.mlp(x)), present
+        pre = self.place == "pre"
+        attended, present = self.attn(
+            self.norm1(x) if pre else x, blocks=blocks, angles=angles, past=past, rows=rows
+        )  # fmt: skip
+        x = self._added(x if rows is None else take(x, rows), attended, self.norm1)
+        return self._added(x, self.mlp(self.norm2(x) if pre else x), self.norm2), present
+
+    def _added(self, x: Tensor, branch: Tensor, norm: nn.LayerNorm) -> Tensor:
+        if self.place == "post":
+            return x + norm(branch)
+        return x + branch if self.place == "pre" else norm(x + branch)
 
 
 class SiluMlp(nn.Module):

@@ -6,7 +6,7 @@ M temporal tokens of a frame, L text tokens, D width, R noise draws a token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,8 @@ from nova_model.spatial import SpatialEncoder
 from nova_model.temporal import TemporalEncoder
 
 DEFAULT_MOTION, DEFAULT_FPS = 5.0, 12.0
+PARTS = ("temporal", "spatial", "denoiser")
+"""What activation checkpointing can be switched on for."""
 
 
 @dataclass(frozen=True)
@@ -50,22 +52,36 @@ class Draws:
 
 
 class Nova(nn.Module):
-    """A NOVA model; parameters are named as in the released state dict."""
+    """A NOVA model; parameters are named as in the released state dict.
 
-    def __init__(self, config: NovaConfig) -> None:
+    Args:
+        config: of the architecture.
+        checkpointing: parts, of PARTS, whose blocks keep no activations in training and compute them again in the
+            backward pass; the same losses and gradients in less memory and more time.
+
+    Raises:
+        ValueError: an unknown part.
+    """
+
+    def __init__(self, config: NovaConfig, checkpointing: Collection[str] = ()) -> None:
         super().__init__()
         self.config = config
+        again = {part: part in checkpointing for part in PARTS}
+        if not set(checkpointing) <= set(PARTS):
+            raise ValueError(f"checkpointing {', '.join(checkpointing)}: choose from {', '.join(PARTS)}")
         width, patch, channels = config.width, config.patch_size, config.image_dim
         self.video_encoder = TemporalEncoder(
             channels=channels, width=width, depth=config.temporal.depth, heads=config.temporal.heads, patch=2 * patch,
-            mixer_rank=config.video_mixer_rank,
+            mixer_rank=config.video_mixer_rank, norm=config.norm, checkpointing=again["temporal"],
         )  # fmt: skip
         self.image_encoder = SpatialEncoder(
-            channels=channels, width=width, depth=config.spatial.depth, heads=config.spatial.heads, patch=patch
-        )
+            channels=channels, width=width, depth=config.spatial.depth, heads=config.spatial.heads, patch=patch,
+            norm=config.norm, checkpointing=again["spatial"],
+        )  # fmt: skip
         self.image_decoder = Denoiser(
-            channels=channels, patch=patch, condition=width, width=config.denoiser.width, depth=config.denoiser.depth
-        )
+            channels=channels, patch=patch, condition=width, width=config.denoiser.width, depth=config.denoiser.depth,
+            checkpointing=again["denoiser"],
+        )  # fmt: skip
         self.mask_embed = MaskEmbed(width)
         self.video_pos_embed = None if config.rotary_pos_embed else TimeEmbed(config.video_base_size[0], width)
         self.motion_embed = MotionEmbed(width) if config.has_motion else None
@@ -226,12 +242,21 @@ class Nova(nn.Module):
         """Outputs of the temporal encoder before scaling and shift, [B, T, M, D]."""
         frames = latents.shape[2]
         rows, columns = (size // 2 for size in self.grid(latents))
+        if not self.config.sees_frames:
+            return torch.cat([self._alone(context, index, frames, latents) for index in range(frames)], dim=1)
         earlier = [
             self.frame_slot(latents[:, :, index - 1] if index else None, index, frames, latents)
             for index in range(frames)
         ]
         angles = self.temporal_angles(context.shape[1], 0, frames, rows, columns, latents.device)
         return self.video_encoder(context=context, frames=torch.stack(earlier, dim=1), angles=angles)
+
+    def _alone(self, context: Tensor, index: int, frames: int, like: Tensor) -> Tensor:
+        """The ablation without temporal part: output of a frame that sees the conditioning alone, [B, 1, M, D]."""
+        rows, columns = (size // 2 for size in self.grid(like))
+        angles = self.temporal_angles(context.shape[1], index, index + 1, rows, columns, like.device)
+        slot = self.frame_slot(None, index, frames, like)
+        return self.video_encoder(context=context, frames=slot[:, None], angles=angles)
 
     def frame_slot(self, before: Tensor | None, index: int, frames: int, like: Tensor) -> Tensor:
         """Input of the temporal encoder for one frame, [B, M, D].

@@ -242,10 +242,13 @@ def _recent(cache: Cache, window: int | None, first: int, frame: int) -> Cache:
 def _temporal_step(model: Nova, branches: Branches, latents: Tensor, index: int, cache: Cache) -> tuple[Tensor, Cache]:
     """Temporal output of one frame for every branch, [G*B, M, D]."""
     frames = latents.shape[2]
-    before = latents[:, :, index - 1] if index else None
+    first = index == 0 or not model.config.sees_frames
+    before = None if first else latents[:, :, index - 1]
     slots = [model.frame_slot(before if sees else None, index, frames, latents) for sees in branches.sees_frames]
     rows, columns = (size // 2 for size in model.grid(latents))
-    prefix = branches.contexts.shape[1] if index == 0 else 0
+    prefix = branches.contexts.shape[1] if first else 0
     angles = model.temporal_angles(prefix, index, index + 1, rows, columns, latents.device)
-    context = branches.contexts if index == 0 else None
-    return model.video_encoder.step(frame=torch.cat(slots), context=context, angles=angles, cache=cache)
+    context = branches.contexts if first else None
+    return model.video_encoder.step(
+        frame=torch.cat(slots), context=context, angles=angles, cache=() if first else cache
+    )

@@ -6,16 +6,20 @@ import torch
 from torch import Tensor, nn
 
 from nova_model.embeddings import PatchEmbed
-from nova_model.layers import LAYER_NORM_EPS, Block
+from nova_model.layers import LAYER_NORM_EPS, Block, run
 
 
 class SpatialEncoder(nn.Module):
     """Bidirectional transformer; its first half sees only what is visible, its second half every token."""
 
-    def __init__(self, *, channels: int, width: int, depth: int, heads: int, patch: int) -> None:
+    def __init__(
+        self, *, channels: int, width: int, depth: int, heads: int, patch: int, norm: str = "post",
+        checkpointing: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.checkpointing = checkpointing
         self.patch_embed = PatchEmbed(channels, width, patch)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, norm) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
 
     def forward(
@@ -46,15 +50,16 @@ class SpatialEncoder(nn.Module):
         x = torch.cat([prefix, known], dim=1)
         some = None if angles is None else _behind_prefix(angles[visible], count)
         for block in self.blocks[:half]:
-            x, _ = block(x, angles=some)
+            x, _ = run(block, x, angles=some, checkpointing=self.checkpointing)
         grid = masked.expand(len(x), -1, -1).to(x.dtype)
         grid = grid.scatter(1, visible[..., None].expand(-1, -1, x.shape[2]), x[:, count:])
         x = torch.cat([x[:, :count], grid], dim=1)
         every = None if angles is None else _behind_prefix(angles[None], count)
         *blocks, last = self.blocks[half:]
         for block in blocks:
-            x, _ = block(x, angles=every)
-        x, _ = last(x, angles=every, rows=slice(count, None) if wanted is None else wanted + count)
+            x, _ = run(block, x, angles=every, checkpointing=self.checkpointing)
+        rows = slice(count, None) if wanted is None else wanted + count
+        x, _ = run(last, x, angles=every, rows=rows, checkpointing=self.checkpointing)
         return self.norm(x)
 
 

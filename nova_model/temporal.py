@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nova_model.embeddings import PatchEmbed
-from nova_model.layers import LAYER_NORM_EPS, Block, LayerCache
+from nova_model.layers import LAYER_NORM_EPS, Block, LayerCache, run
 
 Cache = tuple[LayerCache, ...]
 
@@ -33,11 +33,13 @@ class TemporalEncoder(nn.Module):
     """Block-causal transformer over frames."""
 
     def __init__(
-        self, *, channels: int, width: int, depth: int, heads: int, patch: int, mixer_rank: int | None
-    ) -> None:
+        self, *, channels: int, width: int, depth: int, heads: int, patch: int, mixer_rank: int | None,
+        norm: str = "post", checkpointing: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.checkpointing = checkpointing
         self.patch_embed = PatchEmbed(channels, width, patch)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, norm) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.mixer = Mixer(width, mixer_rank) if mixer_rank else None
 
@@ -58,8 +60,9 @@ class TemporalEncoder(nn.Module):
         sizes = (prefix + tokens, *[tokens] * (count - 1))
         *blocks, last = self.blocks
         for block in blocks:
-            x, _ = block(x, blocks=sizes, angles=angles)
-        x, _ = last(x, blocks=sizes, angles=angles, rows=slice(prefix, None))  # nobody reads the conditioning's outputs
+            x, _ = run(block, x, blocks=sizes, angles=angles, checkpointing=self.checkpointing)
+        rows = slice(prefix, None)  # nobody reads the conditioning's outputs
+        x, _ = run(last, x, blocks=sizes, angles=angles, rows=rows, checkpointing=self.checkpointing)
         return self.norm(x).reshape(batch, count, tokens, width)
 
     def step(
