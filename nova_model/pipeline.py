@@ -107,7 +107,7 @@ class NovaPipeline(DiffusionPipeline):
             raise ValueError(f"from_pretrained does not take {unknown[0]}")
         hub = {name: value for name, value in options.items() if name in _HUB}
         folder = released.find(pretrained_model_name_or_path, variant, **hub)
-        index = released.read_index(folder)
+        index = released.read_index(folder, variant)
         asked = torch_dtype if dtype is None else dtype
         dtypes = asked if isinstance(asked, dict) else {"default": asked or torch.float32}
         parts = {part: options[part] for part in released.PARTS if part in options}
@@ -392,9 +392,8 @@ def _schedule(scheduler: Any, shift: float | None) -> Schedule:
     Raises:
         ValueError: a scheduler that NOVA does not take, or a shift where there is none.
     """
-    config, name = dict(scheduler.config), type(scheduler).__name__
-    if config.get("_class_name", name) != name:  # made from another one's config: what that sampled with is over
-        config.pop("_sample_class_name", None)
+    name = type(scheduler).__name__
+    config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
     schedule = schedule_from_config({**config, "_class_name": name})
     if shift is None:
         return schedule

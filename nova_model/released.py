@@ -71,11 +71,11 @@ def fetch(repo: str, variant: str | None = None, **hub: Any) -> Path:
     return found
 
 
-def read_index(folder: Path) -> dict[str, Any]:
+def read_index(folder: Path, variant: str | None = None) -> dict[str, Any]:
     """model_index.json, checked before anything heavy is read.
 
     Raises:
-        ValueError: another pipeline, a class that is not known, or a folder that is not there.
+        ValueError: another pipeline, a class that is not known, or a folder or a variant that is not there.
     """
     index = read_json(folder / INDEX)
     kind = index.get("_class_name", PIPELINE)
@@ -90,6 +90,8 @@ def read_index(folder: Path) -> dict[str, Any]:
         if not (folder / part).is_dir():
             raise ValueError(f"{folder} has a {INDEX} but no {part}/; download it whole")
         _reader(part, named)
+    if variant and not any(folder.glob(f"*/*.{variant}[.-]*")):
+        raise ValueError(f"{folder} holds no {variant} weights; leave the variant out or name another")
     return index
 
 
@@ -113,7 +115,7 @@ def load_part(part: str, name: str, folder: Path, dtype: torch.dtype, variant: s
     Raises:
         ValueError: it cannot be loaded.
     """
-    own = variant if variant and any(folder.glob(f"*.{variant}*")) else None
+    own = variant if variant and any(folder.glob(f"*.{variant}[.-]*")) else None
     return _reader(part, name)(folder, dtype, own)
 
 
@@ -147,7 +149,7 @@ def _reader(part: str, name: str) -> Reader:
 
 
 def load_scheduler(folder: str | Path, name: str | None = None) -> Any:
-    """diffusers' scheduler of a folder; the class is the config's own by default.
+    """diffusers' scheduler of a folder: of the class that its config samples with, else of the one named.
 
     Raises:
         ValueError: no such folder, or a scheduler that NOVA does not take.
@@ -155,7 +157,7 @@ def load_scheduler(folder: str | Path, name: str | None = None) -> Any:
     import diffusers
 
     config = read_json(Path(folder) / "scheduler_config.json")
-    name = name or config.get("_class_name", "")
+    name = config.get("_sample_class_name") or name or config.get("_class_name", "")
     found = getattr(diffusers, name, None)
     if found is None or not hasattr(found, "from_config"):
         raise ValueError(f"unknown scheduler {name!r}; NOVA takes FlowMatchEulerDiscreteScheduler or DDPMScheduler")

@@ -20,6 +20,7 @@ _RELEASED = {
     "AutoencoderKL": (f"{_MODULES}.autoencoders.autoencoder_kl", "AutoencoderKL"),
     "VideoVae": (f"{_MODULES}.autoencoders.autoencoder_kl_opensora", "AutoencoderKLOpenSora"),
     "PhiEncoderModel": (f"{_MODULES}.text_encoders.phi", "PhiEncoderModel"),
+    "CodeGenTokenizer": ("transformers", "CodeGenTokenizerFast"),  # the fast one has lost its ending in transformers 5
 }
 """Our class -> how the release's model_index.json names it."""
 _WRITTEN_ANEW = {"architectures", "transformers_version", "dtype", "torch_dtype"}
@@ -122,11 +123,17 @@ def _move(source: Path, target: Path, variant: str | None) -> None:
 
 
 def index_of(parts: dict[str, Any], origin: Origin) -> dict[str, Any]:
-    """model_index.json of these parts: as it was read, but for parts that have changed since."""
+    """model_index.json of these parts: as it was read, but for parts that were replaced since."""
     import diffusers
 
     read = origin.index
-    named = {part: _named(part, component, read) for part, component in parts.items()}
+    known = {part: component for part, (component, _, _) in origin.configs.items()}
+    if origin.tokenizer is not None:
+        known["tokenizer"] = origin.tokenizer[0]
+    named = {
+        part: read[part] if component is not None and known.get(part) is component else _named(component)
+        for part, component in parts.items()
+    }
     if not read:
         return {"_class_name": PIPELINE, "_diffusers_version": diffusers.__version__, **named}
     named = {part: pair for part, pair in named.items() if part in read or pair != [None, None]}
@@ -134,12 +141,9 @@ def index_of(parts: dict[str, Any], origin: Origin) -> dict[str, Any]:
     return {**kept, "_class_name": PIPELINE, **named}
 
 
-def _named(part: str, component: Any, index: dict[str, Any]) -> list[str | None]:
-    """How model_index.json names a component: as it was read, where that is still its class."""
+def _named(component: Any) -> list[str | None]:
+    """How the release names a component's class."""
     if component is None:
         return [None, None]
     kind = type(component)
-    module, name = _RELEASED.get(kind.__name__, (kind.__module__.split(".")[0], kind.__name__))
-    read = index.get(part)
-    aliases = {name, kind.__name__, f"{kind.__name__}Fast"}  # a fast tokenizer has lost that ending in transformers 5
-    return read if isinstance(read, list) and read[-1] in aliases else [module, name]
+    return list(_RELEASED.get(kind.__name__, (kind.__module__.split(".")[0], kind.__name__)))
