@@ -149,13 +149,20 @@ def plan(inputs: Inputs, config: NovaConfig, codec: Codec | None) -> Plan:
     trained = config.video_base_size[0]
     latents_given = 0
     if inputs.given_latents is not None:
-        latents_given = inputs.given_latents.shape[2]
+        shape = tuple(inputs.given_latents.shape)
+        if len(shape) != 5 or shape[1] != config.image_dim:
+            raise ValueError(
+                f"given_latents are {shape}; the model takes [B, {config.image_dim}, frames, rows, columns]"
+            )
+        latents_given = shape[2]
     elif pixels is not None:
         assert codec is not None
         latents_given = codec.latent_frames(pixels.shape[2])
     frames = inputs.num_frames
     if frames is None:
         frames = trained if codec is None else codec.frames(trained)
+    if frames < 1:
+        raise ValueError(f"num_frames is {frames}; at least 1")
     latent_frames = frames if codec is None else codec.latent_frames(frames)
     if latents_given >= latent_frames:
         raise ValueError(f"num_frames is {frames}, and as many are given; ask for more of them")
