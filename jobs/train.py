@@ -8,7 +8,7 @@ The same command again goes on from the last checkpoint. What a worker does is i
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,12 @@ class TrainConfig:
 
     preset: str = "tiny"
     """Architecture, a name of nova_model.config.PRESETS."""
+    ablate: tuple[str, ...] = ()
+    """What is changed in the architecture, names of nova_model.config.ABLATIONS: no_temporal, no_scaling, pre_norm,
+    post_add_norm."""
+    checkpointing: tuple[str, ...] = ()
+    """Parts that keep no activations and compute them again in the backward pass, for less memory and more time:
+    temporal, spatial, denoiser. `python -m nova_model.describe PRESET` says what each takes."""
     init_from: str | None = None
     """Checkpoint folder to take weights from; parts that it lacks start fresh (T2V from T2I weights)."""
     schedule: str = "flow"
@@ -120,10 +126,19 @@ class TrainConfig:
         for name in ("global_batch", "global_batch_video"):
             if getattr(self, name) % parts:
                 raise ValueError(f"{name}={getattr(self, name)} must be a multiple of workers x accumulate = {parts}")
+        self._check_names()
         if self.schedule not in ("flow", "ddpm"):
             raise ValueError(f"schedule={self.schedule!r}: choose flow or ddpm")
         if self.precision not in ("auto", "bf16", "fp32"):
             raise ValueError(f"precision={self.precision!r}: choose auto, bf16 or fp32")
+
+    def _check_names(self) -> None:
+        from nova_model.config import ABLATIONS, PARTS
+
+        for name, known in (("ablate", tuple(ABLATIONS)), ("checkpointing", PARTS)):
+            wrong = [each for each in getattr(self, name) if each not in known]
+            if wrong:
+                raise ValueError(f"{name}={wrong[0]!r}: choose from {', '.join(known)}")
 
     def batch_size(self, bucket: Bucket) -> int:
         """Examples per step over all workers, for a bucket."""
@@ -250,17 +265,18 @@ def check(config: TrainConfig, root: str, version: int) -> Plan:
 
 
 def model_config(config: TrainConfig) -> NovaConfig:
-    """The architecture that the preset names.
+    """The architecture that the preset names, without what is ablated.
 
     Raises:
         ValueError: no such preset; the nearest is named.
     """
     from jobs.settings import nearest
-    from nova_model.config import PRESETS
+    from nova_model.config import ABLATIONS, PRESETS
 
     if config.preset not in PRESETS:
         raise ValueError(f"unknown preset {config.preset!r}{nearest(config.preset, PRESETS)}")
-    return PRESETS[config.preset]
+    changes = {key: value for name in config.ablate for key, value in ABLATIONS[name].items()}
+    return replace(PRESETS[config.preset], **changes)
 
 
 def _check_bucket(model: NovaConfig, preset: str, example: dict[str, Any]) -> None:
@@ -294,15 +310,14 @@ def _claim(folder: Path, config: TrainConfig, root: str, version: int) -> None:
     others = [path.name for path in folder.glob("*") if not path.name.startswith(".") and path.name not in OURS]
     if not started and others:
         raise ValueError(f"--run {folder} holds other files ({others[0]}); give an empty or new folder")
-    for key in ("preset", "schedule", "shift", "seed"):
-        if started and started["config"][key] != getattr(config, key):
-            raise ValueError(
-                f"--run {folder} was started with {key}={started['config'][key]}, not {getattr(config, key)}; "
-                "give another --run"
-            )
+    settings = json.loads(json.dumps(asdict(config)))  # as the file has them
+    for key in ("preset", "ablate", "schedule", "shift", "seed"):
+        before = started["config"].get(key, []) if started else settings[key]
+        if before != settings[key]:
+            raise ValueError(f"--run {folder} was started with {key}={before}, not {settings[key]}; give another --run")
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / ".run.json"
-    partial.write_text(json.dumps({"tables": root, "version": version, "config": asdict(config)}, indent=1))
+    partial.write_text(json.dumps({"tables": root, "version": version, "config": settings}, indent=1))
     partial.replace(folder / "run.json")
 
 

@@ -105,7 +105,7 @@ def _train_loop(given: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     worker = Worker(config, given["tables"], Path(given["run"]), rank, world, get_device())
     torch.manual_seed(config.seed)  # layers draw their first weights from torch's own generator
-    model = Nova(model_config(config)).to(worker.device)
+    model = Nova(model_config(config), config.checkpointing).to(worker.device)
     worker.prepare(model)
     progress = worker.restore(ray.train.get_checkpoint(), given["version"])
     parallel = {"find_unused_parameters": True}  # images use neither the mixer nor later frames

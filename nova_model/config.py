@@ -13,6 +13,15 @@ TEXT_ROWS = 512
 """Rows of the buffer that pads prompts."""
 _HEADS = {64: 4, 768: 12, 1024: 16, 1536: 16}
 NORMS = ("post", "pre", "post_add")
+PARTS = ("temporal", "spatial", "denoiser")
+"""What activation checkpointing can be switched on for."""
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "no_temporal": {"sees_frames": False},
+    "no_scaling": {"video_mixer_rank": None},
+    "pre_norm": {"norm": "pre"},
+    "post_add_norm": {"norm": "post_add"},
+}
+"""The paper's ablations, and what each changes in a config."""
 _NOT_RELEASED = {"label_classes", "sees_frames", "norm"}
 
 

@@ -14,7 +14,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from nova_model import masking, ops
-from nova_model.config import NovaConfig
+from nova_model.config import PARTS, NovaConfig
 from nova_model.denoiser import Denoiser
 from nova_model.embeddings import LabelEmbed, MaskEmbed, MotionEmbed, TextEmbed, TimeEmbed
 from nova_model.layers import take
@@ -23,8 +23,6 @@ from nova_model.spatial import SpatialEncoder
 from nova_model.temporal import TemporalEncoder
 
 DEFAULT_MOTION, DEFAULT_FPS = 5.0, 12.0
-PARTS = ("temporal", "spatial", "denoiser")
-"""What activation checkpointing can be switched on for."""
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,42 @@ def test_more_steps_go_on_and_stay_on_the_version_they_began_with(trained: Path,
     assert train._data(train_config(tables=f"{newer}@2", run=str(run))) == (str(newer), 2), "it was asked for"
 
 
+def test_activation_checkpointing_trains_the_same(trained: Path, curated: Path, work: Path) -> None:
+    run = work / "train_checkpointing"
+    train.train(
+        train_config(
+            tables=str(curated), run=str(run), steps=2, checkpointing=("temporal", "spatial", "denoiser")
+        )
+    )  # fmt: skip
+    for ours, expected in zip(metrics(run), metrics(trained), strict=False):
+        assert ours["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert ours["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
+    claimed = json.loads((run / "run.json").read_text())
+    with pytest.raises(ValueError, match=r"started with ablate=\[\], not \['pre_norm'\]; give another --run"):
+        train.train(train_config(tables=str(curated), run=str(run), steps=4, ablate=("pre_norm",)))
+    assert json.loads((run / "run.json").read_text()) == claimed
+
+
+def test_ablations_are_changes_of_the_preset() -> None:
+    from nova_model.config import PRESETS
+
+    ablated = train.model_config(train_config(preset="demo", ablate=("no_temporal", "no_scaling", "post_add_norm")))
+    assert (ablated.sees_frames, ablated.video_mixer_rank, ablated.norm) == (False, None, "post_add")
+    assert train.model_config(train_config(preset="demo")) == PRESETS["demo"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"ablate": ("no_time",)}, "ablate='no_time': choose from no_temporal, no_scaling, pre_norm, post_add_norm"),
+        ({"checkpointing": ("vae",)}, "checkpointing='vae': choose from temporal, spatial, denoiser"),
+    ],
+)
+def test_an_unknown_part_is_a_one_line_error(changes: dict[str, tuple[str, ...]], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        train_config(**changes)
+
+
 def test_init_from_takes_what_fits(trained: Path) -> None:
     from jobs.training import copy_weights
     from nova_model.config import PRESETS

@@ -1,11 +1,13 @@
 """The architecture's config: derived sizes, config.json as released, and mistakes told in one line."""
 
 import json
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
+import torch
 
 from nova_model.config import PRESETS, MlpSize, NovaConfig, VitSize
+from nova_model.model import Nova
 from tests.nova_model.models import one_line_error
 
 
@@ -98,6 +100,42 @@ def test_rotary_positions_refuse_heads_whose_thirds_are_odd():
 def test_an_unknown_key_is_named_with_the_nearest_known_one(key, match):
     with one_line_error(match):
         NovaConfig.from_dict({key: 512})
+
+
+def test_a_mixer_of_rank_24_has_the_other_number_of_the_spec():
+    with torch.device("meta"):
+        model = Nova(replace(PRESETS["nova-d48w1024-osp480"], video_mixer_rank=24))
+    assert sum(parameter.numel() for parameter in model.parameters()) == 644_194_320
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_no_release_has_is_not_written(name):
+    assert not {"label_classes", "sees_frames", "norm"} & set(PRESETS[name].to_dict())
+    changed = replace(PRESETS[name], label_classes=10, sees_frames=False, norm="pre")
+    assert NovaConfig.from_dict(changed.to_dict()) == changed
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"image_dim": 0}, "image_dim is 0; it is a whole number"),
+        ({"image_stride": 8.5}, "image_stride is 8.5; it is a whole number"),
+        ({"label_classes": -1, "text_token_dim": None}, "label_classes is -1"),
+        ({"text_token_dim": "2560"}, "text_token_dim is '2560'; it is a whole number, or null for labels"),
+        ({"video_mixer_rank": 8.0}, "video_mixer_rank is 8.0; it is a whole number, or null for no mixer"),
+        ({"image_size": (512,)}, r"image_size is \(512,\); it is 2 whole numbers"),
+        ({"image_base_size": 32}, "image_base_size is 32; it is 2 whole numbers"),
+        ({"video_base_size": (16, 16)}, r"video_base_size is \(16, 16\); it is 3 whole numbers"),
+        ({"video_base_size": (0, 16, 16)}, r"video_base_size is \(0, 16, 16\); it is 3 whole numbers"),
+        ({"norm": "before"}, "norm is 'before'; choose post, pre, post_add"),
+        ({"arch": ("vit_d2w64", "vit_d2w64")}, "name temporal encoder, spatial encoder and denoiser"),
+        ({"arch": ("vit_d0w64", "vit_d2w64", "mlp_d1w32")}, "an encoder has at least one layer"),
+        ({"text_token_len": 513}, "text_token_len is 513; the padding has 512 rows"),
+    ],
+)
+def test_sizes_that_cannot_be_are_a_one_line_error(changes, match):
+    with one_line_error(match):
+        NovaConfig(**changes)
 
 
 def test_configs_do_not_change():
