@@ -15,10 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FRAMES, LATENTS = 17, 5
-"""Of a whole tile of the video VAE."""
-PER_LATENT = 4
-"""Frames of the video VAE that a latent after the first stands for."""
 FRAMES_AT_ONCE = 8
 """Frames that AutoencoderKL encodes together."""
 
@@ -43,25 +39,23 @@ class Codec:
         Raises:
             ValueError: a number that this VAE does not code without a rest.
         """
-        if not self.video:
-            return frames
-        step = PER_LATENT if frames <= FRAMES else FRAMES - 1
-        if frames < 1 or (frames - 1) % step:
-            near = 1 + max(0, round((frames - 1) / step)) * step
-            raise ValueError(f"{frames} frames: the video VAE takes 1, 5, 9, 13, 17, and 1+16k beyond, such as {near}")
-        return 1 + (frames - 1) // PER_LATENT
+        return self.vae.latent_frames(frames) if self.video else frames
 
     def frames(self, latents: int) -> int:
-        """Pixel frames of so many latent frames."""
-        return 1 + (latents - 1) * PER_LATENT if self.video else latents
+        """Pixel frames of so many latent frames.
+
+        Raises:
+            ValueError: a number that this VAE does not code without a rest.
+        """
+        return self.vae.frames(latents) if self.video else latents
 
     def tiles(self, latents: int) -> list[tuple[int, int]]:
         """Ranges of latent frames that are decoded together; a frame can be shown once its range is whole."""
         if not self.video:
             return [(index, index + 1) for index in range(latents)]
-        if latents <= LATENTS:
-            return [(0, latents)]
-        return [(start, start + LATENTS) for start in range(0, latents - 1, LATENTS - 1)]
+        from nova_model.video_vae import tiles
+
+        return tiles(latents, self.vae.tile_latents)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def preprocessed(image: Any, video: Any, codec: Codec, size: tuple[int, int]) ->
         return None
     if frames.shape[1] != 3:
         raise ValueError(f"given frames have {frames.shape[1]} channels; give RGB, and latents as given_latents")
-    return frames
+    return frames.contiguous()
 
 
 def _floats(name: str, given: Any) -> Any:

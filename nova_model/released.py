@@ -19,6 +19,8 @@ WEIGHTED = ("transformer", "vae", "text_encoder")
 OPTIONAL = ("vae", "text_encoder", "tokenizer")
 """Parts that a pipeline can do without: it is then given features or labels, and gives latents."""
 PIPELINE = "NOVAPipeline"
+VIDEO_VAES = ("AutoencoderKLOpenSora", "VideoVae")
+"""What the video VAE is called by the release, and here."""
 VARIANTS = ("fp16", "bf16", "fp32", "ema", "non_ema")
 """Usual ones, which are fetched only when asked for."""
 _RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -133,7 +135,7 @@ def _reader(part: str, name: str) -> Reader:
             folder, dtype=dtype, variant=variant
         ).eval(),
         ("vae", "AutoencoderKL"): load_vae,
-        ("vae", "AutoencoderKLOpenSora"): load_vae,
+        **{("vae", kind): load_vae for kind in VIDEO_VAES},
         ("text_encoder", "PhiEncoderModel"): load_text_encoder,
     }
     if (part, name) in ours:
@@ -172,13 +174,15 @@ def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32, variant: st
     """
     from diffusers import AutoencoderKL
 
+    from nova_model.video_vae import VideoVae
+
     folder = Path(folder)
     config = read_json(folder / "config.json")
     kind = config.get("_class_name", "AutoencoderKL")
-    if kind != "AutoencoderKL":
-        raise ValueError(f"{folder / 'config.json'} is of a {kind}; AutoencoderKL or AutoencoderKLOpenSora can be read")
+    if kind not in ("AutoencoderKL", *VIDEO_VAES):
+        raise ValueError(f"{folder / 'config.json'} is of a {kind}; AutoencoderKL or {VIDEO_VAES[0]} can be read")
     with torch.device("meta"):
-        vae = AutoencoderKL.from_config(config)
+        vae = (VideoVae if kind in VIDEO_VAES else AutoencoderKL).from_config(config)
     weights = {_renamed(name): value for name, value in load_weights(folder, variant).items()}
     for name, wanted in vae.state_dict().items():
         if name in weights and weights[name].ndim == 4 and wanted.ndim == 2:  # attention that was a 1x1 convolution

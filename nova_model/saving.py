@@ -92,13 +92,16 @@ def _save_part(part: str, component: Any, folder: Path, origin: Origin, variant:
         component.save_pretrained(folder)
     else:
         component.save_pretrained(folder, variant=variant)
+    path = folder / _CONFIGS.get(part, "config.json")
     same, said, read = origin.configs.get(part, (None, "", {}))
     if same is not component or said != _says(component):
+        if part == "vae":
+            path.write_text(json.dumps({**read_json(path), "_class_name": _named(component)[1]}, indent=2) + "\n")
         return
     if part == "text_encoder":
         precision = str(component.dtype).removeprefix("torch.")
         read = {key: precision if key in ("dtype", "torch_dtype") else value for key, value in read.items()}
-    (folder / _CONFIGS.get(part, "config.json")).write_text(json.dumps(read, indent=2) + "\n")
+    path.write_text(json.dumps(read, indent=2) + "\n")
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path, origin: Origin) -> None:

@@ -20,6 +20,7 @@ INDEX = {
     "tokenizer": ["transformers", "CodeGenTokenizerFast"],
     "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
 }
+VIDEO_VAE = ["diffnext.models.autoencoders.autoencoder_kl_opensora", "AutoencoderKLOpenSora"]
 FLOW = {
     "_class_name": "FlowMatchEulerDiscreteScheduler",
     "_diffusers_version": "0.31.0",
@@ -78,6 +79,14 @@ def make_vae() -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         return AutoencoderKL.from_config(VAE).eval()
+
+
+def make_video_vae() -> Any:
+    from nova_model.video_vae import VideoVae
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return VideoVae(layers_per_block=1, norm_num_groups=4, block_out_channels=(8, 8, 8, 8)).eval()
 
 
 def make_phi(folder: Path) -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ from nova_model.model import Nova
 from nova_model.pipeline import NovaPipeline, NovaPipelineOutput
 from nova_model.sampling import generate
 from nova_model.schedule import FlowMatching
-from tests.nova_model.folders import make_released, make_vae
+from tests.nova_model.folders import make_released, make_vae, make_video_vae
 from tests.nova_model.models import generator, one_line_error, randn, tiny
 
 QUICK = {"num_inference_steps": 4, "num_diffusion_steps": 3}
@@ -350,6 +350,58 @@ def test_a_stream_tells_mistakes_at_once(pipe):
         pipe.stream("a", height=50)
     with pytest.raises(TypeError, match="num_frame"):
         pipe.stream("a", num_frame=3)
+
+
+# The video VAE.
+
+
+@pytest.fixture
+def video_pipe(pipe):
+    return quiet(NovaPipeline(**{**pipe.components, "vae": make_video_vae()}))
+
+
+@pytest.mark.parametrize(("frames", "tiles"), [(1, [1]), (9, [9]), (17, [17]), (49, [17, 16, 16])])
+def test_the_video_vae_shows_tiles(video_pipe, frames, tiles):
+    asked = {**QUICK, "num_frames": frames, "output_type": "pt", "height": 32, "width": 32}
+    made = video_pipe("red", generator=generator(), **asked)
+    latents = video_pipe("red", generator=generator(), **{**asked, "output_type": "latent"}).to_tuple()[0]
+    assert latents.shape[2] == 1 + (frames - 1) // 4
+    with torch.no_grad():
+        pixels = make_video_vae().decode(latents / 0.18215).sample.transpose(1, 2)
+    shown = made.images[:, None] if frames == 1 else made.frames
+    torch.testing.assert_close(shown, (pixels / 2 + 0.5).clamp(0, 1), atol=1e-5, rtol=0)
+    parts = list(video_pipe.stream("red", generator=generator(), **asked))
+    assert [part.shape[1] for part in parts] == tiles
+    assert torch.equal(torch.cat(parts, dim=1), shown)
+
+
+def test_a_streamed_tile_is_there_before_the_next_is_made(video_pipe):
+    frames = []
+    stream = video_pipe.stream(
+        "red", num_frames=49, callback_on_step_end=lambda *told: frames.append(told[2]) or {}, **QUICK
+    )
+    next(stream)
+    assert max(frames) == 4
+    next(stream)
+    assert max(frames) == 8
+    stream.close()
+
+
+def test_pictures_and_videos_go_on_with_the_video_vae(video_pipe):
+    made = video_pipe(image=RED, generator=generator(), **QUICK).frames
+    assert [len(frames) for frames in made] == [17]  # 5 latents were trained
+    given = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
+    latents = video_pipe(video=[Image.fromarray(frame) for frame in given], num_frames=17, **LATENT).frames
+    with torch.no_grad():
+        pixels = torch.from_numpy(given).permute(3, 0, 1, 2)[None] / 127.5 - 1
+        kept = make_video_vae().encode(pixels).latent_dist.mean * 0.18215
+    torch.testing.assert_close(latents[:, :, :3], kept, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("asked", [{"num_frames": 7}, {"num_frames": 21}, {"video": [RED] * 3, "num_frames": 17}])
+def test_a_number_of_frames_that_the_video_vae_cannot_code_is_a_one_line_error(video_pipe, asked):
+    with one_line_error(r"frames: the video VAE takes 1\+4k up to 17 and 1\+16k beyond"):
+        video_pipe("red", **asked)
 
 
 # Longer than trained.

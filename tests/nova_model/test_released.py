@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from nova_model.pipeline import NovaPipeline
-from tests.nova_model.folders import FLOW, INDEX, make_released, make_vae, write
+from tests.nova_model.folders import FLOW, INDEX, VIDEO_VAE, make_released, make_vae, make_video_vae, write
 from tests.nova_model.models import one_line_error, tiny
 
 WEIGHTED = ("transformer", "vae", "text_encoder")
@@ -40,7 +41,7 @@ def same_weights(one, other):
         assert all(torch.equal(value, others[name]) for name, value in tensors.items()), part
 
 
-def jsons(folder: Path) -> dict[str, object]:
+def jsons(folder: Path) -> dict[str, Any]:
     """Every JSON file of a folder."""
     found = sorted(path.relative_to(folder) for path in folder.rglob("*.json"))
     return {str(path): json.loads((folder / path).read_text()) for path in found}
@@ -175,6 +176,22 @@ def test_a_vae_with_the_attention_keys_of_older_diffusers(folder):
     save_file(old, folder / "vae" / FILE)
     read = NovaPipeline.from_pretrained(folder).vae.state_dict()
     assert all(torch.equal(value, read[name]) for name, value in weights.items())
+
+
+def test_the_video_vae(folder, tmp_path):
+    vae = make_video_vae()
+    write(folder / "model_index.json", {**INDEX, "vae": VIDEO_VAE})
+    write(folder / "vae/config.json", {**dict(vae.config), "_class_name": VIDEO_VAE[1]})
+    save_file(vae.state_dict(), folder / "vae" / FILE)
+    pipeline = NovaPipeline.from_pretrained(folder)
+    assert type(pipeline.vae).__name__ == "VideoVae"
+    assert all(torch.equal(value, pipeline.vae.state_dict()[name]) for name, value in vae.state_dict().items())
+    pipeline.save_pretrained(tmp_path / "saved")
+    assert jsons(tmp_path / "saved")["vae/config.json"] == jsons(folder)["vae/config.json"]
+    assert jsons(tmp_path / "saved")["model_index.json"]["vae"] == VIDEO_VAE
+    NovaPipeline(**pipeline.components).save_pretrained(tmp_path / "anew")
+    assert jsons(tmp_path / "anew")["vae/config.json"]["_class_name"] == VIDEO_VAE[1]
+    same_weights(NovaPipeline.from_pretrained(tmp_path / "anew"), pipeline)
 
 
 def test_a_text_encoder_that_was_saved_without_its_head(folder):
