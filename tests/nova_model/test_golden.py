@@ -1,4 +1,4 @@
-"""Every tensor of the reference material: passes of the released model, and generations from their seeds.
+"""Every tensor of the reference material: passes of the released model, generations from their seeds, the video VAE.
 
 `nova_model/parity.py` computes them; here is what must be there, and how close passes come.
 """
@@ -17,6 +17,8 @@ HELD = {
         "gen_extrapolate_seed13",
     ],
 }  # fmt: skip
+HELD["video_vae"] = [f"{kind}_{frames}" for kind in ("moments", "decoded") for frames in (1, 17, 33)]
+HELD["video_vae"].append("image_moments")
 CASES = [(folder, name) for folder, names in HELD.items() for name in names]
 
 

@@ -10,8 +10,10 @@ from safetensors.torch import load_file, save_file
 from nova_model import parity
 from nova_model.config import NovaConfig
 from nova_model.model import Nova
+from nova_model.parity_transformer import INPUTS
+from nova_model.video_vae import VideoVae
 from tests.nova_model.literal import Literal
-from tests.nova_model.models import generator
+from tests.nova_model.models import generator, randn
 
 FLOW = {"kind": "flow", "shift": 1.0, "num_train_timesteps": 1000}
 DDPM = {"kind": "ddpm", "beta_schedule": "scaled_linear", "clip_sample": False}
@@ -156,7 +158,7 @@ def test_what_a_config_can_say_is_computed_as_the_spec_reads(tmp_path, name, cap
     assert parity.main([str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
     held = load_file(folder / "golden.safetensors")
-    outputs = [key for key in held if not re.fullmatch(parity._INPUTS, key)]
+    outputs = [key for key in held if not re.fullmatch(INPUTS, key)]
     assert sorted(line.split()[0] for line in lines) == sorted(outputs)
     assert all(line.endswith("  ok") for line in lines)
 
@@ -311,10 +313,81 @@ def test_no_folder_is_a_one_line_error(tmp_path, capsys):
 
 def test_inputs_alone_are_nothing_to_check(folder, capsys):
     def strip(tensors):
-        for name in [name for name in tensors if not re.fullmatch(parity._INPUTS, name)]:
+        for name in [name for name in tensors if not re.fullmatch(INPUTS, name)]:
             del tensors[name]
 
     change(folder / "golden.safetensors", strip)
     rewrite(folder, "golden.json", lambda settings: settings["generations"].clear())
     assert parity.main([str(folder)]) == 2
     assert "holds nothing to check" in capsys.readouterr().err
+
+
+# The video VAE.
+
+
+@pytest.fixture
+def vae_folder(tmp_path):
+    """Of a small VAE; its outputs are our own, here they are only found and compared."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vae = VideoVae(
+            block_out_channels=(8, 8, 16, 16), layers_per_block=1, norm_num_groups=4, latent_channels=3
+        ).eval()
+    config = {key: value for key, value in vae.config.items() if not key.startswith("_")}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "_class_name": "AutoencoderKLOpenSora"}))
+    save_file(vae.state_dict(), tmp_path / "weights.safetensors")
+    held = {"video_5": randn(1, 3, 5, 16, 24), "image": randn(2, 3, 16, 16, seed=1)}
+    with torch.no_grad():
+        held["moments_5"] = vae.encode(held["video_5"]).latent_dist.parameters
+        held["image_moments"] = vae.encode(held["image"]).latent_dist.parameters
+        held["decoded_5"] = vae.decode(held["moments_5"][:, :3]).sample
+        held["image_decoded"] = vae.decode(held["image_moments"][:, :3]).sample
+    save_file({name: value.contiguous() for name, value in held.items()}, tmp_path / "golden.safetensors")
+    return tmp_path
+
+
+def test_a_vae_is_checked_without_golden_json(vae_folder, capsys):
+    assert parity.main([str(vae_folder)]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["decoded_5", "image_decoded", "image_moments", "moments_5"]
+
+
+def test_a_vae_decodes_the_mean_that_is_given(vae_folder, capsys):
+    change(vae_folder / "golden.safetensors", lambda held: held["moments_5"][:, 3:].add_(1))
+    assert parity.main([str(vae_folder)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.endswith("NOT OK")] == ["moments_5"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "match"),
+    [
+        (
+            lambda at: change(at / "golden.safetensors", lambda held: held.update(latents=torch.zeros(1))),
+            "golden.safetensors holds latents, which is no known input",
+        ),
+        (
+            lambda at: change(at / "golden.safetensors", lambda held: held.pop("video_5")),
+            "golden.safetensors lacks video_5",
+        ),
+        (
+            lambda at: change(at / "weights.safetensors", lambda held: held.pop("quant_conv.bias")),
+            "weights lack quant_conv.bias",
+        ),
+        (
+            lambda at: rewrite(at, "config.json", lambda config: config.update(_class_name="AutoencoderTiny")),
+            "of the class AutoencoderTiny; the video VAE is AutoencoderKLOpenSora",
+        ),
+        (
+            lambda at: rewrite(at, "config.json", lambda config: config["down_block_types"].pop()),
+            "down_block_types",
+        ),
+    ],
+    ids=["unknown", "input", "weight", "class", "config"],
+)
+def test_a_vae_that_cannot_be_checked_is_a_one_line_error(vae_folder, capsys, spoil, match):
+    spoil(vae_folder)
+    assert parity.main([str(vae_folder)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert match in error
