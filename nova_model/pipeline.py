@@ -10,160 +10,29 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.utils import BaseOutput
-from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 
-from nova_model import masking, released, saving
+from nova_model import masking
 from nova_model.codec import Codec
 from nova_model.config import SamplingConfig
 from nova_model.frame_sampler import Change
 from nova_model.inputs import Inputs, Plan, plan
-from nova_model.model import Nova
+from nova_model.outputs import NovaPipelineOutput, joined, pictures, shown
+from nova_model.pipeline_parts import NovaParts, bring, sampling_schedule
 from nova_model.sampling import Request, SetStep, generate_frames
-from nova_model.schedule import FlowMatching, Schedule, schedule_from_config
+from nova_model.schedule import FlowMatching, Schedule
 from nova_model.text_encoder import encode
 
 FLOW_STEPS, DDPM_STEPS = 25, 100
 """Denoising steps of a token where a call names none."""
-_HUB = {"revision", "cache_dir", "token", "local_files_only", "force_download", "proxies"}
-_IGNORED = {"low_cpu_mem_usage", "use_safetensors", "trust_remote_code"}
-"""diffusers' options that change nothing here: loading is lean and safe, and no remote code is needed."""
 
 
-@dataclass
-class NovaPipelineOutput(BaseOutput):
-    """Pictures (`images`) where one frame was asked for, else videos (`frames`); one entry a sample."""
-
-    images: Any = None
-    frames: Any = None
-
-
-class NovaPipeline(DiffusionPipeline):
-    """Text-to-image, text-to-video, image-to-video, video-to-video and extrapolation.
-
-    Args:
-        transformer: the model.
-        scheduler: diffusers' FlowMatchEulerDiscreteScheduler or DDPMScheduler, of which the config is used.
-        vae: diffusers' AutoencoderKL or the video VAE; without one latents are given.
-        text_encoder: transformers' model with last hidden states; without one features or class labels are taken.
-        tokenizer: its own.
-    """
-
-    model_cpu_offload_seq = "text_encoder->transformer->vae"
-    # Sampling reads weights outside of forward calls, where layer by layer offloading would not bring them.
-    _exclude_from_cpu_offload = ["transformer"]  # noqa: RUF012 (diffusers' own form)
-    _optional_components = list(released.OPTIONAL)  # noqa: RUF012
-    _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]  # noqa: RUF012
-
-    def __init__(
-        self, transformer: Nova, scheduler: Any, vae: Any = None, text_encoder: Any = None, tokenizer: Any = None
-    ) -> None:
-        super().__init__()
-        self.register_modules(
-            transformer=transformer, scheduler=scheduler, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer
-        )
-        self._origin = saving.Origin()
-        self._guidance_scale, self._num_timesteps, self._interrupt = 0.0, 0, False
-        stride = None if vae is None else Codec(vae).stride
-        if stride not in (None, transformer.config.image_stride):
-            raise ValueError(f"the vae has a stride of {stride}, the model wants {transformer.config.image_stride}")
-
-    # Folders.
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        torch_dtype: torch.dtype | dict[str, torch.dtype] | None = None,
-        dtype: torch.dtype | dict[str, torch.dtype] | None = None,
-        variant: str | None = None,
-        **options: Any,
-    ) -> NovaPipeline:
-        """Loads a folder as the releases are laid out.
-
-        Args:
-            pretrained_model_name_or_path: the folder, or OWNER/REPO on the hub.
-            torch_dtype: of weights, fp32 by default; a dictionary names parts and `default`.
-            dtype: the same under diffusers' newer name.
-            variant: of weights, such as fp16.
-            options: parts that take the place of the folder's own (`vae=None` for none); for the hub `revision`,
-                `cache_dir`, `token`, `local_files_only`, `force_download`, `proxies`.
-
-        Raises:
-            ValueError: no index, a part that is missing or unknown, or a missing or wrong-shaped key.
-        """
-        unknown = sorted(set(options) - {*released.PARTS, *_HUB, *_IGNORED})
-        if unknown:
-            raise ValueError(f"from_pretrained does not take {unknown[0]}")
-        hub = {name: value for name, value in options.items() if name in _HUB}
-        folder = released.find(pretrained_model_name_or_path, variant, **hub)
-        index = released.read_index(folder, variant)
-        asked = torch_dtype if dtype is None else dtype
-        dtypes = asked if isinstance(asked, dict) else {"default": asked or torch.float32}
-        parts = {part: options[part] for part in released.PARTS if part in options}
-        for part in ("scheduler", "tokenizer", "transformer", "vae", "text_encoder"):  # what is light first
-            pair = index.get(part)
-            if part not in parts and pair and pair[1]:
-                kind = dtypes.get(part, dtypes.get("default", torch.float32))
-                parts[part] = released.load_part(part, pair[1], folder / part, kind, variant)
-            if part == "scheduler":
-                _schedule(parts[part], None)
-        pipeline = cls(**parts)
-        pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
-        pipeline._origin = saving.origin_of(folder, index, pipeline.components)
-        return pipeline
-
-    def save_pretrained(
-        self, save_directory: str | Path, safe_serialization: bool = True, variant: str | None = None
-    ) -> None:
-        """Writes the released layout, which `from_pretrained` and the release read; weights as safetensors.
-
-        Raises:
-            ValueError: another form of weights is asked for.
-        """
-        if not safe_serialization:
-            raise ValueError("weights are written as safetensors alone; leave safe_serialization out")
-        saving.save(self.components, Path(save_directory), self._origin, variant)
-
-    # What callbacks look at.
-
-    @property
-    def guidance_scale(self) -> float:
-        """Of the sets to come; a callback may change `_guidance_scale`."""
-        return self._guidance_scale
-
-    @property
-    def do_classifier_free_guidance(self) -> bool:
-        return self._guidance_scale > 1
-
-    @property
-    def num_timesteps(self) -> int:
-        """Set steps of the call, over all frames."""
-        return self._num_timesteps
-
-    @property
-    def interrupt(self) -> bool:
-        """Whether the call shall end; a callback may set `_interrupt`."""
-        return self._interrupt
-
-    # Generation.
-
-    def enable_group_offload(
-        self, *args: Any, exclude_modules: str | Sequence[str] | None = None, **settings: Any
-    ) -> None:
-        """diffusers' offloading in groups, of the text encoder and the VAE; the transformer stays on its device."""
-        excluded = [exclude_modules] if isinstance(exclude_modules, str) else list(exclude_modules or [])
-        super().enable_group_offload(*args, exclude_modules=[*excluded, "transformer"], **settings)
+class NovaPipeline(NovaParts):
+    """Text-to-image, text-to-video, image-to-video, video-to-video and extrapolation."""
 
     @torch.no_grad()
     def __call__(
@@ -223,11 +92,11 @@ class NovaPipeline(DiffusionPipeline):
         made += [torch.zeros_like(made[0])] * (planned.latent_frames - len(made))
         chunks = [self._shown(made[start:stop], start, inputs) for start, stop in self._tiles(inputs, len(made))]
         self.maybe_free_model_hooks()
-        shown = _joined(chunks, output_type)
+        videos = joined(chunks, output_type)
         if planned.frames > 1:
-            output = NovaPipelineOutput(frames=shown)
+            output = NovaPipelineOutput(frames=videos)
         else:
-            output = NovaPipelineOutput(images=_pictures(shown, output_type))
+            output = NovaPipelineOutput(images=pictures(videos, output_type))
         return output if return_dict else output.to_tuple()
 
     def stream(self, prompt: str | Sequence[str] | None = None, **options: Any) -> Iterator[Any]:
@@ -260,7 +129,7 @@ class NovaPipeline(DiffusionPipeline):
                 made.append(frame)
                 while tiles and tiles[0][1] <= len(made):
                     start, stop = tiles.pop(0)
-                    yield _joined([self._shown(made[start:stop], start, inputs)], inputs.output_type)
+                    yield joined([self._shown(made[start:stop], start, inputs)], inputs.output_type)
         finally:
             self.maybe_free_model_hooks()
 
@@ -277,7 +146,7 @@ class NovaPipeline(DiffusionPipeline):
         return encode(self.text_encoder, self.tokenizer, texts, limit, self._execution_device)
 
     def _plan(self, inputs: Inputs) -> Plan:
-        """Checks a call, and starts it."""
+        """Checks a call."""
         planned = plan(inputs, self.transformer.config, None if self.vae is None else Codec(self.vae))
         self._settings(inputs)
         wrong = set(inputs.callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
@@ -286,15 +155,15 @@ class NovaPipeline(DiffusionPipeline):
             raise ValueError(f"callback_on_step_end_tensor_inputs has {min(wrong)}; one of {known}")
         if (inputs.prompt is not None or inputs.negative_prompt is not None) and self.text_encoder is None:
             raise ValueError("this pipeline has no text encoder; give prompt_embeds and negative_prompt_embeds")
-        self._guidance_scale, self._interrupt = inputs.guidance_scale, False
         return planned
 
     def _settings(self, inputs: Inputs) -> tuple[Schedule, SamplingConfig]:
-        schedule = _schedule(self.scheduler, inputs.shift)
+        schedule = sampling_schedule(self.scheduler, inputs.shift)
         return schedule, inputs.settings(FLOW_STEPS if isinstance(schedule, FlowMatching) else DDPM_STEPS)
 
     def _latents(self, inputs: Inputs, planned: Plan) -> Iterator[Tensor]:
         """Latents of each frame as it is made, [B, C, h, w]."""
+        self._guidance_scale, self._interrupt = inputs.guidance_scale, False
         schedule, settings = self._settings(inputs)
         request = self._request(inputs, planned, settings)
         tokens = request.latent_size[0] * request.latent_size[1] // self.transformer.config.patch_size**2
@@ -302,9 +171,10 @@ class NovaPipeline(DiffusionPipeline):
         self._num_timesteps = sets * (request.frames - request.given)
         with self.progress_bar(total=self._num_timesteps) as bar:
             frames = generate_frames(self.transformer, schedule, request, self._teller(inputs, request, bar.update))
-            for frame in frames:
+            for index, frame in enumerate(frames):
                 yield frame
-                _bring(self.transformer)  # a stream's VAE may have taken its place
+                if index < request.frames - 1:
+                    bring(self.transformer)  # a stream's VAE may have taken its place
 
     def _request(self, inputs: Inputs, planned: Plan, settings: SamplingConfig) -> Request:
         """Runs what comes before generation: the text encoder, and the VAE on given frames."""
@@ -312,11 +182,11 @@ class NovaPipeline(DiffusionPipeline):
         negative = planned.negative_embeds or self._encoded(planned.negative_prompt, planned.prompts)
         given = inputs.given_latents
         if planned.pixels is not None:
-            _bring(self.vae)
+            bring(self.vae)
             given = Codec(self.vae).encode(planned.pixels.to(self._execution_device))
         if given is not None:
             given = given.expand(planned.prompts, -1, -1, -1, -1)
-        _bring(self.transformer)
+        bring(self.transformer)
         model, each = self.transformer, inputs.num_images_per_prompt
         stride = model.config.image_stride
 
@@ -359,9 +229,9 @@ class NovaPipeline(DiffusionPipeline):
                 "prompt_embeds": request.text,
                 "negative_prompt_embeds": request.negative_text,
             }
-            shown = {name: tensors[name] for name in names}
-            changed = None if callback is None else callback(self, next(steps), made.frame, dict(shown))
-            latents = None if callback is None else {**shown, **(changed or {})}.get("latents")
+            named = {name: tensors[name] for name in names}
+            changed = None if callback is None else callback(self, next(steps), made.frame, dict(named))
+            latents = None if callback is None else {**named, **(changed or {})}.get("latents")
             return Change(latents=latents, guidance_scale=self._guidance_scale, stop=self._interrupt)
 
         return told
@@ -379,53 +249,11 @@ class NovaPipeline(DiffusionPipeline):
         latents = torch.stack(list(made), dim=2)
         if inputs.output_type == "latent":
             return latents
-        _bring(self.vae)
-        pixels = Codec(self.vae).decode(latents.to(self._execution_device), start)
-        if inputs.output_type != "pt":
-            pixels = pixels.cpu()  # a long video need not stay on the device
-        return VideoProcessor().postprocess_video(pixels, inputs.output_type)
-
-
-def _schedule(scheduler: Any, shift: float | None) -> Schedule:
-    """Our schedule of a diffusers scheduler's config.
-
-    Raises:
-        ValueError: a scheduler that NOVA does not take, or a shift where there is none.
-    """
-    name = type(scheduler).__name__
-    config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
-    schedule = schedule_from_config({**config, "_class_name": name})
-    if shift is None:
-        return schedule
-    if not isinstance(schedule, FlowMatching):
-        raise ValueError(f"shift is of flow matching; this pipeline has a {name}")
-    return replace(schedule, shift=float(shift))
+        bring(self.vae)
+        return shown(Codec(self.vae).decode(latents.to(self._execution_device), start), inputs.output_type)
 
 
 def _generators(given: torch.Generator | Sequence[torch.Generator] | None) -> list[torch.Generator]:
     if given is None:
         return [torch.Generator().manual_seed(int(torch.randint(2**62, ())))]
     return [given] if isinstance(given, torch.Generator) else list(given)
-
-
-def _bring(module: torch.nn.Module) -> None:
-    """Brings an offloaded model to its device, as a forward call would."""
-    hook = getattr(module, "_hf_hook", None)
-    if hook is not None and hasattr(hook, "pre_forward"):
-        hook.pre_forward(module)
-
-
-def _joined(chunks: Sequence[Any], output_type: str) -> Any:
-    """Parts of videos, one after the other."""
-    if output_type == "pil":
-        return [[frame for part in parts for frame in part] for parts in zip(*chunks, strict=True)]
-    if output_type == "np":
-        return np.concatenate(chunks, axis=1)
-    return torch.cat(list(chunks), dim=2 if output_type == "latent" else 1)
-
-
-def _pictures(shown: Any, output_type: str) -> Any:
-    """Videos of one frame as pictures; latents keep their axis of time."""
-    if output_type == "pil":
-        return [frames[0] for frames in shown]
-    return shown if output_type == "latent" else shown[:, 0]

@@ -40,14 +40,20 @@ class Origin:
 
 
 def origin_of(folder: Path, index: dict[str, Any], parts: dict[str, Any]) -> Origin:
-    """Remembers what was read."""
+    """Remembers what was read.
+
+    Args:
+        folder: where.
+        index: its model_index.json.
+        parts: those that were read there.
+    """
     configs = {}
     for part, component in parts.items():
         path = folder / part / _CONFIGS.get(part, "config.json")
         if component is not None and part != "tokenizer" and path.is_file():
             configs[part] = (component, _says(component), read_json(path))
     tokenizer = None
-    if parts["tokenizer"] is not None and (folder / "tokenizer").is_dir():
+    if parts.get("tokenizer") is not None and (folder / "tokenizer").is_dir():
         files = {path.name: path.read_bytes() for path in (folder / "tokenizer").iterdir() if path.is_file()}
         tokenizer = (parts["tokenizer"], _says(parts["tokenizer"]), files)
     return Origin(index, configs, tokenizer)

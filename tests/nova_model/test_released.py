@@ -158,8 +158,11 @@ def test_parts_can_be_given_or_left_out(made, tmp_path):
     pipeline = NovaPipeline.from_pretrained(made, vae=vae, text_encoder=None, tokenizer=None)
     assert pipeline.vae is vae
     assert pipeline.text_encoder is None
+    vae.register_to_config(scaling_factor=3.0)
+    pipeline = NovaPipeline.from_pretrained(made, vae=vae, text_encoder=None, tokenizer=None)
     pipeline.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "model_index.json").read_text())["text_encoder"] == [None, None]
+    assert NovaPipeline.from_pretrained(tmp_path).vae.config.scaling_factor == 3.0
     assert NovaPipeline.from_pretrained(tmp_path).tokenizer is None
 
 
@@ -288,6 +291,11 @@ def test_a_name_that_leads_nowhere_is_a_one_line_error(name):
 def test_an_option_that_is_not_known_is_a_one_line_error(made):
     with one_line_error("does not take torch_dtyp"):
         NovaPipeline.from_pretrained(made, torch_dtyp=torch.float16)
+
+
+def test_a_precision_that_is_none_is_a_one_line_error(made):
+    with one_line_error("torch_dtype is 'bf16'; give a torch.dtype"):
+        NovaPipeline.from_pretrained(made, torch_dtype="bf16")
 
 
 def test_a_variant_that_is_nowhere_is_a_one_line_error(made):
