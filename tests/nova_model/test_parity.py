@@ -380,7 +380,7 @@ def test_a_vae_decodes_the_mean_that_is_given(vae_folder, capsys):
         ),
         (
             lambda at: rewrite(at, "config.json", lambda config: config["down_block_types"].pop()),
-            "down_block_types",
+            "3 block types for 4 block_out_channels",
         ),
     ],
     ids=["unknown", "input", "weight", "class", "config"],
