@@ -36,7 +36,7 @@ class DemoConfig:
     """Files of the corpus."""
     prompts: int = 6
     """Captions that are generated from, as images and as videos."""
-    frames: int = 5
+    frames: int = 17
     """Frames of the videos."""
     seed: int = 0
     """Of the corpus and of the samples."""

@@ -35,6 +35,7 @@ CAPTIONER = "Qwen/Qwen3-VL-8B-Instruct"
 TEXT_ENCODER = "microsoft/phi-2"
 SD_VAE = "BAAI/nova-d48w1024-sd512/vae"
 SDXL_VAE = "BAAI/nova-d48w1024-sdxl1024/vae"
+VIDEO_VAE = "BAAI/nova-d48w1024-osp480/vae"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +91,11 @@ def debug() -> Recipe:
             decide=Decide(),
             caption=Caption(frames=2, short_side=112, short_tokens=12, long_tokens=24, resources=small),
             text=TextFeatures(max_tokens=16, resources=small),
-            latents=Latents(resources=small),
+            latents=Latents(lengths=(5, 17), resources=small),
         ),
         train=TrainConfig(
             preset="tiny", steps=20, global_batch=8, global_batch_video=4, checkpoint_every=10, log_every=5,
-            warmup_steps=5, lr=1e-3, ema_every=5, vae="embedded/vae", text_encoder="embedded/text_encoder",
+            warmup_steps=5, lr=1e-3, ema_every=5, vae="embedded/video_vae", text_encoder="embedded/text_encoder",
         ),
         generate=GenerateConfig(
             sampling=SamplingConfig(set_steps=4, diffusion_steps=5, guidance_scale=2.0), resources=_small_batches(2)
@@ -120,6 +121,7 @@ def demo() -> Recipe:
             base.curate,
             decide=Decide(keep_motion=0.85, keep_aesthetic=0.8, min_short_side=32),
             text=replace(base.curate.text, max_tokens=24),
+            latents=replace(base.curate.latents, lengths=(9, 17)),
         ),
         train=replace(
             base.train, preset="demo", steps=600, global_batch=16, global_batch_video=8, checkpoint_every=50,
@@ -161,11 +163,9 @@ RELEASES = {
     "t2i-1024-1.4b": Release(
         preset="nova-d48w1536-sdxl1024", schedule="flow", vae=SDXL_VAE, size="1024x1024", batch=1024, accumulate=32
     ),
-    # The release codes 33 frames as 9 latents with a causal video VAE. With an image VAE, a latent a frame, the same 9
-    # latents over as long a time are 9 frames at 4 a second.
     "t2v-480x768-0.6b": Release(
-        preset="nova-d48w1024-osp480", schedule="ddpm", vae=SD_VAE, size="480x768", batch=384, accumulate=12,
-        lengths=(5, 9), fps=4.0,
+        preset="nova-d48w1024-osp480", schedule="ddpm", vae=VIDEO_VAE, size="480x768", batch=384, accumulate=12,
+        lengths=(17, 33),
     ),
 }  # fmt: skip
 

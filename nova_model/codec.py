@@ -60,17 +60,21 @@ class Codec:
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """[B, 3, F, H, W] in [-1, 1] -> fp32 latents [B, C, T, h, w], as the model takes them."""
-        with self._precise():
-            return self._encode(pixels.to(self.vae.dtype))
+        mean, _ = self.moments(pixels).chunk(2, dim=1)
+        return (mean - self.shift) * self.scaling
 
-    def _encode(self, pixels: Tensor) -> Tensor:
+    @torch.no_grad()
+    def moments(self, pixels: Tensor) -> Tensor:
+        """[B, 3, F, H, W] in [-1, 1] -> what the encoder says: fp32 means and log-variances [B, 2C, T, h, w]."""
+        with self._precise():
+            return self._moments(pixels.to(self.vae.dtype)).float()
+
+    def _moments(self, pixels: Tensor) -> Tensor:
         if self.video:
-            mean = self.vae.encode(pixels).latent_dist.mode()
-        else:
-            frames = pixels.transpose(1, 2).flatten(0, 1)
-            means = [self.vae.encode(part).latent_dist.mode() for part in frames.split(FRAMES_AT_ONCE)]
-            mean = torch.cat(means).unflatten(0, (len(pixels), -1)).transpose(1, 2)
-        return (mean.float() - self.shift) * self.scaling
+            return torch.cat([self.vae.encode(video[None]).latent_dist.parameters for video in pixels])
+        frames = pixels.transpose(1, 2).flatten(0, 1)
+        parts = [self.vae.encode(part).latent_dist.parameters for part in frames.split(FRAMES_AT_ONCE)]
+        return torch.cat(parts).unflatten(0, (len(pixels), -1)).transpose(1, 2)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, start: int) -> Tensor:

@@ -22,8 +22,9 @@ from pipelines import media
 from pipelines.stage import Row, Stage
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
+
+    from nova_model.codec import Codec
 
 IMAGE_FPS = 12.0
 """What an image is labelled with: NOVA's default condition."""
@@ -45,80 +46,6 @@ def read_scaling(vae: str) -> tuple[float, float]:
     with loading(vae):
         config = json.loads((folder(vae) / "config.json").read_text())
     return float(config["scaling_factor"]), float(config.get("shift_factor") or 0.0)
-
-
-class VaeCodec:
-    """A diffusers `AutoencoderKL` that codes videos frame by frame. A latent frame is a pixel frame."""
-
-    frames_at_once = 8
-
-    def __init__(self, vae: Any, scaling: float, shift: float) -> None:
-        self.vae, self.scaling, self.shift = vae, scaling, shift
-        self.stride = 2 ** (len(vae.config.block_out_channels) - 1)
-
-    @classmethod
-    def load(cls, name: str, dtype: torch.dtype) -> VaeCodec:
-        """Loads a folder or hub id.
-
-        Raises:
-            ValueError: it cannot be loaded, or is another kind of VAE.
-        """
-        from diffusers import AutoencoderKL
-
-        from pipelines.models import device, folder, loading
-
-        place = folder(name)
-        scaling, shift = read_scaling(name)
-        kind = json.loads((place / "config.json").read_text()).get("_class_name", "AutoencoderKL")
-        if kind != "AutoencoderKL":
-            raise ValueError(f"model {name!r} is a {kind}; choose an AutoencoderKL, which codes videos frame by frame")
-        with loading(name):
-            vae = AutoencoderKL.from_pretrained(place, torch_dtype=dtype, use_safetensors=True)
-        return cls(vae.eval().to(device()), scaling, shift)
-
-    def latent_frames(self, frames: int) -> int:
-        """Latent frames of so many pixel frames."""
-        return frames
-
-    def moments(self, pixels: Tensor) -> Tensor:
-        """RGB uint8 [B, 3, T, H, W] -> fp32 mean and log-variance [B, 2C, T, H/stride, W/stride]."""
-        import torch
-
-        frames = _frames(pixels)
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, len(frames), self.frames_at_once):
-                part = frames[start : start + self.frames_at_once].to(self.vae.device, self.vae.dtype) / 127.5 - 1
-                parts.append(self.vae.encode(part).latent_dist.parameters.float().cpu())
-        return _videos(torch.cat(parts), len(pixels))
-
-    def latents(self, pixels: Tensor) -> Tensor:
-        """RGB uint8 [B, 3, T, H, W] -> the mean latents [B, C, T, H/stride, W/stride] that the model works on."""
-        mean, _ = self.moments(pixels).chunk(2, dim=1)
-        return (mean - self.shift) * self.scaling
-
-    def decode(self, latents: Tensor) -> np.ndarray:
-        """Latents [B, C, T, h, w] -> RGB uint8 [B, T, H, W, 3]."""
-        import torch
-
-        frames = _frames(latents / self.scaling + self.shift)
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, len(frames), self.frames_at_once):
-                part = frames[start : start + self.frames_at_once].to(self.vae.device, self.vae.dtype)
-                pixels = self.vae.decode(part).sample.float().cpu()
-                parts.append(((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
-        return _videos(torch.cat(parts), len(latents)).permute(0, 2, 3, 4, 1).numpy()
-
-
-def _frames(videos: Tensor) -> Tensor:
-    """[B, C, T, H, W] -> [B * T, C, H, W]."""
-    return videos.transpose(1, 2).flatten(0, 1)
-
-
-def _videos(frames: Tensor, batch: int) -> Tensor:
-    """[B * T, C, H, W] -> [B, C, T, H, W]."""
-    return frames.unflatten(0, (batch, -1)).transpose(1, 2)
 
 
 @dataclass(frozen=True)
@@ -147,8 +74,8 @@ class Latents(Stage):
         "moments", "moments_shape", "moments_dtype",
     )  # fmt: skip
 
-    model: str = "embedded/vae"
-    """diffusers AutoencoderKL: a folder or a hub id."""
+    model: str = "embedded/video_vae"
+    """The causal video VAE, or diffusers' AutoencoderKL, which codes videos frame by frame: a folder or a hub id."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto is bf16 on a GPU and fp32 on a CPU."""
     sizes: tuple[str, ...] = ("64x64",)
@@ -183,13 +110,18 @@ class Latents(Stage):
 
         return (*super().identity(), digest(self.model))
 
-    def load(self) -> VaeCodec:
-        from pipelines.models import dtype
+    def load(self) -> Codec:
+        from nova_model.codec import Codec
+        from nova_model.released import load_vae
+        from pipelines.models import device, dtype, folder, loading
 
-        codec = VaeCodec.load(self.model, dtype(self.precision))
+        with loading(self.model):
+            codec = Codec(load_vae(folder(self.model), dtype(self.precision)).to(device()))
         wrong = [size for size, shape in zip(self.sizes, self.shapes(), strict=True) if _undivided(shape, codec.stride)]
         if wrong:
             raise ValueError(f"latents.sizes has {wrong[0]}, which the VAE's stride of {codec.stride} does not divide")
+        for length in self.lengths:
+            codec.latent_frames(length)
         return codec
 
     def window(self, row: Row) -> Window:
@@ -214,7 +146,7 @@ class Latents(Stage):
         wanted = math.log(across / down)
         return min(self.shapes(), key=lambda shape: abs(math.log(shape[1] / shape[0]) - wanted))
 
-    def process(self, model: VaeCodec, rows: Sequence[Row]) -> list[Row | Exception]:
+    def process(self, model: Codec, rows: Sequence[Row]) -> list[Row | Exception]:
         windows = [self.window(row) for row in rows]
         pixels = [_pixels(row, window) for row, window in zip(rows, windows, strict=True)]
         results: list[Row | Exception] = [each if isinstance(each, Exception) else {} for each in pixels]
@@ -223,8 +155,8 @@ class Latents(Stage):
             if not isinstance(pixels[index], Exception):
                 by_bucket.setdefault(window.bucket, []).append(index)
         for indices in by_bucket.values():  # one shape at a time, so that a GPU gets batches
-            moments = model.moments(_stack([pixels[index] for index in indices]))
-            for index, values in zip(indices, moments, strict=True):
+            moments = model.moments(_stack([pixels[index] for index in indices]).to(model.vae.device) / 127.5 - 1)
+            for index, values in zip(indices, moments.cpu(), strict=True):
                 results[index] = _row(windows[index], values)
         return results
 

@@ -8,6 +8,7 @@ in seconds, and kept in the project's cache.
     embedded/raft           torchvision raft_small                    raft.py
     embedded/captioner      transformers Qwen2.5-VL                   captioner.py
     embedded/vae            diffusers AutoencoderKL                   vae.py
+    embedded/video_vae      nova_model's causal video VAE             vae.py
     embedded/text_encoder   transformers Phi                          text_encoder.py
     embedded/dino           transformers ViT                          dino.py
 """
@@ -33,6 +34,7 @@ BUILDERS: dict[str, tuple[str, str]] = {
     "raft": ("pipelines.embedded.raft", "build"),
     "captioner": ("pipelines.embedded.captioner", "build"),
     "vae": ("pipelines.embedded.vae", "build"),
+    "video_vae": ("pipelines.embedded.vae", "build_video"),
     "text_encoder": ("pipelines.embedded.text_encoder", "build"),
     "dino": ("pipelines.embedded.dino", "build"),
 }

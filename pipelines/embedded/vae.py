@@ -1,10 +1,11 @@
-"""embedded/vae: a diffusers AutoencoderKL (stride 8, 4 latent channels) that nobody trained.
+"""embedded/vae and embedded/video_vae (stride 8, 4 latent channels, one latent for 4 frames), which nobody trained.
 
-Its weights are set by hand. It keeps the mean colour of every cell of 8x8 pixels and how much brighter the cell's right
-half is, and draws that back as a soft mosaic: enough to see what a generated latent shows, far from what a trained one
-keeps. All residual and attention branches end in zeros, so what is left is the straight path through the convolutions.
-The one obstacle on it is the last group norm with its SiLU, before the encoder's and the decoder's last convolution;
-there each value x travels as a group (x, +K, -K, -x, 0...), which a norm leaves nearly as it is for large K, and then
+Their weights are set by hand. They keep the mean colour of every cell of 8x8 pixels and how much brighter the cell's
+right half is, and draw that back as a soft mosaic: enough to see what a generated latent shows, far from what a trained
+one keeps. The video VAE looks at every fourth frame, and what it draws fades from one to the next. All residual and
+attention branches end in zeros, so what is left is the straight path through the convolutions. The one obstacle on it
+is the last group norm with its SiLU, before the encoder's and the decoder's last convolution; there each value x
+travels as a group (x, +K, -K, -x, 0...), which a norm leaves nearly as it is for large K, and then
 silu(x) - silu(-x) = x.
 """
 
@@ -36,25 +37,45 @@ SCALING = 2.0
 
 def build(folder: Path) -> None:
     """Writes the autoencoder as `AutoencoderKL.from_pretrained` reads it."""
-    import torch
     from diffusers import AutoencoderKL
 
     quiet()
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 16, 32, 32),
-        latent_channels=4,
-        norm_num_groups=GROUPS,
-        sample_size=64,
-        scaling_factor=SCALING,
+    _set(
+        AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(16, 16, 32, 32), latent_channels=4, norm_num_groups=GROUPS, sample_size=64,
+            scaling_factor=SCALING,
+        ),
+        folder,
+    )  # fmt: skip
+
+
+def build_video(folder: Path) -> None:
+    """Writes the causal video VAE as `VideoVae.from_pretrained` reads it."""
+    from nova_model.video_vae import VideoVae
+
+    quiet()
+    widths = (16, 16, 32, 32)
+    _set(
+        VideoVae(layers_per_block=1, norm_num_groups=GROUPS, block_out_channels=widths, scaling_factor=SCALING),
+        folder,
     )
+
+
+def _set(vae: Any, folder: Path) -> None:
+    import torch
+
     fill(vae, SEED)
     with torch.no_grad():
         _straighten(vae)
         _set_encoder(vae.encoder)
         _set_decoder(vae.decoder)
     vae.save_pretrained(folder)
+
+
+def _plane(conv: Any) -> Any:
+    """A kernel's weights [out, in, height, width]; of a causal one those that look at the frame itself."""
+    return conv.weight[:, :, -1] if conv.weight.ndim == 5 else conv.weight
 
 
 def _straighten(vae: nn.Module) -> None:
@@ -75,10 +96,10 @@ def _set_encoder(encoder: Any) -> None:
     for conv in (first, second, third):
         _clear(conv)
         for channel in range(3):
-            conv.weight[channel, channel, :2, :2] = 1 / 4
+            _plane(conv)[channel, channel, :2, :2] = 1 / 4
     for channel, share in enumerate(LUMA):
-        third.weight[3, channel, :2, 0] = -share / 2 * DETAIL_GAIN
-        third.weight[3, channel, :2, 1] = share / 2 * DETAIL_GAIN
+        _plane(third)[3, channel, :2, 0] = -share / 2 * DETAIL_GAIN
+        _plane(third)[3, channel, :2, 1] = share / 2 * DETAIL_GAIN
     _pass_norm(encoder, 4, third, encoder.mid_block.resnets[-1].conv2)
     encoder.conv_out.bias[4:] = LOG_VARIANCE
 
@@ -92,9 +113,9 @@ def _set_decoder(decoder: Any) -> None:
         _clear(conv)
         profile = torch.tensor([side, 1 - 2 * side, side])
         for channel in range(3):
-            conv.weight[channel, channel] = torch.outer(profile, profile)
-    first.weight[:3, 3, 1, 0] = SHARPEN / DETAIL_GAIN
-    first.weight[:3, 3, 1, 2] = -SHARPEN / DETAIL_GAIN
+            _plane(conv)[channel, channel] = torch.outer(profile, profile)
+    _plane(first)[:3, 3, 1, 0] = SHARPEN / DETAIL_GAIN
+    _plane(first)[:3, 3, 1, 2] = -SHARPEN / DETAIL_GAIN
     _pass_norm(decoder, 3, third, decoder.up_blocks[3].resnets[-1].conv2)
 
 
@@ -110,13 +131,13 @@ def _pass_norm(part: Any, count: int, before: Any, constants: Any) -> None:
     norm, last = part.conv_norm_out, part.conv_out
     size = norm.num_channels // GROUPS
     norm.weight.fill_(K * (2 / size) ** 0.5)  # the group's standard deviation, which the norm divides by
-    kernels = before.weight[:count].clone()
+    kernels = _plane(before)[:count].clone()
     _clear(before)
     _clear(last)
     for group, kernel in enumerate(kernels):
         start = group * size
-        before.weight[start] = kernel
-        before.weight[start + 3] = -kernel
+        _plane(before)[start] = kernel
+        _plane(before)[start + 3] = -kernel
         constants.bias[start + 1] = K
         constants.bias[start + 2] = -K
         _connect(last, group, start, 1.0)
@@ -132,4 +153,4 @@ def _clear(layer: Any) -> None:
 def _connect(conv: Any, target: int, source: int, weight: float) -> None:
     """Sets the middle of a kernel."""
     middle = conv.weight.shape[-1] // 2
-    conv.weight[target, source, middle, middle] = weight
+    _plane(conv)[target, source, middle, middle] = weight

@@ -120,7 +120,7 @@ def test_a_released_folder_gives_what_the_run_gives(trained: Path, work: Path, i
     released = work / "released"
     for part in ("transformer", "scheduler"):
         shutil.copytree(trained / "model" / part, released / part)
-    for part, name in (("vae", "vae"), ("text_encoder", "text_encoder"), ("tokenizer", "text_encoder")):
+    for part, name in (("vae", "video_vae"), ("text_encoder", "text_encoder"), ("tokenizer", "text_encoder")):
         shutil.copytree(embedded.path(name), released / part)
     (released / "model_index.json").write_text('{"_class_name": "NOVAPipeline"}')
     generate(config(released, work / "from_released", prompt="a red circle"))

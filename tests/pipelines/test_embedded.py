@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from nova_model.video_vae import VideoVae
 from pipelines import embedded, models
 from pipelines.embedded import captioner, text_encoder, vae, vocabulary, weights
 
@@ -153,6 +154,18 @@ def test_the_vae_draws_back_what_it_kept(autoencoder):
     even = torch.full((1, 3, 64, 64), 0.5)  # an even surface stays even, but for its softened border
     drawn = autoencoder.decode(autoencoder.encode(even).latent_dist.mean).sample
     assert (drawn - even)[..., 4:-4, 4:-4].abs().max() < 0.01
+
+
+@torch.inference_mode()
+def test_the_video_vae_keeps_every_fourth_frame_and_fades_between_them(built):
+    video_vae = VideoVae.from_pretrained(models.resolve("embedded/video_vae")).eval()
+    first, last = smooth_pictures(2)[:, None]
+    share = torch.linspace(0, 1, 17)[None, :, None, None]
+    video = ((1 - share) * first[0][:, None] + share * last[0][:, None])[None]
+    mean = video_vae.encode(video).latent_dist.mean
+    assert mean.shape == (1, 4, 5, 8, 8)
+    assert (mean[:, :3] - torch.nn.functional.avg_pool3d(video[:, :, ::4], (1, 8, 8))).abs().max() < 0.001
+    assert psnr(video_vae.decode(mean).sample, video) > 24
 
 
 def smooth_pictures(count):

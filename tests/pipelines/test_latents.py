@@ -6,16 +6,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from pipelines.latents import Latents, VaeCodec, is_video_length, read_scaling
+from nova_model.codec import Codec
+from pipelines.latents import Latents, is_video_length, read_scaling
 from pipelines.media import write_image, write_video
 from pipelines.stage import apply
 
+FRAMEWISE = "embedded/vae"
+
 
 @pytest.fixture(scope="module")
-def codec() -> VaeCodec:
-    return VaeCodec.load("embedded/vae", torch.float32)
+def codec() -> Codec:
+    """The video VAE."""
+    return Latents().load()
+
+
+@pytest.fixture(scope="module")
+def framewise() -> Codec:
+    return Latents(model=FRAMEWISE).load()
 
 
 def clip(uri: Path | str, **changes: object) -> dict[str, object]:
@@ -85,19 +93,30 @@ def test_the_size_nearest_in_aspect_ratio_is_taken(width: int, height: int, rota
     assert window.bucket == f"5x{size}"
 
 
-def test_moments_of_a_video_are_those_of_its_own_frames(tmp_path: Path, codec: VaeCodec) -> None:
+def colours_of(row: dict[str, object], shape: tuple[int, ...]) -> np.ndarray:
+    """Mean level of each latent frame, from the moments that the embedded VAEs keep colours in."""
+    moments = np.frombuffer(row["moments"], row["moments_dtype"]).reshape(shape).astype("f4")  # type: ignore[arg-type,call-overload]
+    return (moments[:3].mean(axis=(0, 2, 3)) + 1) * 127.5
+
+
+def test_moments_of_a_video_are_those_of_its_own_frames(tmp_path: Path, framewise: Codec) -> None:
     path = numbered_video(tmp_path / "a.mp4", 24, 24)
-    row = apply(Latents(), codec, [clip(path, end=1.0, fps=24.0)])[0]
+    row = apply(Latents(model=FRAMEWISE), framewise, [clip(path, end=1.0, fps=24.0)])[0]
     assert row["failed_stage"] is None
     assert (row["bucket"], row["bucket_fps"], row["moments_shape"]) == ("5x64x64", 12.0, [8, 5, 8, 8])
-    moments = torch.from_numpy(np.frombuffer(row["moments"], row["moments_dtype"]).reshape(8, 5, 8, 8).astype("f4"))
-    pixels = codec.decode((moments[None, :4] - codec.shift) * codec.scaling)[0]
-    levels = pixels.mean(axis=(1, 2, 3))
     # 5 frames at 12 a second from the middle of 24 at 24: frames 7, 9, 11, 13, 15.
-    np.testing.assert_allclose(levels, [8 * i for i in (7, 9, 11, 13, 15)], atol=4)
+    np.testing.assert_allclose(colours_of(row, (8, 5, 8, 8)), [8 * i for i in (7, 9, 11, 13, 15)], atol=4)
 
 
-def test_a_picture_is_cut_from_its_centre(tmp_path: Path, codec: VaeCodec) -> None:
+def test_the_video_vae_codes_four_frames_as_one_latent(tmp_path: Path, codec: Codec) -> None:
+    path = numbered_video(tmp_path / "a.mp4", 24, 12)
+    row = apply(Latents(lengths=(5, 17)), codec, [clip(path)])[0]
+    assert (row["bucket"], row["moments_shape"]) == ("17x64x64", [8, 5, 8, 8])
+    # 17 of 24 frames from the middle begin at frame 3; the embedded VAE keeps every fourth of them.
+    np.testing.assert_allclose(colours_of(row, (8, 5, 8, 8)), [8 * i for i in (3, 7, 11, 15, 19)], atol=4)
+
+
+def test_a_picture_is_cut_from_its_centre(tmp_path: Path, codec: Codec) -> None:
     frame = np.zeros((64, 192, 3), np.uint8)
     frame[:, 64:128] = 255  # the middle square
     write_image(tmp_path / "a.png", frame)
@@ -107,7 +126,7 @@ def test_a_picture_is_cut_from_its_centre(tmp_path: Path, codec: VaeCodec) -> No
     assert mean.min() > 0.9, "black from outside the centre was encoded"
 
 
-def test_a_batch_of_mixed_shapes_gives_what_each_row_gives_alone(tmp_path: Path, codec: VaeCodec) -> None:
+def test_a_batch_of_mixed_shapes_gives_what_each_row_gives_alone(tmp_path: Path, codec: Codec) -> None:
     video = numbered_video(tmp_path / "a.mp4", 12, 12)
     write_image(tmp_path / "b.png", np.full((64, 64, 3), 200, np.uint8))
     rows = [
@@ -127,25 +146,13 @@ def test_a_batch_of_mixed_shapes_gives_what_each_row_gives_alone(tmp_path: Path,
             )
 
 
-def test_latents_and_decode_are_inverse_where_the_vae_keeps_everything(codec: VaeCodec) -> None:
-    colours = torch.tensor([[30, 60, 90], [200, 100, 50]], dtype=torch.uint8)
-    pixels = colours[:, :, None, None, None].expand(2, 3, 3, 48, 48)
-    latents = codec.latents(pixels)
-    assert latents.shape == (2, 4, 3, 6, 6)
-    again = codec.decode(latents)
-    assert again.shape == (2, 3, 48, 48, 3)
-    inside = slice(16, 32)  # the embedded VAE's convolutions see its padding near the borders
-    expected = pixels.permute(0, 2, 3, 4, 1).numpy()
-    np.testing.assert_allclose(again[:, :, inside, inside], expected[:, :, inside, inside], atol=3)
-
-
-def test_scaling_is_the_vaes_own(codec: VaeCodec) -> None:
+def test_scaling_is_the_vaes_own(codec: Codec) -> None:
     assert read_scaling("embedded/vae") == (codec.vae.config.scaling_factor, 0.0)
     with pytest.raises(ValueError, match="no such"):
         read_scaling("/nowhere/vae")
 
 
 def test_another_kind_of_vae_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderKLOpenSora", "scaling_factor": 0.18}')
-    with pytest.raises(ValueError, match="AutoencoderKLOpenSora"):
-        VaeCodec.load(str(tmp_path), torch.float32)
+    (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderTiny", "scaling_factor": 0.18}')
+    with pytest.raises(ValueError, match="AutoencoderTiny"):
+        Latents(model=str(tmp_path)).load()
