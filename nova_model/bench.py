@@ -2,8 +2,8 @@
 
     python -m nova_model.bench --json --threads 2
 
-The config is the preset `bench`: images (T1) without, videos of three latent frames (T3) with scaling and shift. Ours and
-`reference.py` compute the same from the same weights and draws; what differs is shown beside each ratio.
+The config is the preset `bench`; images (T1) go without, videos of three latent frames (T3) with scaling and shift.
+Ours and `reference.py` compute the same from the same weights and draws; what differs is shown beside each ratio.
 """
 
 from __future__ import annotations
