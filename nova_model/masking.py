@@ -19,6 +19,14 @@ def draw_mask_ratio(generator: torch.Generator) -> float:
     return float(RATIO_MEAN + RATIO_STD * torch.special.ndtri(low + (high - low) * uniform))
 
 
+def mean_mask_ratio() -> float:
+    """Expected value of what `draw_mask_ratio` draws, 0.867."""
+    low, high = ((each - RATIO_MEAN) / RATIO_STD for each in (RATIO_LEAST, 1.0))
+    density = [math.exp(-0.5 * each**2) / math.sqrt(2 * math.pi) for each in (low, high)]
+    share = 0.5 * (math.erf(high / math.sqrt(2)) - math.erf(low / math.sqrt(2)))
+    return RATIO_MEAN + RATIO_STD * (density[0] - density[1]) / share
+
+
 def visible_count(ratio: float, tokens: int) -> int:
     """Tokens that stay visible; halves are rounded to even."""
     return round((1 - ratio) * tokens)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,7 +75,7 @@ class FlowMatching:
 
     def table(self) -> Tensor:
         """Shifted sigmas, descending, fp32 [num_train_timesteps]."""
-        return _flow_table(self.shift, self.num_train_timesteps).clone()
+        return torch.from_numpy(_flow_table(self.shift, self.num_train_timesteps).copy())
 
     def draw_timesteps(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Indices into the descending table: int(1000 * sigmoid(n)), n standard normal."""
@@ -93,7 +94,7 @@ class FlowMatching:
 
     def sigmas(self, steps: int) -> Tensor:
         """Sigmas of a sampling run and the final 0, [steps + 1]."""
-        return _flow_sigmas(self.shift, self.num_train_timesteps, steps).clone()
+        return torch.from_numpy(_flow_sigmas(self.shift, self.num_train_timesteps, steps).copy())
 
     def timesteps(self, steps: int) -> Tensor:
         """Timesteps of a sampling run, real-valued, [steps]."""
@@ -115,24 +116,23 @@ class FlowMatching:
 
 
 @functools.lru_cache(maxsize=32)
-def _flow_table(shift: float, count: int) -> Tensor:
-    sigma = torch.arange(count, 0, -1, dtype=torch.float32) / count
+def _flow_table(shift: float, count: int) -> np.ndarray:
+    sigma = np.arange(count, 0, -1, dtype=np.float32) / np.float32(count)
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
 @functools.lru_cache(maxsize=32)
-def _flow_sigmas(shift: float, count: int, steps: int) -> Tensor:
-    table = _flow_table(shift, count)
-    largest, smallest = table[0].item() * count, table[-1].item() * count
-    even = torch.linspace(largest, smallest, steps, dtype=torch.float64) / count
+def _flow_sigmas(shift: float, count: int, steps: int) -> np.ndarray:
+    table = _flow_table(shift, count).astype(np.float64)
+    even = np.linspace(table[0] * count, table[-1] * count, steps) / count
     shifted = shift * even / (1 + (shift - 1) * even)
-    return torch.cat([shifted.float(), torch.zeros(1)])
+    return np.append(shifted, 0.0).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=32)
 def _sigma_steps(schedule: FlowMatching, steps: int) -> list[float]:
     """From each sigma to the next, as fp32 numbers."""
-    return schedule.sigmas(steps).diff().tolist()
+    return np.diff(_flow_sigmas(schedule.shift, schedule.num_train_timesteps, steps)).tolist()
 
 
 @dataclass(frozen=True)
