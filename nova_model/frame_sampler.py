@@ -46,7 +46,7 @@ class Change:
     latents: Tensor | None = None
     """The frame's latents so far, [B, C, H, W]; later sets are conditioned on what is known of them."""
     guidance_scale: float | None = None
-    """Of the sets that follow."""
+    """Of the sets that follow; guidance that was off from the start stays off."""
     stop: bool = False
     """The frame stays as it is now: tokens that are not predicted yet are zeros."""
 

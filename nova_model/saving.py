@@ -74,6 +74,7 @@ def save(parts: dict[str, Any], folder: Path, origin: Origin, variant: str | Non
 
     Weights of other variants that are there stay.
     """
+    parts = {part: getattr(component, "_orig_mod", component) for part, component in parts.items()}  # not the compiled
     partial = folder / ".saving"
     shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -1,4 +1,4 @@
-"""NovaPipeline as diffusers' users call it: what it makes, what that depends on, and how mistakes are told."""
+"""NovaPipeline as diffusers' users call it: what it makes, of what, and what a sample depends on."""
 
 from __future__ import annotations
 
@@ -11,51 +11,16 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from nova_model.checkpoint import load_config
-from nova_model.inputs import WINDOW
+from nova_model.config import SamplingConfig
+from nova_model.inputs import Inputs
 from nova_model.model import Nova
 from nova_model.outputs import NovaPipelineOutput
 from nova_model.pipeline import NovaPipeline
 from nova_model.sampling import generate
 from nova_model.schedule import FlowMatching
-from tests.nova_model.folders import make_released, make_vae, make_video_vae
-from tests.nova_model.models import generator, one_line_error, randn, tiny
-
-QUICK = {"num_inference_steps": 4, "num_diffusion_steps": 3}
-LATENT = {**QUICK, "output_type": "latent"}
-RED = Image.new("RGB", (100, 80), (255, 0, 0))
-
-
-def quiet(pipeline):
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make_released(tmp_path_factory.mktemp("released") / "nova")
-
-
-@pytest.fixture(scope="module")
-def loaded(folder):
-    return quiet(NovaPipeline.from_pretrained(folder))
-
-
-@pytest.fixture
-def pipe(loaded):
-    """A pipeline of its own, of the same parts."""
-    return quiet(NovaPipeline(**loaded.components))
-
-
-@pytest.fixture(scope="module")
-def precise(loaded):
-    """In fp64, where rounding does not hide what a sample depends on."""
-    parts = {**loaded.components, "transformer": tiny().double()}
-    return quiet(NovaPipeline(**parts))
-
-
-def features(count=1):
-    return [randn(5, 64, seed=index) for index in range(count)]
-
+from tests.nova_model.folders import make_vae
+from tests.nova_model.models import generator, one_line_error, tiny
+from tests.nova_model.pipes import LATENT, QUICK, RED, features, quiet
 
 # What is made.
 
@@ -112,18 +77,12 @@ def test_a_call_is_generation_from_the_prompts_features(pipe):
         generators=[generator(3)],
         motion=torch.tensor([7.0, 2.0]),
         fps=torch.tensor([8.0, 8.0]),
-        settings=pipe.check(texts) and _settings(set_steps=4, diffusion_steps=3, guidance_scale=3.0),
+        settings=SamplingConfig(set_steps=4, diffusion_steps=3, guidance_scale=3.0),
     )
     made = pipe(
         texts, negative_prompt=texts[0], motion_score=[7, 2], fps=8, guidance_scale=3, generator=generator(3), **LATENT
     )
     torch.testing.assert_close(made.frames, expected, atol=1e-4, rtol=0)
-
-
-def _settings(**values):
-    from nova_model.config import SamplingConfig
-
-    return SamplingConfig(**values)
 
 
 GENERATIONS = [
@@ -271,17 +230,11 @@ def test_shift_of_a_call_is_that_of_a_scheduler(pipe):
 def test_each_scheduler_has_its_own_number_of_steps(pipe):
     from diffusers import DDPMScheduler
 
-    assert pipe._settings(_inputs())[1].diffusion_steps == 25
+    assert pipe._settings(Inputs(prompt="red"))[1].diffusion_steps == 25
     pipe.scheduler = DDPMScheduler(clip_sample=False)
-    assert pipe._settings(_inputs())[1].diffusion_steps == 100
+    assert pipe._settings(Inputs(prompt="red"))[1].diffusion_steps == 100
     with one_line_error("shift is of flow matching; this pipeline has a DDPMScheduler"):
         pipe("red", shift=2.0)
-
-
-def _inputs(**values):
-    from nova_model.inputs import Inputs
-
-    return Inputs(prompt="red", **values)
 
 
 # What a sample depends on.
@@ -315,340 +268,3 @@ def test_without_a_generator_torchs_seed_decides(pipe):
         made.append(pipe("red", num_frames=1, **LATENT).images)
     assert torch.equal(made[0], made[1])
     assert not torch.equal(made[0], made[2])
-
-
-# Streams.
-
-
-@pytest.mark.parametrize("kind", ["pil", "np", "pt", "latent"])
-def test_a_stream_gives_the_frames_of_a_call(pipe, kind):
-    asked = {**QUICK, "output_type": kind, "image": RED}
-    expected = pipe(["a", "b"], generator=generator(), **asked).frames
-    parts = list(pipe.stream(["a", "b"], generator=generator(), **asked))
-    assert len(parts) == 5  # AutoencoderKL decodes frame by frame
-    for sample in range(2):
-        if kind == "pil":
-            assert [frame for part in parts for frame in part[sample]] == expected[sample]
-        elif kind == "latent":
-            assert torch.equal(torch.cat(parts, dim=2), expected)
-        else:
-            assert np.array_equal(np.concatenate([np.asarray(part) for part in parts], axis=1), np.asarray(expected))
-
-
-def test_frames_are_streamed_while_the_rest_is_made(pipe):
-    sets = []
-    stream = pipe.stream("a", callback_on_step_end=lambda *told: sets.append(told[2]) or {}, **QUICK)
-    next(stream)
-    assert set(sets) == {0}
-    next(stream)
-    assert set(sets) == {0, 1}
-    stream.close()
-    assert set(sets) == {0, 1}
-
-
-def test_a_stream_tells_mistakes_at_once(pipe):
-    with one_line_error("latents cannot have a size of 50x64 pixels"):
-        pipe.stream("a", height=50)
-    with pytest.raises(TypeError, match="num_frame"):
-        pipe.stream("a", num_frame=3)
-
-
-# The video VAE.
-
-
-@pytest.fixture
-def video_pipe(pipe):
-    return quiet(NovaPipeline(**{**pipe.components, "vae": make_video_vae()}))
-
-
-@pytest.mark.parametrize(("frames", "tiles"), [(1, [1]), (9, [9]), (17, [17]), (49, [17, 16, 16])])
-def test_the_video_vae_shows_tiles(video_pipe, frames, tiles):
-    asked = {**QUICK, "num_frames": frames, "output_type": "pt", "height": 32, "width": 32}
-    made = video_pipe("red", generator=generator(), **asked)
-    latents = video_pipe("red", generator=generator(), **{**asked, "output_type": "latent"}).to_tuple()[0]
-    assert latents.shape[2] == 1 + (frames - 1) // 4
-    with torch.no_grad():
-        pixels = make_video_vae().decode(latents / 0.18215).sample.transpose(1, 2)
-    shown = made.images[:, None] if frames == 1 else made.frames
-    torch.testing.assert_close(shown, (pixels / 2 + 0.5).clamp(0, 1), atol=1e-5, rtol=0)
-    parts = list(video_pipe.stream("red", generator=generator(), **asked))
-    assert [part.shape[1] for part in parts] == tiles
-    assert torch.equal(torch.cat(parts, dim=1), shown)
-
-
-def test_a_streamed_tile_is_there_before_the_next_is_made(video_pipe):
-    frames = []
-    stream = video_pipe.stream(
-        "red", num_frames=49, callback_on_step_end=lambda *told: frames.append(told[2]) or {}, **QUICK
-    )
-    next(stream)
-    assert max(frames) == 4
-    next(stream)
-    assert max(frames) == 8
-    stream.close()
-
-
-def test_pictures_and_videos_go_on_with_the_video_vae(video_pipe):
-    made = video_pipe(image=RED, generator=generator(), **QUICK).frames
-    assert [len(frames) for frames in made] == [17]  # 5 latents were trained
-    given = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
-    latents = video_pipe(video=[Image.fromarray(frame) for frame in given], num_frames=17, **LATENT).frames
-    with torch.no_grad():
-        pixels = torch.from_numpy(given).permute(3, 0, 1, 2)[None] / 127.5 - 1
-        kept = make_video_vae().encode(pixels).latent_dist.mean * 0.18215
-    torch.testing.assert_close(latents[:, :, :3], kept, atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("asked", [{"num_frames": 7}, {"num_frames": 21}, {"video": [RED] * 3, "num_frames": 17}])
-def test_a_number_of_frames_that_the_video_vae_cannot_code_is_a_one_line_error(video_pipe, asked):
-    with one_line_error(r"frames: the video VAE takes 1\+4k up to 17 and 1\+16k beyond"):
-        video_pipe("red", **asked)
-
-
-# Longer than trained.
-
-
-def temporal_keys(pipe, frames, **settings):
-    """The most tokens that any frame of a video looked at in the temporal encoder, and the latents."""
-    seen = []
-    block = pipe.transformer.video_encoder.blocks[0]
-    hook = block.register_forward_hook(lambda _, args, kwargs, out: seen.append(out[1].keys.shape[2]), with_kwargs=True)
-    made = pipe(prompt_embeds=features(), num_frames=frames, generator=generator(), **{**LATENT, **settings})
-    hook.remove()
-    return max(seen), made.frames
-
-
-def test_a_window_bounds_what_is_looked_back_at_and_keeps_the_prompt(pipe):
-    tokens, first = 4, 4 + 16 + 2  # of a frame; of the begin-of-video block with text, motion and fps
-    unbounded, _ = temporal_keys(pipe, 12)
-    assert unbounded == first + 11 * tokens
-    bounded, made = temporal_keys(pipe, 12, window=6)
-    longer, _ = temporal_keys(pipe, 20, window=6)
-    assert bounded == longer == first + 5 * tokens
-    other = pipe(prompt_embeds=features(2)[1:], num_frames=12, window=6, generator=generator(), **LATENT).frames
-    assert ((made - other).abs().amax((0, 1, 3, 4)) > 1e-3).all()  # the prompt reaches every frame
-
-
-def test_up_to_its_length_a_window_changes_nothing(pipe):
-    plain = generate(
-        pipe.transformer, FlowMatching(), text=pipe.transformer.pad_text(features()), frames=8, latent_size=(8, 8),
-        generators=[generator()], settings=_settings(set_steps=4, diffusion_steps=3),
-    )  # fmt: skip
-    assert torch.equal(temporal_keys(pipe, 8, window=8)[1], plain)
-    assert torch.equal(temporal_keys(pipe, 8)[1], plain)
-    short = temporal_keys(pipe, 8, window=5)[1]
-    assert torch.equal(short[:, :, 0], plain[:, :, 0])
-    assert not torch.equal(short, plain)
-    assert temporal_keys(pipe, 5, window=5)[0] == 4 + 16 + 2 + 4 * 4
-
-
-def test_the_window_is_four_trained_lengths_by_default(pipe):
-    assert pipe.check("red", num_frames=30).window == WINDOW * 5
-    with one_line_error("a window of 4 latent frames; at least 5, as the model was trained"):
-        pipe("red", window=4)
-
-
-# As elsewhere in diffusers.
-
-
-def test_callbacks_are_told_of_every_set_step(pipe):
-    told = []
-
-    def callback(pipeline, step, frame, tensors):
-        told.append((step, frame, sorted(tensors), pipeline.num_timesteps))
-        assert tensors["latents"].shape == (1, 4, 3, 8, 8)
-        assert tensors["latents"][:, :, frame + 1 :].abs().sum() == 0
-        return tensors
-
-    names = ["latents", "prompt_embeds"]
-    plain = pipe("red", num_frames=3, generator=generator(), **LATENT).frames
-    made = pipe(
-        "red", num_frames=3, generator=generator(), callback_on_step_end=callback,
-        callback_on_step_end_tensor_inputs=names, **LATENT,
-    ).frames  # fmt: skip
-    assert told == [(step, step // 4, names, 12) for step in range(12)]
-    assert torch.equal(made, plain)
-
-
-@pytest.mark.parametrize("in_place", [False, True])
-def test_callbacks_may_change_latents(pipe, in_place):
-    def callback(pipeline, step, frame, tensors):
-        if step == 3:  # the last set of the first frame
-            if in_place:
-                tensors["latents"][:, :, 0] = 0.5
-                return None
-            return {"latents": torch.full_like(tensors["latents"], 0.5)}
-        return {}
-
-    plain = pipe("red", num_frames=2, generator=generator(), **LATENT).frames
-    made = pipe("red", num_frames=2, generator=generator(), callback_on_step_end=callback, **LATENT).frames
-    assert (made[:, :, 0] == 0.5).all()
-    assert (made[:, :, 1] - plain[:, :, 1]).abs().max() > 1e-2
-
-
-def test_callbacks_may_change_guidance(pipe):
-    """From the third set on without guidance: as if asked for in the first place, where the sets before agree."""
-
-    def off(pipeline, step, frame, tensors):
-        if step == 1:
-            pipeline._guidance_scale = 0.0
-        return tensors
-
-    rows = []
-    pipe.transformer.image_decoder.register_forward_pre_hook(lambda *args: None)
-    encoder = pipe.transformer.image_encoder
-    hook = encoder.register_forward_pre_hook(lambda _, args, given: rows.append(len(given["prefix"])), with_kwargs=True)
-    guided = pipe("red", num_frames=2, generator=generator(), **LATENT).frames
-    assert set(rows) == {2}
-    rows.clear()
-    made = pipe("red", num_frames=2, generator=generator(), callback_on_step_end=off, **LATENT).frames
-    hook.remove()
-    assert rows == [2, 2, 1, 1, 1, 1, 1, 1]
-    assert not torch.equal(made, guided)
-
-
-def test_diffusers_own_callbacks_work(pipe):
-    from diffusers.callbacks import SDCFGCutoffCallback
-
-    cutoff = SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=2)
-    plain = pipe("red", num_frames=1, generator=generator(), **LATENT).images
-    made = pipe("red", num_frames=1, generator=generator(), callback_on_step_end=cutoff, **LATENT).images
-    assert pipe.guidance_scale == 0.0
-    assert not torch.equal(made, plain)
-
-
-def test_an_interrupted_call_gives_what_it_has(pipe):
-    def stop(pipeline, step, frame, tensors):
-        pipeline._interrupt = step == 5
-        return tensors
-
-    plain = pipe("red", num_frames=3, generator=generator(), **LATENT).frames
-    made = pipe("red", num_frames=3, generator=generator(), callback_on_step_end=stop, **LATENT).frames
-    assert torch.equal(made[:, :, 0], plain[:, :, 0])
-    second = made[:, :, 1] != 0
-    assert torch.equal(made[:, :, 1][second], plain[:, :, 1][second])
-    assert 0 < second.float().mean() < 1
-    assert made[:, :, 2].abs().sum() == 0
-    assert torch.equal(pipe("red", num_frames=3, generator=generator(), **LATENT).frames, plain)
-
-
-def test_progress_is_shown_unless_switched_off(loaded, capsys):
-    pipe = NovaPipeline(**loaded.components)
-    pipe("red", num_frames=2, image=RED, **QUICK)
-    assert "4/4" in capsys.readouterr().err
-    pipe.set_progress_bar_config(disable=True)
-    pipe("red", num_frames=1, **QUICK)
-    assert not capsys.readouterr().err
-
-
-def test_parts_move_together(folder):
-    pipe = quiet(NovaPipeline.from_pretrained(folder))
-    assert (pipe.device, pipe.dtype) == (torch.device("cpu"), torch.float32)
-    pipe.to(torch.bfloat16)
-    assert {pipe.transformer.dtype, pipe.vae.dtype, pipe.text_encoder.dtype} == {torch.bfloat16}
-    made = pipe("red", num_frames=2, output_type="np", image=RED, **QUICK).frames
-    assert made.dtype == np.float32
-    assert np.isfinite(made).all()
-    assert pipe.to("meta").device.type == "meta"
-
-
-def test_whole_parts_are_offloaded(folder, loaded):
-    pytest.importorskip("accelerate")
-    asked = {**LATENT, "image": RED, "num_frames": 3, "negative_prompt": "blue"}
-    expected = loaded("red", generator=generator(), **asked).frames
-    pipe = quiet(NovaPipeline.from_pretrained(folder))
-    pipe.enable_model_cpu_offload(device="cpu")  # hooks as on a GPU; every part passes through them
-    order = watch(pipe)
-    made = pipe("red", generator=generator(), **asked).frames
-    torch.testing.assert_close(made, expected, atol=1e-4, rtol=0)
-    assert list(dict.fromkeys(order)) == ["text_encoder", "vae", "transformer"]
-    order = watch(pipe)
-    list(pipe.stream("red", generator=generator(), **{**asked, "output_type": "np"}))
-    assert order == ["text_encoder", "vae", *["transformer", "vae"] * 3]
-
-
-def watch(pipe):
-    """Notes which parts are brought to the device."""
-    order = []
-    for name in ("text_encoder", "vae", "transformer"):
-        hook = getattr(pipe, name)._hf_hook
-
-        def brought(*args, name=name, before=hook.pre_forward, **kwargs):
-            if not order or order[-1] != name:
-                order.append(name)
-            return before(*args, **kwargs)
-
-        hook.pre_forward = brought
-    return order
-
-
-def test_layers_are_offloaded(folder, loaded):
-    """What enable_sequential_cpu_offload does on a GPU: weights of text encoder and VAE come layer by layer."""
-    accelerate = pytest.importorskip("accelerate")
-    pipe = quiet(NovaPipeline.from_pretrained(folder))
-    for name, part in pipe.components.items():
-        if isinstance(part, torch.nn.Module) and name not in pipe._exclude_from_cpu_offload:
-            accelerate.cpu_offload(part, torch.device("cpu"))
-    assert {str(pipe.vae.device), str(pipe.text_encoder.device)} == {"meta"}
-    made = pipe("red", image=RED, generator=generator(), **LATENT).frames
-    torch.testing.assert_close(made, loaded("red", image=RED, generator=generator(), **LATENT).frames)
-
-
-def test_a_pipeline_is_light_to_name():
-    import subprocess
-    import sys
-
-    code = "import sys, nova_model; assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules); " \
-        "from nova_model import NovaPipeline; assert NovaPipeline.__name__ == 'NovaPipeline'"  # fmt: skip
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-# Mistakes.
-
-
-@pytest.mark.parametrize(
-    ("asked", "match"),
-    [
-        ({"prompt": None}, "give a prompt, prompt_embeds or class_labels, or an image"),
-        ({"prompt": []}, "the list of prompts is empty"),
-        ({"prompt_embeds": features()}, "give prompt or prompt_embeds, not both"),
-        ({"generator": [generator(), generator()]}, "2 generators for 1 samples; give one, or one a sample"),
-        ({"prompt": ["a", "b"], "generator": [generator()]}, "1 generators for 2 samples"),
-        ({"prompt": ["a", "b"], "negative_prompt": ["c"]}, "1 entries in negative_prompt for 2 prompts"),
-        ({"prompt": ["a", "b"], "motion_score": [1, 2, 3]}, "3 entries in motion_score for 2 prompts"),
-        ({"prompt": ["a", "b", "c"], "image": [RED, RED]}, "2 images or videos are given for 3 prompts"),
-        ({"height": 50}, "cannot have a size of 50x64 pixels; .* multiples of 32, such as 64x64"),
-        ({"width": 16}, "cannot have a size of 64x16 pixels; .* such as 64x32"),
-        ({"image": torch.rand(1, 3, 50, 70)}, "cannot have a size of 50x70 pixels"),
-        ({"image": torch.rand(1, 4, 64, 64)}, "given frames have 4 channels; give RGB"),
-        ({"image": "picture.png"}, "image holds a str; give PIL images"),
-        ({"image": RED, "video": [RED]}, "give image or video, not both"),
-        ({"image": RED, "num_frames": 1}, "num_frames is 1, and as many are given"),
-        ({"num_frames": 0}, "num_frames is 0; at least 1"),
-        (
-            {"given_latents": torch.zeros(1, 3, 1, 8, 8)},
-            r"given_latents are \(1, 3, 1, 8, 8\); the model takes \[B, 4,",
-        ),
-        ({"prompt": None, "prompt_embeds": torch.zeros(1, 5, 32)}, r"features of shape \(5, 32\); .* \[up to 16, 64"),
-        ({"prompt": None, "prompt_embeds": torch.zeros(17, 64)}, r"features of shape \(17, 64\)"),
-        ({"output_type": "jpg"}, "output_type is 'jpg'; one of pil, np, pt, latent"),
-        ({"class_labels": 3, "prompt": None}, "takes prompts, not class_labels"),
-        ({"num_images_per_prompt": 0}, "num_images_per_prompt is 0"),
-        ({"num_inference_steps": 0}, "must be at least 1"),
-        ({"callback_on_step_end_tensor_inputs": ["noise"]}, "has noise; one of latents, prompt_embeds"),
-    ],
-)
-def test_mistakes_are_one_line_before_any_heavy_work(pipe, monkeypatch, asked, match):
-    for part in (pipe.transformer.video_encoder, pipe.vae.encoder, pipe.text_encoder):
-        monkeypatch.setattr(part, "forward", lambda *args, **kwargs: pytest.fail("worked before it looked"))
-    with one_line_error(match):
-        pipe(**{"prompt": "red", "num_frames": 3, **asked})
-
-
-def test_what_a_pipeline_without_some_parts_cannot_do(pipe):
-    bare = quiet(NovaPipeline(pipe.transformer, pipe.scheduler))
-    with one_line_error("has no vae; give given_latents and take output_type='latent'"):
-        bare(prompt_embeds=features())
-    with one_line_error("has no text encoder"):
-        bare("red", output_type="latent")
-    assert bare(prompt_embeds=features(), **LATENT).frames.shape == (1, 4, 5, 8, 8)
