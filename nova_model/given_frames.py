@@ -41,9 +41,9 @@ def _array_size(given: Any) -> tuple[int, int] | None:
     """Height and width of arrays and tensors; PIL images are resized, so theirs does not count."""
     while isinstance(given, (list, tuple)) and given:
         given = given[0]
-    if isinstance(given, np.ndarray):
+    if isinstance(given, np.ndarray) and given.ndim > 2:
         return int(given.shape[-3]), int(given.shape[-2])
-    if isinstance(given, Tensor):
+    if isinstance(given, Tensor) and given.ndim > 2:
         return int(given.shape[-2]), int(given.shape[-1])
     return None
 
@@ -71,11 +71,16 @@ def preprocessed(image: Any, video: Any, codec: Codec, size: tuple[int, int]) ->
 def _floats(name: str, given: Any) -> Any:
     """Bytes become 0..1, which is what diffusers' processors take of arrays and tensors."""
     if isinstance(given, (list, tuple)):
-        return [_floats(name, each) for each in given]
-    if isinstance(given, np.ndarray):
-        return given.astype(np.float32) / 255 if given.dtype == np.uint8 else given.astype(np.float32)
-    if isinstance(given, Tensor):
-        return given.float() / 255 if given.dtype == torch.uint8 else given.float()
+        made = [_floats(name, each) for each in given]
+        if len({type(each) for each in made}) != 1:
+            raise ValueError(f"{name} is an empty list or holds several kinds of things; give images of one kind")
+        return made
     if isinstance(given, Image.Image):
         return given
-    raise ValueError(f"{name} holds a {type(given).__name__}; give PIL images, numpy arrays or tensors")
+    if not isinstance(given, (np.ndarray, Tensor)):
+        raise ValueError(f"{name} holds a {type(given).__name__}; give PIL images, numpy arrays or tensors")
+    if given.ndim < 3:
+        raise ValueError(f"{name} has shape {tuple(given.shape)}; a picture has rows, columns and channels")
+    whole = torch.as_tensor(given) if isinstance(given, np.ndarray) else given
+    scaled = whole.float() / 255 if whole.dtype == torch.uint8 else whole.float()
+    return scaled.numpy() if isinstance(given, np.ndarray) else scaled

@@ -92,6 +92,11 @@ class Inputs:
             raise ValueError(f"give {frames[0]} or {frames[1]}, not both")
         if not given and not frames:
             raise ValueError("give a prompt, prompt_embeds or class_labels, or an image or video to go on from")
+        for name in ("prompt", "negative_prompt"):
+            _check_kind(name, getattr(self, name), str, "text")
+        for name in ("prompt_embeds", "negative_prompt_embeds"):
+            _check_kind(name, getattr(self, name), Tensor, "a tensor")
+        _check_kind("generator", self.generator, torch.Generator, "a torch.Generator")
         if self.num_images_per_prompt < 1:
             raise ValueError(f"num_images_per_prompt is {self.num_images_per_prompt}; at least 1")
 
@@ -110,6 +115,15 @@ class Inputs:
             guidance_renorm=self.guidance_renorm,
             image_guidance_scale=self.image_guidance_scale,
         )
+
+
+def _check_kind(name: str, value: Any, kind: type, told: str) -> None:
+    """Raises ValueError where a value is neither of a kind nor a list of it."""
+    if value is None or isinstance(value, kind):
+        return
+    wrong = [each for each in value if not isinstance(each, kind)] if isinstance(value, (list, tuple)) else [value]
+    if wrong:
+        raise ValueError(f"{name} holds a {type(wrong[0]).__name__}; give {told}, or a list")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline
 
 from nova_model import released, saving
 from nova_model.codec import Codec
 from nova_model.model import Nova
 from nova_model.schedule import FlowMatching, Schedule, schedule_from_config
+from nova_model.video_vae import VideoVae
 
 _HUB = {"revision", "cache_dir", "token", "local_files_only", "force_download", "proxies"}
 _IGNORED = {"low_cpu_mem_usage", "use_safetensors", "trust_remote_code"}
@@ -38,7 +39,12 @@ class NovaParts(DiffusionPipeline):
     _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]  # noqa: RUF012
 
     def __init__(
-        self, transformer: Nova, scheduler: Any, vae: Any = None, text_encoder: Any = None, tokenizer: Any = None
+        self,
+        transformer: Nova,
+        scheduler: Any,
+        vae: AutoencoderKL | VideoVae | None = None,
+        text_encoder: Any = None,
+        tokenizer: Any = None,
     ) -> None:
         super().__init__()
         self.register_modules(

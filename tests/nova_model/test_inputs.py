@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,6 +26,13 @@ from tests.nova_model.pipes import LATENT, RED, features, quiet
         ({"width": 16}, "cannot have a size of 64x16 pixels; .* such as 64x32"),
         ({"image": torch.rand(1, 3, 50, 70)}, "cannot have a size of 50x70 pixels"),
         ({"image": torch.rand(1, 4, 64, 64)}, "given frames have 4 channels; give RGB"),
+        ({"image": np.zeros((64, 64))}, r"image has shape \(64, 64\); a picture has rows"),
+        ({"image": []}, "image is an empty list or holds several kinds"),
+        ({"image": [RED, torch.rand(3, 64, 64)]}, "image is an empty list or holds several kinds"),
+        ({"prompt": 5}, "prompt holds a int; give text, or a list"),
+        ({"negative_prompt": ["a", None]}, "negative_prompt holds a NoneType"),
+        ({"generator": 0}, "generator holds a int; give a torch.Generator, or a list"),
+        ({"prompt": None, "prompt_embeds": "a cat"}, "prompt_embeds holds a str; give a tensor"),
         ({"image": "picture.png"}, "image holds a str; give PIL images"),
         ({"image": RED, "video": [RED]}, "give image or video, not both"),
         ({"image": RED, "num_frames": 1}, "num_frames is 1, and as many are given"),
