@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pipelines.shapes.scenes import BACKGROUNDS, COLOURS, Scene, Thing
+from pipelines.shapes.scenes import BACKGROUNDS, COLOURS, Scene
 
 OVERSAMPLING = 8
 """Masks are drawn so many times larger and averaged."""
@@ -29,7 +29,7 @@ def _frame(scene: Scene, background: Image.Image, time: float) -> np.ndarray:
         x, y = thing.centre(time, scene.short_side)
         radius = thing.radius(scene.short_side)
         left, top = math.floor(x - radius) - 1, math.floor(y - radius) - 1
-        mask = _mask(thing, x - left, y - top, radius, thing.turn(time))
+        mask = _mask(thing.shape, x - left, y - top, radius, thing.turn(time))
         frame.paste(COLOURS[thing.colour], (left, top), mask)
     return np.asarray(frame)
 
@@ -46,11 +46,8 @@ def true_flow(scene: Scene, start: float, stop: float) -> tuple[np.ndarray, np.n
     centres = np.stack(np.meshgrid(np.arange(scene.width) + 0.5, np.arange(scene.height) + 0.5), axis=-1)
     for number, thing in enumerate(scene.things, start=1):
         x, y = thing.centre(start, scene.short_side)
-        mask = Image.new("L", (scene.width, scene.height))
         radius = thing.radius(scene.short_side)
-        left, top = math.floor(x - radius) - 1, math.floor(y - radius) - 1
-        mask.paste(_mask(thing, x - left, y - top, radius, thing.turn(start)), (left, top))
-        covered = np.asarray(mask) > 127
+        covered = coverage(thing.shape, x, y, radius, thing.turn(start), owner.shape) > 0.5
         angle = 2 * math.pi * (thing.turn(stop) - thing.turn(start))
         turned = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
         arrives = (centres[covered] - (x, y)) @ turned + thing.centre(stop, scene.short_side)
@@ -59,14 +56,22 @@ def true_flow(scene: Scene, start: float, stop: float) -> tuple[np.ndarray, np.n
     return flow, owner
 
 
-def _mask(thing: Thing, x: float, y: float, radius: float, turn: float) -> Image.Image:
-    """How much of each pixel a thing covers, in a patch where its centre is (x, y)."""
+def coverage(shape: str, x: float, y: float, radius: float, turn: float, size: tuple[int, ...]) -> np.ndarray:
+    """How much of each pixel a shape covers, 0 to 1, in a frame of a size (height, width)."""
+    left, top = math.floor(x - radius) - 1, math.floor(y - radius) - 1
+    mask = Image.new("L", (size[1], size[0]))
+    mask.paste(_mask(shape, x - left, y - top, radius, turn), (left, top))
+    return np.asarray(mask) / 255
+
+
+def _mask(shape: str, x: float, y: float, radius: float, turn: float) -> Image.Image:
+    """How much of each pixel a shape covers, in a patch where its centre is (x, y)."""
     side = (math.ceil(2 * radius) + 3) * OVERSAMPLING
     mask = Image.new("L", (side, side))
     draw = ImageDraw.Draw(mask)
     angle = 2 * math.pi * turn
     turned = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
-    for points, value in _outlines(thing.shape):
+    for points, value in _outlines(shape):
         scaled = (points @ turned * radius + (x, y)) * OVERSAMPLING
         draw.polygon([(float(px), float(py)) for px, py in scaled], fill=value)
     return mask.reduce(OVERSAMPLING)
