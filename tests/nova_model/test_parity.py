@@ -391,3 +391,20 @@ def test_a_vae_that_cannot_be_checked_is_a_one_line_error(vae_folder, capsys, sp
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert match in error
+
+
+# What the folders above are made with.
+
+
+@pytest.mark.parametrize("name", ["t2i_flow", "t2v_ddpm"])
+def test_the_literal_reading_is_that_of_the_release(shared, name):
+    folder = shared / "golden" / name
+    settings, golden = json.loads((folder / "golden.json").read_text()), load_file(folder / "golden.safetensors")
+    config, weights = json.loads((folder / "config.json").read_text()), load_file(folder / "weights.safetensors")
+    literal = Literal(config, weights, settings["scheduler"])
+    for key, value in literal.training_pass(golden).items():
+        torch.testing.assert_close(value.reshape(golden[key].shape), golden[key], atol=1e-5, rtol=0, msg=key)
+    for key, asked in settings["generations"].items():
+        given = golden["latents"][:, :, :1] if asked["first_frame"] else None
+        made = literal.generation(golden, {**asked, "given": given}, tuple(golden["latents"].shape[-2:]))
+        torch.testing.assert_close(made, golden[key], atol=3e-4, rtol=0, msg=key)
