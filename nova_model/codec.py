@@ -3,7 +3,8 @@
 diffusers' AutoencoderKL codes each frame alone. The causal video VAE codes tiles of 17 frames, which are 5 latents,
 that start every 16 frames, or 4 latents; the first frame of every tile but the first is dropped.
 
-Latents are taken at the mean of what the encoder says, so that the same picture always gives the same video.
+Latents are taken at the mean of what the encoder says, so that the same picture always gives the same video. Videos of
+a batch are coded one after another: a tile of the release's size, 17 x 480 x 768, takes about 14 GiB in bf16 as it is.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class Codec:
         if not self.video:
             frames = self.vae.decode(z.transpose(1, 2).flatten(0, 1), return_dict=False)[0]
             return frames.float().unflatten(0, (len(z), -1)).transpose(1, 2)
-        frames = self.vae.decode(z).sample.float()
+        frames = torch.cat([self.vae.decode(video[None]).sample for video in z]).float()
         return frames if start == 0 else frames[:, :, 1:]
 
     @contextmanager

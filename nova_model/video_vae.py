@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -206,9 +205,8 @@ class VideoVae(ModelMixin, ConfigMixin):
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     def _moments(self, x: Tensor) -> Tensor:
+        _check("frames", x, self.config.in_channels)
         self.latent_frames(x.shape[2])
-        if x.shape[1] != self.config.in_channels:
-            raise ValueError(f"frames have {x.shape[1]} channels; the video VAE takes {self.config.in_channels}")
         if x.shape[-2] % self.stride or x.shape[-1] % self.stride:
             raise ValueError(f"frames of {x.shape[-2]}x{x.shape[-1]} do not divide by the video VAE's {self.stride}")
         parts = []
@@ -229,33 +227,37 @@ class VideoVae(ModelMixin, ConfigMixin):
             An object with `sample`, [B, 3, T, H, W], or [B, 3, H, W].
 
         Raises:
-            ValueError: a number of latent frames that does not fill tiles.
+            ValueError: a number of latent frames that does not fill tiles, or another number of channels.
         """
-        if z.ndim == 4:
-            sample = self._decode_tile(z[:, :, None])[:, :, 0]
-        else:
-            sample = torch.cat(list(self.decode_tiles(z)), dim=2)
+        videos = z[:, :, None] if z.ndim == 4 else z
+        sample = torch.cat(list(self.decode_tiles(videos)), dim=2)
+        sample = sample[:, :, 0] if z.ndim == 4 else sample
         return DecoderOutput(sample=sample) if return_dict else (sample,)
 
     def decode_tiles(self, z: Tensor) -> Iterator[Tensor]:
         """The frames of `decode`, tile by tile, [B, 3, up to 17, H, W] each; only one tile is held at a time."""
+        _check("latents", z, self.config.latent_channels)
         self.frames(z.shape[2])
         for start, stop in tiles(z.shape[2], self.tile_latents):
-            frames = self._decode_tile(z[:, :, start:stop])
+            tile = z[:, :, start:stop]
+            frames = self.decoder(tile if self.post_quant_conv is None else self.post_quant_conv(tile))
             yield frames[:, :, 1:] if start else frames
 
-    def _decode_tile(self, z: Tensor) -> Tensor:
-        return self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))
-
-    def save_config(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Writes config.json as diffusers does, under the released name of this class."""
-        super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
-        path = Path(save_directory) / self.config_name
-        path.write_text(json.dumps({**json.loads(path.read_text()), "_class_name": RELEASED_CLASS}, indent=2) + "\n")
+    def to_json_string(self) -> str:
+        """The config.json, under the released name of this class."""
+        named = {**json.loads(super().to_json_string()), "_class_name": RELEASED_CLASS}
+        return json.dumps(named, indent=2, sort_keys=True) + "\n"
 
     def forward(self, x: Tensor) -> Tensor:
         """What is left of frames, [B, 3, T, H, W], after coding them at the mean."""
         return self.decode(self.encode(x).latent_dist.mode()).sample
+
+
+def _check(name: str, x: Tensor, channels: int) -> None:
+    if x.ndim != 5:
+        raise ValueError(f"{name} of shape {tuple(x.shape)}: the video VAE takes a batch of videos or of images")
+    if x.shape[1] != channels:
+        raise ValueError(f"{name} have {x.shape[1]} channels; the video VAE takes {channels}")
 
 
 def _kinds(names: tuple[str, ...], known: dict[str, bool], widths: list[int]) -> list[bool]:

@@ -6,6 +6,7 @@ import pytest
 
 from jobs import recipes
 from nova_model.config import PRESETS
+from tests.nova_model.folders import make_video_vae
 
 
 @pytest.mark.parametrize("name", recipes.NAMES)
@@ -28,6 +29,21 @@ def test_a_real_recipe_has_the_sizes_of_its_release(name: str) -> None:
     assert not any(str(value).startswith("embedded/") for value in vars(train).values())
     assert generate.frames == max(curate.latents.lengths, default=1)
     assert train.global_batch in (1024, 384)
+
+
+def test_the_video_recipe_codes_its_33_frames_as_the_latents_of_its_release() -> None:
+    curate, train = recipes.get("t2v-480x768-0.6b", "curate"), recipes.get("t2v-480x768-0.6b", "train")
+    assert curate.latents.model == f"BAAI/{train.preset}/vae"
+    assert max(curate.latents.lengths) == 33
+    assert curate.latents.fps == 12.0
+    assert make_video_vae().latent_frames(33) == 9
+
+
+@pytest.mark.parametrize("name", ["debug", "demo"])
+def test_the_small_recipes_run_on_the_video_vae(name: str) -> None:
+    latents = recipes.get(name, "curate").latents
+    assert latents.model == "embedded/video_vae"
+    assert all((count - 1) % 4 == 0 for count in latents.lengths)
 
 
 def test_all_released_checkpoints_have_a_recipe() -> None:

@@ -182,8 +182,12 @@ def test_latents_that_do_not_tile():
 def test_sizes_and_channels_that_do_not_fit():
     with one_line_error("12x16 do not divide by the video VAE's 8"):
         small().encode(torch.zeros(1, 3, 1, 12, 16))
-    with one_line_error("1 channels"):
+    with one_line_error("frames have 1 channels; the video VAE takes 3"):
         small().encode(torch.zeros(1, 1, 16, 16))
+    with one_line_error("latents have 6 channels; the video VAE takes 3"):
+        small().decode(torch.zeros(1, 6, 2, 2))
+    with one_line_error(r"frames of shape \(3, 16, 16\)"):
+        small().encode(torch.zeros(3, 16, 16))
 
 
 @pytest.mark.parametrize(
