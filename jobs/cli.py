@@ -105,6 +105,9 @@ def run(arguments: list[str]) -> int:
 
         print(show(config))
         return 0
+    from jobs.cluster import check
+
+    check(config.address)  # before anything is made
     execute: Callable[[Any], int] = job.run
     return execute(config)
 

@@ -4,11 +4,33 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from typing import Any
 
 OBJECT_STORE_SHARE = 0.2
 OBJECT_STORE_MOST = 4 * 2**30
 OBJECT_STORE_LEAST = 128 * 2**20
+
+
+CONNECT_SECONDS = 5.0
+
+
+def check(address: str | None = None) -> None:
+    """Knocks at the cluster's address (or RAY_ADDRESS), where one is given: Ray itself would try for minutes.
+
+    Raises:
+        ValueError: nothing listens there.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or ""
+    host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    if not host or not port.isdigit():  # none, "auto" or "local"
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ValueError(
+            f"no Ray cluster at {address} ({error.strerror or error}); start one or leave --address out"
+        ) from error
 
 
 def connect(address: str | None = None) -> dict[str, float]:
@@ -39,6 +61,7 @@ def _start(address: str | None) -> None:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     common: dict[str, Any] = {"log_to_driver": bool(os.environ.get("NOVA_WORKER_LOGS")), "logging_level": logging.ERROR}
     if address is not None:
+        check(address)
         try:
             ray.init(address=address, **common)
         except (ConnectionError, RuntimeError, OSError) as error:

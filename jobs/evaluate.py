@@ -61,8 +61,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Score]:
 
     if not config.output:
         raise ValueError("--output is missing; give a folder for the scores")
-    output = _claimed(Path(config.output).expanduser().absolute())
     rows, failures = load_samples(config)
+    output = _claimed(Path(config.output).expanduser().absolute())
     with tracking.start(
         "evaluate",
         config=settings.flatten(config),
