@@ -70,10 +70,10 @@ def adaln(layer: Any, x: Tensor, condition: Tensor) -> tuple[Tensor, ...]:
 
 def denoise(model: Nova, x_t: Tensor, t: Tensor, z: Tensor, chosen: Tensor | None = None) -> Tensor:
     """What the denoiser says of noisy tokens [B, N, P], or of the chosen ones of them, for timesteps [B, n]."""
-    net, wide = model.image_decoder, model.config.denoiser.width
+    net: Any = model.image_decoder
     h = net.patch_embed.tokens(x_t)
     if chosen is not None:
-        h = h.gather(1, chosen[..., None].expand(-1, -1, wide))
+        h = h.gather(1, chosen[..., None].expand(-1, -1, model.config.denoiser.width))
     embed = net.time_cond_embed
     condition = embed.condition_proj(z) + embed.timestep_proj(ops.cosine_sine(t).to(z))
     for layer in net.blocks:
