@@ -203,8 +203,8 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.set_steps < 1 or self.diffusion_steps < 1:
             raise ValueError("set_steps and diffusion_steps must be at least 1")
-        if not 0 < self.guidance_renorm <= 1:
-            raise ValueError(f"guidance_renorm is {self.guidance_renorm}; it is a factor above 0 and up to 1")
+        if not 0 <= self.guidance_renorm <= 1:
+            raise ValueError(f"guidance_renorm is {self.guidance_renorm}; it is a factor from 0 to 1 (off)")
         if self.guidance_scale < 0:
             raise ValueError(f"guidance_scale is {self.guidance_scale}; it is 1 (off) or more")
 

@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import torch
 
-from nova_model.config import PRESETS, MlpSize, NovaConfig, VitSize
+from nova_model.config import PRESETS, MlpSize, NovaConfig, SamplingConfig, VitSize
 from nova_model.model import Nova
 from tests.nova_model.models import one_line_error
 
@@ -141,3 +141,18 @@ def test_sizes_that_cannot_be_are_a_one_line_error(changes, match):
 def test_configs_do_not_change():
     with pytest.raises(FrozenInstanceError):
         PRESETS["tiny"].image_dim = 16
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"guidance_renorm": 1.5}, r"guidance_renorm is 1.5; it is a factor from 0 to 1 \(off\)"),
+        ({"guidance_renorm": -0.1}, "guidance_renorm is -0.1"),
+        ({"guidance_scale": -1.0}, "guidance_scale is -1.0"),
+        ({"set_steps": 0}, "set_steps and diffusion_steps must be at least 1"),
+    ],
+)
+def test_settings_that_cannot_be_are_a_one_line_error(changes, match):
+    with one_line_error(match):
+        SamplingConfig(**changes)
+    assert SamplingConfig(guidance_renorm=0.0).guidance_renorm == 0  # no floor
