@@ -79,7 +79,7 @@ def _dpg_bench(root: Path, samples: int | None, seed: int) -> Iterator[Sample]:
         entries = [(Path(entry["file"]).stem, entry["prompt"]) for entry in _json_lines(root / "prompts.jsonl")]
     else:
         folder = root / "prompts" if (root / "prompts").is_dir() else root
-        entries = [(path.stem, path.read_text().strip()) for path in sorted(folder.glob("*.txt"))]
+        entries = [(path.stem, _text(path).strip()) for path in sorted(folder.glob("*.txt"))]
     for name, prompt in entries:
         yield Sample(prompt=prompt, path=f"{name}.png", seeds=tuple(range(seed, seed + (samples or 4))))
 
@@ -87,7 +87,7 @@ def _dpg_bench(root: Path, samples: int | None, seed: int) -> Iterator[Sample]:
 def _t2i_compbench(root: Path, samples: int | None, seed: int) -> Iterator[Sample]:
     for path in sorted(root.glob("*_val.txt")):
         category = path.name.removesuffix("_val.txt")
-        for line in path.read_text().splitlines():
+        for line in _text(path).splitlines():
             prompt = line.strip()
             for number in range(samples or 10) if prompt else ():
                 name = f"{safe_name(prompt)}_{number:06d}.png"
@@ -98,7 +98,7 @@ def _vbench(root: Path, samples: int | None, seed: int) -> Iterator[Sample]:
     path = root / "VBench_full_info.json"
     _require(path)
     counts: dict[str, int] = {}
-    for entry in json.loads(path.read_text()):
+    for entry in json.loads(_text(path)):
         many = FLICKERING_SAMPLES if "temporal_flickering" in entry["dimension"] else 5
         prompt = entry["prompt_en"]
         counts[prompt] = max(counts.get(prompt, 0), samples or many)
@@ -132,10 +132,10 @@ def read_prompts(path: str) -> list[str]:
         if file.suffix == ".jsonl":
             prompts = [entry["prompt"] for entry in _json_lines(file)]
         elif file.suffix == ".json":
-            entries = json.loads(file.read_text())
+            entries = json.loads(_text(file))
             prompts = [each if isinstance(each, str) else each["prompt"] for each in entries]
         else:
-            prompts = [line.strip() for line in file.read_text().splitlines()]
+            prompts = [line.strip() for line in _text(file).splitlines()]
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: every entry needs a prompt ({error!r})") from error
     prompts = [prompt for prompt in prompts if prompt]
@@ -146,7 +146,14 @@ def read_prompts(path: str) -> list[str]:
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     _require(path)
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    return [json.loads(line) for line in _text(path).splitlines() if line.strip()]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8; give a file of prompts") from error
 
 
 def _require(path: Path) -> None:

@@ -15,6 +15,7 @@ left as they are, so that only what is new or stale is computed.
 from __future__ import annotations
 
 import functools
+import re
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -159,8 +160,12 @@ def run_stages(
         meter: a `pipelines.progress.Meter` actor that is told what each batch took.
         sink: applied to finished blocks inside the cluster, for results that must not travel through the driver.
         sink_rows: rows per call of the sink.
+
+    Raises:
+        ValueError: what a stage was asked to load cannot be.
     """
     import ray.data
+    from ray.exceptions import RayError
 
     if rows.num_rows == 0:
         return
@@ -171,7 +176,13 @@ def run_stages(
         dataset = _map(dataset, stage, meter)
     if sink is not None:
         dataset = dataset.map_batches(sink, batch_size=sink_rows, batch_format="pyarrow", zero_copy_batch=True)
-    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    try:
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    except RayError as error:
+        said = _NOT_LOADED.search(str(error))  # the text is all that crosses over of what an actor died of
+        if said is None:
+            raise
+        raise ValueError(said[1]) from error
 
 
 def _map(dataset: ray.data.Dataset, stage: Stage, meter: ray.actor.ActorHandle | None) -> ray.data.Dataset:
@@ -189,6 +200,13 @@ def _map(dataset: ray.data.Dataset, stage: Stage, meter: ray.actor.ActorHandle |
     fewest, most = need.workers if isinstance(need.workers, tuple) else (need.workers, need.workers)
     pool = ray.data.ActorPoolStrategy(min_size=fewest, max_size=most)
     return dataset.map_batches(_Worker, fn_constructor_args=(stage, meter), compute=pool, **common)
+
+
+class NotLoadedError(ValueError):
+    """A stage was asked to load what cannot be loaded."""
+
+
+_NOT_LOADED = re.compile(rf"{NotLoadedError.__module__}\.{NotLoadedError.__name__}: (.*)")
 
 
 class _Worker:
@@ -216,8 +234,15 @@ def _run_batch(batch: pa.Table, stage: Stage, meter: ray.actor.ActorHandle | Non
 
 @functools.lru_cache(maxsize=16)
 def load_once(stage: Stage) -> Any:
-    """The stage's model, loaded at its first use in this process."""
-    model = stage.load()
+    """The stage's model, loaded at its first use in this process.
+
+    Raises:
+        NotLoadedError: what the stage was asked to load cannot be.
+    """
+    try:
+        model = stage.load()
+    except ValueError as error:
+        raise NotLoadedError(" ".join(str(error).split())) from error
     if "torch" in sys.modules:  # several workers share a machine: each keeps to the cores it asked for
         sys.modules["torch"].set_num_threads(max(1, int(stage.resources.cpus)))
     return model

@@ -82,3 +82,15 @@ def test_an_empty_prompt_file_is_refused(tmp_path):
     (tmp_path / "p.txt").write_text("\n")
     with pytest.raises(ValueError, match="holds no prompts"):
         benchmarks.read_prompts(str(tmp_path / "p.txt"))
+
+
+def test_a_prompt_file_that_is_no_text_is_named(tmp_path):
+    for name in ("a.txt", "a.jsonl", "a.json"):
+        (tmp_path / name).write_bytes(b"\xff\xfe\xfa prompts")
+        with pytest.raises(ValueError, match=f"{name} is no text in UTF-8"):
+            benchmarks.read_prompts(str(tmp_path / name))
+
+
+def test_a_mark_at_the_start_of_a_prompt_file_is_no_prompt(tmp_path):
+    (tmp_path / "a.txt").write_text("a cat\n", encoding="utf-8-sig")
+    assert benchmarks.read_prompts(str(tmp_path / "a.txt")) == ["a cat"]

@@ -99,3 +99,18 @@ def test_ray_runs_the_same_stages(ray_session, workers):
     assert sorted(done) == frames
     assert all(done[value]["aesthetic_mean"] == 2 * value + 1 for value in frames if value >= 0)
     assert done[-1]["failed_error"] == "ValueError"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unloadable(AddOne):
+    """A stage whose settings turn out wrong when its model is loaded."""
+
+    def load(self):
+        raise ValueError("aesthetic.model is no model;\nchoose another")
+
+
+@pytest.mark.parametrize("workers", [None, 1])
+def test_what_cannot_be_loaded_is_one_plain_error(ray_session, workers):
+    table = pa.table({"clip_id": ["c"], "motion_score": [1.0]})
+    with pytest.raises(ValueError, match=r"^aesthetic.model is no model; choose another$"):
+        list(run_stages(table, [Unloadable(resources=Resources(workers=workers))]))
