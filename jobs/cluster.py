@@ -87,7 +87,8 @@ def _quieten_ray_data() -> None:
     """Ray Data draws its own bars and prints its plan; `pipelines.progress` shows the stages instead."""
     import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # Ray Data sets its own level when it is imported
+    # Ray Data sets its own level when it is imported; what it would log of a failure is raised as well.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
