@@ -11,6 +11,8 @@ _VIT = re.compile(r"vit_d(\d+)w(\d+)(?:h(\d+))?")
 _MLP = re.compile(r"mlp_d(\d+)w(\d+)")
 TEXT_ROWS = 512
 """Rows of the buffer that pads prompts."""
+VIDEO_FRAMES = 9
+"""Most latent frames of a video where nobody says how many: 33 frames, as the text-to-video release was trained."""
 _HEADS = {64: 4, 768: 12, 1024: 16, 1536: 16}
 NORMS = ("post", "pre", "post_add")
 PARTS = ("temporal", "spatial", "denoiser")
@@ -65,7 +67,7 @@ class NovaConfig:
     image_base_size: tuple[int, int] = (32, 32)
     """Spatial tokens, rows and columns."""
     video_base_size: tuple[int, int, int] = (1, 16, 16)
-    """Latent frames that were trained, and temporal tokens of a frame, rows and columns."""
+    """Frames that times are scaled to, whatever a video's length, and temporal tokens of a frame, rows and columns."""
     video_mixer_rank: int | None = None
     """Rank of scaling and shift: below 0 without the low-rank step, 0 or None without scaling and shift."""
     rotary_pos_embed: bool = False
@@ -142,6 +144,11 @@ class NovaConfig:
     def token_dim(self) -> int:
         """Values of a spatial token, p*p*C."""
         return self.patch_size**2 * self.image_dim
+
+    @property
+    def usual_frames(self) -> int:
+        """Latent frames where nobody says how many."""
+        return min(self.video_base_size[0], VIDEO_FRAMES)
 
     @property
     def has_motion(self) -> bool:
@@ -267,7 +274,7 @@ PRESETS: dict[str, NovaConfig] = {
     "nova-d48w1024-osp480": NovaConfig(
         image_size=(480, 768),
         image_base_size=(30, 48),
-        video_base_size=(9, 15, 24),
+        video_base_size=(16, 15, 24),
         arch=("vit_d16w1024", "vit_d32w1024", "mlp_d3w1280"),
     ),
     "tiny": _TINY,

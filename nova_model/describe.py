@@ -62,7 +62,7 @@ def describe(
         close = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)
         raise ValueError(f"unknown preset {name!r}; did you mean {close[0]}?")
     config = PRESETS[name]
-    frames = config.video_base_size[0] if frames is None else frames
+    frames = config.usual_frames if frames is None else frames
     wrong = [
         each for each, value in {"batch": batch, "frames": frames, "loss_repeat": loss_repeat}.items() if value < 1
     ]

@@ -150,6 +150,16 @@ class Plan:
     labels: list[int] | None
 
 
+def whole_tiles(latents: int, codec: Codec) -> int:
+    """Frames of the most latents, up to a number, that the VAE codes without a rest."""
+    for count in range(latents, 1, -1):
+        try:
+            return codec.frames(count)
+        except ValueError:
+            continue
+    return 1
+
+
 def plan(inputs: Inputs, config: NovaConfig, codec: Codec | None) -> Plan:
     """Checks a call against a model.
 
@@ -174,7 +184,7 @@ def plan(inputs: Inputs, config: NovaConfig, codec: Codec | None) -> Plan:
         latents_given = codec.latent_frames(pixels.shape[2])
     frames = inputs.num_frames
     if frames is None:
-        frames = trained if codec is None else codec.frames(trained)
+        frames = config.usual_frames if codec is None else whole_tiles(config.usual_frames, codec)
     if frames < 1:
         raise ValueError(f"num_frames is {frames}; at least 1")
     latent_frames = frames if codec is None else codec.latent_frames(frames)

@@ -28,6 +28,12 @@ def test_grids_of_every_preset_fit_its_pixels(name):
     assert config.video_base_size[1:] == (height // (2 * patch), width // (2 * patch))
 
 
+def test_the_video_preset_has_the_releases_base_and_its_usual_length():
+    config = PRESETS["nova-d48w1024-osp480"]
+    assert (config.video_base_size, config.usual_frames) == ((16, 15, 24), 9)
+    assert (PRESETS["tiny"].usual_frames, PRESETS["nova-d48w1024-sd512"].usual_frames) == (5, 1)
+
+
 def test_a_released_config_is_read():
     config = NovaConfig.from_dict(
         {
@@ -35,7 +41,7 @@ def test_a_released_config_is_read():
             "_diffusers_version": "0.31.0",
             "image_size": [480, 768],
             "image_base_size": [30, 48],
-            "video_base_size": [9, 15, 24],
+            "video_base_size": [16, 15, 24],
             "video_mixer_rank": 24,
             "arch": ["vit_d16w1024", "vit_d32w1024", "mlp_d3w1280"],
         }

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from nova_model.codec import Codec
+from nova_model.inputs import whole_tiles
 from nova_model.pipeline import NovaPipeline
+from nova_model.video_vae import VideoVae
 from tests.nova_model.models import generator, one_line_error
 from tests.nova_model.pipes import LATENT, RED, features, quiet
 
@@ -64,3 +67,9 @@ def test_what_a_pipeline_without_some_parts_cannot_do(pipe):
     with one_line_error("has no text encoder"):
         bare("red", output_type="latent")
     assert bare(prompt_embeds=features(), **LATENT).frames.shape == (1, 4, 5, 8, 8)
+
+
+def test_a_length_that_nobody_names_fills_the_vaes_tiles():
+    small = {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 4}
+    codec = Codec(VideoVae(**small))
+    assert [whole_tiles(latents, codec) for latents in (9, 8, 5, 3, 1)] == [33, 17, 17, 9, 1]
