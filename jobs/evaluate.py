@@ -61,8 +61,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Score]:
 
     if not config.output:
         raise ValueError("--output is missing; give a folder for the scores")
+    output = _usable(Path(config.output).expanduser().absolute())
     rows, failures = load_samples(config)
-    output = _claimed(Path(config.output).expanduser().absolute())
+    output.mkdir(parents=True, exist_ok=True)
     with tracking.start(
         "evaluate",
         config=settings.flatten(config),
@@ -166,13 +167,12 @@ def _provenance(config: EvaluateConfig, rows: list[Row]) -> dict[str, Any]:
     return found
 
 
-def _claimed(output: Path) -> Path:
+def _usable(output: Path) -> Path:
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; give a folder")
     others = [each.name for each in output.glob("*") if not each.name.startswith(".")] if output.exists() else []
     if others and "summary.json" not in others:
         raise ValueError(f"--output {output} holds other files ({others[0]}); give an empty or new folder")
-    output.mkdir(parents=True, exist_ok=True)
     return output
 
 

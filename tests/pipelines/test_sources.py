@@ -37,7 +37,8 @@ def test_a_folder_gives_media_in_order_and_counts_the_rest(tmp_path):
     found = list(listing)
     assert [os.path.relpath(source.uri, tmp_path) for source in found] == ["a.mp4", "b.PNG", "m.jpg", "z/deep/c.webm"]
     assert listing.ignored == 2
-    assert found[0] == Source(uri=str(tmp_path / "a.mp4"), bytes=5, modified=os.path.getmtime(tmp_path / "a.mp4"))
+    modified = os.stat(tmp_path / "a.mp4").st_mtime_ns / 1e9  # getmtime rounds otherwise
+    assert found[0] == Source(uri=str(tmp_path / "a.mp4"), bytes=5, modified=modified)
     assert names(tmp_path, tmp_path, recursive=False) == ["a.mp4", "b.PNG", "m.jpg"]
 
 
