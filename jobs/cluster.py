@@ -10,9 +10,8 @@ from typing import Any
 OBJECT_STORE_SHARE = 0.2
 OBJECT_STORE_MOST = 4 * 2**30
 OBJECT_STORE_LEAST = 128 * 2**20
-
-
 CONNECT_SECONDS = 5.0
+START_ATTEMPTS = 3
 
 
 def check(address: str | None = None) -> None:
@@ -68,14 +67,28 @@ def _start(address: str | None) -> None:
             reason = str(error).splitlines()[0]
             raise ValueError(f"no Ray cluster at {address} ({reason}); start one or leave --address out") from error
         return
+    _start_here(**common)
+
+
+def _start_here(**common: Any) -> None:
+    """Starts Ray in this process; a busy machine may take longer than Ray waits, so it is tried a few times."""
+    import ray
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    ray.init(
-        address="local",
-        num_cpus=cores,
-        object_store_memory=_object_store_bytes(),
-        include_dashboard=False,
-        **common,
-    )
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cores,
+                object_store_memory=_object_store_bytes(),
+                include_dashboard=False,
+                **common,
+            )
+            return
+        except Exception as error:  # Ray raises the bare class when its processes do not come up in time
+            ray.shutdown()
+            if attempt == START_ATTEMPTS or "timed out" not in str(error):
+                raise
 
 
 def _object_store_bytes() -> int:

@@ -45,6 +45,16 @@ def ray_session() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Held by tests whose commands start a Ray of their own: one at a time in all test processes, on few cores."""
+    from filelock import FileLock
+
+    shared = tmp_path_factory.getbasetemp()
+    with FileLock((shared.parent if os.environ.get("PYTEST_XDIST_WORKER") else shared) / "alone.lock"):
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference material; tests that need it are skipped where it is missing."""

@@ -53,3 +53,31 @@ def test_every_command_knocks_before_it_makes_anything(command, port, tmp_path, 
     assert end.value.code == 2
     assert f"no Ray cluster at 127.0.0.1:{port}" in capsys.readouterr().err
     assert [each.name for each in Path().iterdir()] == ["in"]
+
+
+def test_a_ray_that_a_busy_machine_starts_too_slowly_is_started_again(monkeypatch):
+    import ray
+
+    tried = []
+
+    def slow(**settings):
+        tried.append(settings)
+        if len(tried) < 2:
+            raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", slow)
+    monkeypatch.setattr(ray, "shutdown", lambda: tried.append("shut down"))
+    cluster._start_here()
+    assert [each == "shut down" for each in tried] == [False, True, False]
+
+
+def test_another_failure_of_ray_is_not_tried_again(monkeypatch):
+    import ray
+
+    def broken(**settings):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(ray, "init", broken)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with pytest.raises(RuntimeError, match="no memory"):
+        cluster._start_here()

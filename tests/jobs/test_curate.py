@@ -157,14 +157,14 @@ def test_bad_media_become_failures_and_the_run_goes_on(work: Path, ray_session: 
     assert {row["attempt"] for row in rows(work / "mixed_tables", "failures")} == {1, 2}
 
 
-def test_a_killed_run_goes_on_where_it_was(curated: Path, media: Path, work: Path, ray_session: None) -> None:
+def test_a_killed_run_goes_on_where_it_was(curated: Path, media: Path, work: Path, alone: None) -> None:
     tables = work / "killed"
     command = [sys.executable, "-m", "jobs.cli", "curate", "--input", str(media), "--tables", str(tables)]
     often = ["--set", "commits.rows=1", "--set", "commits.seconds=0", "--set", "commits.round_items=3"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_ADDRESS")}
     run = subprocess.Popen([*command, *often], start_new_session=True, env=environment)
     try:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 600
         while not _has_examples(tables):
             assert run.poll() is None, "it ended before it could be killed"
             assert time.monotonic() < deadline

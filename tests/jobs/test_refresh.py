@@ -83,11 +83,11 @@ def test_a_second_refresh_is_refused(place: tuple[Path, Path]) -> None:
         refresh.run(config(input=str(source), tables=str(tables)))
 
 
-def test_two_at_once_do_the_work_once(media: Path, work: Path, curated: Path) -> None:
+def test_two_at_once_do_the_work_once(media: Path, work: Path, curated: Path, alone: None) -> None:
     tables = work / "twice_tables"
     command = [sys.executable, "-m", "jobs.cli", "refresh", "--input", str(media), "--tables", str(tables)]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [run.communicate(timeout=240) for run in runs]
+    said = [run.communicate(timeout=600) for run in runs]
     assert sorted(run.returncode for run in runs) == [0, 2], said
     refused = next(error for run, (_, error) in zip(runs, said, strict=True) if run.returncode == 2)
     assert "another run" in refused

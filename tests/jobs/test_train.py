@@ -22,6 +22,9 @@ from jobs import train
 from pipelines.tables import Tables
 from tests.conftest import train_config
 
+ATTEMPTS = 3
+"""At killing a run between its second and its last step, which a busy machine may let slip by."""
+
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "model" / "transformer" / "diffusion_pytorch_model.safetensors")
@@ -56,21 +59,9 @@ def test_only_the_newest_checkpoints_are_kept_and_say_where_they_come_from(train
     assert (trained / "report.html").exists()
 
 
-def test_a_killed_run_resumes_exactly(curated: Path, work: Path, trained: Path) -> None:
-    run = work / "train_killed"
-    options = ["--set", "checkpoint_every=2", "--set", "log_every=1", "--set", "ema_every=2"]
-    command = ["train", "--tables", f"{curated}@1", "--run", str(run), "--steps", "8", *options]
-    process = subprocess.Popen([sys.executable, "-m", "jobs.cli", *command], start_new_session=True)
-    try:
-        deadline = time.monotonic() + 200
-        while train.steps_done(str(run)) < 2:
-            assert process.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert train.steps_done(str(run)) < 8
+def test_a_killed_run_resumes_exactly(curated: Path, work: Path, trained: Path, alone: None) -> None:
+    runs = (work / f"train_killed{attempt}" for attempt in range(ATTEMPTS))
+    run = next(each for each in runs if _killed_on_its_way(each, curated))
     before = json.loads((run / "mlflow.json").read_text())["run_id"]
     train.train(train_config(tables=str(curated), run=str(run), steps=8))
     assert same(weights(run), weights(trained)), "a resumed run computed something else"
@@ -78,13 +69,39 @@ def test_a_killed_run_resumes_exactly(curated: Path, work: Path, trained: Path) 
     assert json.loads((run / "mlflow.json").read_text())["run_id"] == before
 
 
+def _killed_on_its_way(run: Path, tables: Path) -> bool:
+    """Starts a run of eight steps, kills all its processes, and whether that was before the last step."""
+    options = ["--set", "checkpoint_every=2", "--set", "log_every=1", "--set", "ema_every=2"]
+    command = ["train", "--tables", f"{tables}@1", "--run", str(run), "--steps", "8", *options]
+    process = subprocess.Popen([sys.executable, "-m", "jobs.cli", *command], start_new_session=True)
+    try:
+        deadline = time.monotonic() + 600
+        while train.steps_done(str(run)) < 2:
+            assert process.poll() in (None, 0), "it failed before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return 0 < train.steps_done(str(run)) < 8
+
+
 def test_a_killed_worker_is_replaced(curated: Path, work: Path, trained: Path) -> None:
-    run = work / "train_lost_worker"
+    runs = (work / f"train_lost_worker{attempt}" for attempt in range(ATTEMPTS))
+    run = next(each for each in runs if _lost_its_worker(each, curated))
+    assert same(weights(run), weights(trained))
+    assert [entry["step"] for entry in metrics(run)] == list(range(1, 9))
+
+
+def _lost_its_worker(run: Path, tables: Path) -> bool:
+    """Trains eight steps, and whether the worker could be killed before the last one."""
     killed: list[int] = []
 
     def kill() -> None:
         while train.steps_done(str(run)) < 2:
             time.sleep(0.02)
+        if train.steps_done(str(run)) == 8:
+            return
         for process in psutil.Process().children(recursive=True):
             if "RayTrainWorker" in " ".join(process.cmdline()):
                 killed.append(process.pid)
@@ -93,10 +110,8 @@ def test_a_killed_worker_is_replaced(curated: Path, work: Path, trained: Path) -
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    train.train(train_config(tables=str(curated), run=str(run), steps=8))
-    assert killed, "there was no worker to kill; the test shows nothing"
-    assert same(weights(run), weights(trained))
-    assert [entry["step"] for entry in metrics(run)] == list(range(1, 9))
+    train.train(train_config(tables=str(tables), run=str(run), steps=8))
+    return bool(killed)
 
 
 def test_two_workers_learn_together(curated: Path, work: Path) -> None:
