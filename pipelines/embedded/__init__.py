@@ -25,8 +25,8 @@ from filelock import FileLock
 
 from pipelines.models import cache_folder
 
-VERSION = 1
-"""Part of the cache's name; raise it when `weights.py` changes what is built."""
+VERSION = 2
+"""Part of the cache's name; raise it when `weights.py` or `vocabulary.py` changes what is built."""
 
 BUILDERS: dict[str, tuple[str, str]] = {
     "clip": ("pipelines.embedded.clip", "build"),

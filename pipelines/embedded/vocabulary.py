@@ -24,19 +24,24 @@ people man woman child dog cat bird horse car bus train boat plane bicycle tree 
 sea water river lake beach sand snow mountain hill rock road street city house building room table chair window door
 fire smoke rain light shadow day night morning evening smooth gradient noise texture pattern blurry sharp clean simple
 empty filled
+circles squares triangles stars crosses rings turns turning stand navy checkered clockwise counterclockwise steadily
+noisy pale covered watermark describe Describe sentence detail
 """.split()
 
 END = "<|endoftext|>"
 
 
-def make_tokenizer(specials: tuple[str, ...] = (), **settings: object) -> PreTrainedTokenizerFast:
+def make_tokenizer(
+    specials: tuple[str, ...] = (), *, lowercase: bool = False, **settings: object
+) -> PreTrainedTokenizerFast:
     """A fast tokenizer over bytes, prefixes of words and words, in that order, then `END` and the special tokens.
 
     Args:
         specials: further special tokens.
+        lowercase: whether a sentence's capital makes no difference.
         settings: of `PreTrainedTokenizerFast`.
     """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -48,6 +53,8 @@ def make_tokenizer(specials: tuple[str, ...] = (), **settings: object) -> PreTra
                 merges.append(merge)
     pieces += ["".join(merge) for merge in merges]
     tokenizer = Tokenizer(models.BPE(vocab={piece: index for index, piece in enumerate(pieces)}, merges=merges))
+    if lowercase:
+        tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(each, special=True, normalized=False) for each in (END, *specials)])

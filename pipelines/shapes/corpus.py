@@ -4,7 +4,7 @@
     folder/truth.jsonl      what each file really is
     folder/media/           the files
 
-The same seed and number of items give the same bytes.
+The same seed and number of items give the same bytes. No file shows a combination that is held out (scenes.py).
 
     >>> write_corpus("corpus", items=120, seed=0)
 """
@@ -160,7 +160,7 @@ class _Writer:
         frames = content.frames()
         ugly = UGLY[nth % len(UGLY)] if role == "ugly" else None
         if ugly is not None:
-            frames = _spoil(frames, ugly, rng)
+            frames = spoil(frames, ugly, rng)
         right, wrong = (".png", ".mp4") if content.fps is None else (".mp4", ".png")
         uri = name + (wrong if role == "misnamed" else right)
         _write(self.folder / (name + right), frames, content.fps)
@@ -178,10 +178,7 @@ class _Writer:
 
     def _near(self, name: str, content: _Content, original: Truth) -> Truth:
         """A little brighter and smaller, as a JPEG, or as a video that begins two frames later."""
-        frames = content.frames()[0 if content.fps is None else 2 :]
-        height, width = (int(side * 0.94) // 2 * 2 for side in frames.shape[1:3])
-        lighter = (frames.astype(np.int16) + 6).clip(0, 255).astype(np.uint8)
-        smaller = np.stack([np.asarray(Image.fromarray(frame).resize((width, height))) for frame in lighter])
+        smaller = alike(content.frames()[0 if content.fps is None else 2 :])
         uri = name + (".jpg" if content.fps is None else ".mp4")
         _write(self.folder / uri, smaller, content.fps, crf=26)
         truth = content.truth(uri, "near_duplicate", smaller)
@@ -199,7 +196,7 @@ class _Writer:
             path.write_bytes(_tone())
         else:
             fps = 12 if how == "truncated_video" else None
-            scene = sample_scene(rng, width=96, height=96, seconds=2 if fps else 0)
+            scene = sample_scene(rng, width=96, height=96, seconds=2 if fps else 0, trained=True)
             _write(path, render(scene, np.arange(24) / 12 if fps else [0.0]), fps)
             whole = path.read_bytes()
             path.write_bytes(whole[: len(whole) // 2])
@@ -209,17 +206,17 @@ class _Writer:
 def _draw(rng: np.random.Generator, *, one_shot: bool) -> _Content:
     height, width = SIZES[int(rng.integers(len(SIZES)))]
     if rng.random() >= VIDEO_SHARE:
-        return _Content((sample_scene(rng, width=width, height=height),), (1,), None)
+        return _Content((sample_scene(rng, width=width, height=height, trained=True),), (1,), None)
     fps = RATES[int(rng.integers(len(RATES)))]
     if one_shot or rng.random() >= TWO_SHOT_SHARE:
         length = int(rng.integers(round(1.5 * fps), round(2.5 * fps) + 1))
         still = rng.random() < STILL_SHARE
-        scene = sample_scene(rng, width=width, height=height, seconds=length / fps, still=still)
+        scene = sample_scene(rng, width=width, height=height, seconds=length / fps, still=still, trained=True)
         return _Content((scene,), (length,), fps)
     lengths = rng.integers(round(1.1 * fps), round(1.4 * fps) + 1, size=2).tolist()
-    first = sample_scene(rng, width=width, height=height, seconds=lengths[0] / fps)
+    first = sample_scene(rng, width=width, height=height, seconds=lengths[0] / fps, trained=True)
     others = tuple(name for name in BACKGROUNDS if name != first.background)
-    second = sample_scene(rng, width=width, height=height, seconds=lengths[1] / fps, backgrounds=others)
+    second = sample_scene(rng, width=width, height=height, seconds=lengths[1] / fps, backgrounds=others, trained=True)
     return _Content((first, second), tuple(lengths), fps)
 
 
@@ -230,7 +227,8 @@ def _write(path: Path, frames: np.ndarray, fps: int | None, crf: int = 18) -> No
         write_video(path, frames, fps, crf=crf)
 
 
-def _spoil(frames: np.ndarray, how: str, rng: np.random.Generator) -> np.ndarray:
+def spoil(frames: np.ndarray, how: str, rng: np.random.Generator) -> np.ndarray:
+    """Frames [N, H, W, 3] uint8 made ugly in one of the ways of UGLY."""
     if how == "blur":
         blur = ImageFilter.GaussianBlur(min(frames.shape[1:3]) / 16)
         return np.stack([np.asarray(Image.fromarray(frame).filter(blur)) for frame in frames])
@@ -241,6 +239,13 @@ def _spoil(frames: np.ndarray, how: str, rng: np.random.Generator) -> np.ndarray
     assert how == "low_contrast", how
     mean = frames.mean(axis=(0, 1, 2))
     return (mean + 0.18 * (frames - mean)).round().astype(np.uint8)
+
+
+def alike(frames: np.ndarray) -> np.ndarray:
+    """Frames [N, H, W, 3] uint8 a little brighter and smaller."""
+    height, width = (int(side * 0.94) // 2 * 2 for side in frames.shape[1:3])
+    lighter = (frames.astype(np.int16) + 6).clip(0, 255).astype(np.uint8)
+    return np.stack([np.asarray(Image.fromarray(frame).resize((width, height))) for frame in lighter])
 
 
 def _overlaid(frames: np.ndarray) -> np.ndarray:

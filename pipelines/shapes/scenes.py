@@ -49,6 +49,21 @@ CROSSING_SHARE = 0.5
 """Of the scenes with two things, one of which moves straight: the other one moves too, and they meet on the way."""
 GAP = 2.0
 """Pixels that things keep between each other and to the border."""
+RELATIONS = {"to the left of": (-1, 0), "to the right of": (1, 0), "above": (0, -1), "below": (0, 1)}
+"""Where the first of two still things is, seen from the second: right and down."""
+NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
+STILL_KINDS = {"one": 0.5, "pair": 0.15, "placed": 0.2, "several": 0.15}
+"""What scenes without motion show, and their shares: two things just so, two whose places are told, a few alike."""
+PAIR_SHARE = 0.25
+"""Of the scenes with motion: two things."""
+_HELD_OUT = (1, 3, 5)
+_HELD_OUT_OF = 8
+
+
+def held_out(colour: str, shape: str, direction: str) -> bool:
+    """Whether nothing that is trained on shows this combination: one direction in eight of every colour and shape."""
+    indices = (list(COLOURS).index(colour), SHAPES.index(shape), list(DIRECTIONS).index(direction))
+    return sum(factor * index for factor, index in zip(_HELD_OUT, indices, strict=True)) % _HELD_OUT_OF == 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +112,15 @@ class Thing:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A background with one or two things on it."""
+    """A background with one thing on it, two, or a few that are alike."""
 
     width: int
     height: int
     background: str
     texture: str
     things: tuple[Thing, ...]
+    relation: str | None = None
+    """One of RELATIONS, where the caption tells it."""
 
     @property
     def short_side(self) -> int:
@@ -125,6 +142,7 @@ def sample_scene(
     seconds: float = 0.0,
     still: bool = False,
     backgrounds: tuple[str, ...] = tuple(BACKGROUNDS),
+    trained: bool = False,
 ) -> Scene:
     """Draws a scene.
 
@@ -134,6 +152,7 @@ def sample_scene(
         seconds: how long things must stay in view; 0 for a picture.
         still: nothing moves.
         backgrounds: names to choose from.
+        trained: without the combinations that are `held_out`.
     """
     scene = Scene(
         width=width,
@@ -142,22 +161,60 @@ def sample_scene(
         texture="plain" if rng.random() < 0.5 else _pick(rng, TEXTURES[1:]),
         things=(),
     )
-    moves = seconds > 0 and not still
-    first = _place(rng, _sample_thing(rng, moves=moves), scene, seconds)
+    if seconds > 0 and not still:
+        first = _place(rng, _sample_moving(rng, trained), scene, seconds)
+        scene = replace(scene, things=(first,))
+        return _with_another(rng, scene, seconds, trained) if rng.random() < PAIR_SHARE else scene
+    kind = str(rng.choice(list(STILL_KINDS), p=list(STILL_KINDS.values())))
+    if kind == "several":
+        return _several(rng, scene, _sample_thing(rng))
+    first = _place(rng, _sample_thing(rng), scene, seconds)
     scene = replace(scene, things=(first,))
-    return scene if rng.random() < 0.75 else _with_another(rng, scene, seconds)
+    if kind == "placed":
+        return _placed(rng, scene, _pick(rng, tuple(RELATIONS)))
+    return _with_another(rng, scene, seconds, trained) if kind == "pair" else scene
 
 
-def _with_another(rng: np.random.Generator, scene: Scene, seconds: float) -> Scene:
+def _several(rng: np.random.Generator, scene: Scene, thing: Thing) -> Scene:
+    """Two to four small things that are alike, apart from each other."""
+    small, count = replace(thing, size="small"), int(rng.integers(2, len(NUMBERS) + 1))
+    while True:  # four small things nearly always fit; a first one in the very middle may leave no place
+        things: list[Thing] = []
+        for _ in range(100):
+            other = _place(rng, small, scene, 0.0)
+            if all(_apart(each, other, scene.short_side, 0.0) for each in things):
+                things.append(other)
+            if len(things) == count:
+                return replace(scene, things=tuple(things))
+
+
+def _placed(rng: np.random.Generator, scene: Scene, relation: str) -> Scene:
+    """The scene with a second, small thing of another colour, such that the first one is where the relation says."""
+    (first,) = scene.things
+    other = replace(_sample_thing(rng), size="small")
+    if other.colour == first.colour:
+        return scene
+    right, down = RELATIONS[relation]
+    for _ in range(200):
+        one, two = _place(rng, first, scene, 0.0), _place(rng, other, scene, 0.0)
+        along = (one.x - two.x) * right + (one.y - two.y) * down
+        across = abs((one.x - two.x) * down) + abs((one.y - two.y) * right)
+        if along > 2 * across and _apart(one, two, scene.short_side, 0.0):
+            return replace(scene, things=(one, two), relation=relation)
+    return scene
+
+
+def _with_another(rng: np.random.Generator, scene: Scene, seconds: float, trained: bool) -> Scene:
     """The scene with a second, small thing that stands apart or meets the first; without, where no place is found."""
     (first,) = scene.things
     crosses = first.direction is not None and first.path == "straight" and rng.random() < CROSSING_SHARE
-    other = replace(_sample_thing(rng, moves=False), size="small")
+    other = replace(_sample_thing(rng), size="small")
     if other.colour == first.colour:
         return scene
     for _ in range(50):
         if crosses:
-            other = replace(other, direction=_pick(rng, tuple(DIRECTIONS)), speed=_pick(rng, tuple(SPEEDS)))
+            direction = _pick(rng, _directions(other, trained))
+            other = replace(other, direction=direction, speed=_pick(rng, tuple(SPEEDS)))
             placed = _led_through(other, first, float(rng.uniform(0.25, 0.75)) * seconds, scene.short_side)
         else:
             placed = _place(rng, other, scene, seconds)
@@ -188,18 +245,22 @@ def _pick(rng: np.random.Generator, names: tuple[str, ...]) -> str:
     return names[int(rng.integers(len(names)))]
 
 
-def _sample_thing(rng: np.random.Generator, *, moves: bool) -> Thing:
-    thing = Thing(
-        shape=_pick(rng, SHAPES),
-        colour=_pick(rng, tuple(COLOURS)),
-        size=_pick(rng, tuple(SIZES)),
-        direction=_pick(rng, tuple(DIRECTIONS)) if moves else None,
-        speed=_pick(rng, tuple(SPEEDS)) if moves else None,
-    )
-    path = str(rng.choice(list(PATHS), p=list(PATHS.values()))) if moves else "straight"
+def _sample_thing(rng: np.random.Generator) -> Thing:
+    """A thing that stands still."""
+    return Thing(shape=_pick(rng, SHAPES), colour=_pick(rng, tuple(COLOURS)), size=_pick(rng, tuple(SIZES)))
+
+
+def _sample_moving(rng: np.random.Generator, trained: bool) -> Thing:
+    thing = replace(_sample_thing(rng), speed=_pick(rng, tuple(SPEEDS)))
+    path = str(rng.choice(list(PATHS), p=list(PATHS.values())))
     if path == "turning" and thing.shape not in ROUND:
         return replace(thing, path=path, direction=_pick(rng, TURNINGS))
+    thing = replace(thing, direction=_pick(rng, _directions(thing, trained)))
     return replace(thing, path=path) if path == "bouncing" else thing
+
+
+def _directions(thing: Thing, trained: bool) -> tuple[str, ...]:
+    return tuple(name for name in DIRECTIONS if not (trained and held_out(thing.colour, thing.shape, name)))
 
 
 def _place(rng: np.random.Generator, thing: Thing, scene: Scene, seconds: float) -> Thing:
@@ -229,20 +290,43 @@ def _apart(first: Thing, second: Thing, short_side: int, *times: float) -> bool:
 
 def short_caption(scene: Scene) -> str:
     """A few words on what the first moment shows and where it goes, such as "a red circle moving to the left"."""
-    return " and ".join(_short(thing) for thing in scene.things)
+    return _together(scene, sized=False) or " and ".join(_short(thing) for thing in scene.things)
 
 
 def _short(thing: Thing) -> str:
     doing = {"straight": "moving to the", "bouncing": "bouncing to the", "turning": "turning"}[thing.path]
-    motion = f" {doing} {thing.direction}" if thing.direction else ""
-    return f"a{'n' * thing.colour.startswith('o')} {thing.colour} {thing.shape}{motion}"
+    return _named(thing, sized=False) + (f" {doing} {thing.direction}" if thing.direction else "")
 
 
 def long_caption(scene: Scene, *, video: bool) -> str:
     """One sentence with every attribute, such as "A large red circle moves slowly to the left on a plain ..."."""
-    phrases = [f"a {thing.size} {thing.colour} {thing.shape}{_motion(thing, video)}" for thing in scene.things]
-    sentence = f"{' and '.join(phrases)} on a {scene.texture} {scene.background} background."
+    told = _together(scene, sized=True)
+    if told is None:
+        told = " and ".join(_named(thing, sized=True) + _motion(thing, video) for thing in scene.things)
+    elif video:
+        told += " stand still"
+    sentence = f"{told} on a {scene.texture} {scene.background} background."
     return sentence[0].upper() + sentence[1:]
+
+
+def _together(scene: Scene, *, sized: bool) -> str | None:
+    """What still things are together: a few alike, or one placed by the other; None where each is told of alone."""
+    first, *others = scene.things
+    if others and all((each.shape, each.colour) == (first.shape, first.colour) for each in others):
+        size = f"{first.size} " if sized else ""
+        return f"{NUMBERS[len(scene.things)]} {size}{first.colour} {plural(first.shape)}"
+    if scene.relation is not None:
+        return f" {scene.relation} ".join(_named(thing, sized=sized) for thing in scene.things)
+    return None
+
+
+def _named(thing: Thing, *, sized: bool) -> str:
+    words = f"{thing.size} {thing.colour} {thing.shape}" if sized else f"{thing.colour} {thing.shape}"
+    return f"a{'n' * words.startswith('o')} {words}"
+
+
+def plural(shape: str) -> str:
+    return f"{shape}es" if shape == "cross" else f"{shape}s"
 
 
 def _motion(thing: Thing, video: bool) -> str:

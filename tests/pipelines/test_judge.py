@@ -31,9 +31,9 @@ def test_pictures_are_read_as_they_were_drawn(softness):
             frame = cv2.GaussianBlur(frame, (0, 0), softness)
         seen = look(frame)
         right += words(seen) == words(scene.things)
-        for thing, found in zip(sorted(scene.things, key=lambda each: each.colour),
-                                sorted(seen, key=lambda each: each.colour), strict=False):  # fmt: skip
-            assert np.hypot(found.x - thing.x, found.y - thing.y) < 1.0
+        for found in seen:  # each where one of its colour was drawn
+            alike = [thing for thing in scene.things if thing.colour == found.colour]
+            assert min(np.hypot(found.x - thing.x, found.y - thing.y) for thing in alike) < 1.0
     assert right / len(drawn) >= BAR
 
 
