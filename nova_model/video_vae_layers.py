@@ -36,6 +36,9 @@ class CausalConv(nn.Conv3d):
         super().__init__(given, made, sizes, stride=stride, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] == 1:  # a lone frame meets every time step of the kernel, so their sum: a third of the work
+            frame = F.conv2d(x[:, :, 0], self.weight.sum(2), self.bias, self.stride[1:], self.padding[1:])  # type: ignore[arg-type]
+            return frame[:, :, None]
         return super().forward(repeat_first(x, self.kernel_size[0] - 1))
 
 
