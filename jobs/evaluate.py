@@ -1,17 +1,20 @@
-"""`nova evaluate`: scores for generated (or any) images and videos.
+"""`nova evaluate`: scores for generated (or any) images and videos, and a benchmark for a checkpoint.
 
 nova evaluate --recipe debug --samples work/samples --output work/scores
+nova evaluate --benchmark shapes --checkpoint work/run --json               (jobs/evaluate_shapes.py)
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.generate import GenerateConfig
 from pipelines.metrics import Metrics
+from pipelines.shapes.prompts import ShapesBenchmark
 from pipelines.stage import Row
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ INPUTS = ("sample_id", "uri", "path", "kind", "start", "end", "fps", "prompt", "
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(Metrics):
-    """Scores media: a table on screen, scores.parquet and summary.json, and metrics in MLflow.
+    """Scores media, or a checkpoint by a benchmark: a table on screen, scores.parquet and summary.json, and MLflow.
 
     Example: nova evaluate --recipe debug --samples work/samples --output work/scores
     """
@@ -32,17 +35,31 @@ class EvaluateConfig(Metrics):
     samples: str = ""
     """Folder of `nova generate` (its manifest gives the prompts), or any folder, glob or manifest of media."""
     output: str = ""
-    """Folder for scores.parquet and summary.json."""
+    """Folder for scores.parquet and summary.json; of a benchmark, beside the training run by default."""
+    benchmark: str | None = None
+    """`shapes`: generates from a checkpoint what its prompts ask for, and judges that, instead of --samples."""
+    checkpoint: str = ""
+    """For a benchmark: a training run, one of its checkpoints, or a released folder or hub id."""
+    json: bool = False
+    """Print what summary.json holds as one line of JSON, the last one."""
     address: str | None = None
     """Ray cluster to run on; without it RAY_ADDRESS, else this machine."""
     limit: int | None = None
     """Score at most this many samples."""
     parent_run: str | None = None
     """MLflow run that this one belongs to."""
+    shapes: ShapesBenchmark = field(default_factory=ShapesBenchmark)
+    """How much the benchmark `shapes` asks for."""
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
+    """As `nova generate`, for a benchmark; what to generate, from what and where to is given."""
 
 
 def run(config: EvaluateConfig) -> int:
-    """Evaluates; 0 when at least one sample could be scored, else 1."""
+    """Evaluates; 0 when at least one sample could be scored, of a benchmark when all could be, else 1."""
+    if config.benchmark is not None or config.checkpoint:
+        from jobs import evaluate_shapes
+
+        return evaluate_shapes.run(config)
     return 0 if evaluate(config) else 1
 
 
@@ -76,7 +93,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Score]:
         failures += [row for row in scored if row["failed_stage"]]
         summary = summarise(scored)
         provenance = _provenance(config, scored)
-        _write(output, scored, summary, provenance, failures)
+        found = _write(output, scored, summary, provenance, failures)
         tracked.log_metrics({name: score.value for name, score in summary.items()})
         tracked.log_metrics({"samples": len(scored), "failed": len(failures)})
         tracked.set_tags({name: str(value) for name, value in provenance.items()})
@@ -84,6 +101,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Score]:
         tracked.log_artifact(output / "summary.json")
     Console().print(table(summary, len(scored), len(failures)))
     print(f"scores: {output}", *settings.untrained(config), sep="\n")
+    if config.json:
+        print(json.dumps(found))
     return summary
 
 
@@ -182,7 +201,8 @@ def _write(
     summary: Mapping[str, Score],
     provenance: Mapping[str, Any],
     failures: list[Row],
-) -> None:
+) -> dict[str, Any]:
+    """Writes scores.parquet and summary.json; returns what the latter holds."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -193,7 +213,7 @@ def _write(
     partial = output / ".scores.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema([schema.field(name) for name in names])), partial)
     partial.replace(output / "scores.parquet")
-    text = {
+    found = {
         "scores": {name: {"value": score.value, "samples": score.samples} for name, score in summary.items()},
         "samples": len(scored),
         "failed": [
@@ -201,7 +221,8 @@ def _write(
         ],
         "provenance": dict(provenance),
     }
-    (output / "summary.json").write_text(json.dumps(text, indent=1))
+    (output / "summary.json").write_text(json.dumps(found, indent=1))
+    return found
 
 
 def table(summary: Mapping[str, Score], samples: int, failed: int) -> Table:

@@ -93,8 +93,12 @@ def run(config: GenerateConfig) -> int:
     return 1 if failed else 0
 
 
-def generate(config: GenerateConfig) -> tuple[Path, int]:
+def generate(config: GenerateConfig, wanted: Sequence[Sample] | None = None) -> tuple[Path, int]:
     """Generates under an MLflow run; returns the output folder and how many samples failed.
+
+    Args:
+        config: how, and where to.
+        wanted: what; the config's prompts or benchmark by default.
 
     Raises:
         ValueError: no checkpoint, no prompts, an output folder that is not ours.
@@ -103,10 +107,10 @@ def generate(config: GenerateConfig) -> tuple[Path, int]:
     from jobs.cluster import connect
     from jobs.curate import beside
 
-    wanted = plan(config)
+    wanted = plan(config) if wanted is None else wanted
     stage = build(config, videos=any(sample.video for sample in wanted))
     output = Path(stage.output)
-    rows = [_row(stage, sample) for sample in wanted]
+    rows = planned(stage, wanted)
     manifest = Manifest(output)
     todo = [row for row in rows if row["sample_id"] not in manifest.done]
     _write_files(output, wanted)
@@ -229,19 +233,29 @@ class Manifest:
         partial.replace(self.path)
 
 
-def _row(stage: Generate, sample: Sample) -> Row:
+def planned(stage: Generate, samples: Sequence[Sample]) -> list[Row]:
+    """The rows that the stage reads; their `sample_id` changes when, and only when, what is made may change."""
+    weights = _weights(stage.components.transformer)
+    return [_row(stage, sample, weights) for sample in samples]
+
+
+def _row(stage: Generate, sample: Sample, weights: str) -> Row:
     settings = {
         "sampling": asdict(stage.sampling), "frames": stage.frames, "height": stage.height, "width": stage.width,
         "fps": stage.video_fps, "motion": stage.motion, "negative_prompt": stage.negative_prompt, "image": stage.image,
         "precision": stage.precision, "vae": stage.components.vae, "text_encoder": stage.components.text_encoder,
     }  # fmt: skip
-    text = json.dumps(settings, sort_keys=True)
-    made_of = (_weights(stage.components.transformer), sample.prompt, sample.seeds, sample.path, text)
+    own = {"frames": sample.frames, "motion": sample.motion, "image": sample.image}
+    text = json.dumps(settings | {name: value for name, value in own.items() if value is not None}, sort_keys=True)
+    made_of = (weights, sample.prompt, sample.seeds, sample.path, text)
     return {
         "sample_id": schema.derived_id(*made_of),
         "prompt": sample.prompt,
         "path": sample.path,
         "seeds": list(sample.seeds),
+        "asked_frames": sample.frames,
+        "asked_motion": sample.motion,
+        "first_frame": sample.image,
         "checkpoint": stage.components.checkpoint,
         "data_version": stage.components.data_version,
         "settings": text,

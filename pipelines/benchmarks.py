@@ -31,6 +31,12 @@ class Sample:
     seeds: tuple[int, ...]
     """One for each picture in the file; more than one make a grid."""
     video: bool = False
+    frames: int | None = None
+    """Pixel frames; here and below, the run's own setting where a sample has none."""
+    motion: float | None = None
+    """Motion score that is asked for."""
+    image: str | None = None
+    """First frame to continue from."""
     files: dict[str, str] = field(default_factory=dict)
     """Text files that belong beside it: relative path to content."""
 

@@ -20,6 +20,9 @@ STRIP = 5
 GAP, MARGIN = 4, 12
 FONT_SIZE, LINES = 13, 3
 PAPER, INK, FAINT = (250, 250, 248), (30, 30, 30), (120, 120, 120)
+GOOD, BAD = (24, 128, 56), (196, 40, 40)
+MARK = 3
+"""Thickness in pixels of the frame that says whether a sample is right."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class SheetItem:
     caption: str
     note: str = ""
     """A second, fainter text, such as the seed."""
+    good: bool | None = None
+    """Whether the sample is right: its note and a frame about it are then green or red."""
 
 
 def contact_sheet(items: Sequence[SheetItem], path: str | Path, *, columns: int | None = None) -> Path:
@@ -53,12 +58,18 @@ def contact_sheet(items: Sequence[SheetItem], path: str | Path, *, columns: int 
     font = ImageFont.load_default(FONT_SIZE)
     for index, (item, picture) in enumerate(zip(items, strips, strict=True)):
         left, top = MARGIN + index % columns * step_x, MARGIN + index // columns * step_y
+        if item.good is not None:
+            right, bottom = left + picture.width, top + picture.height
+            around = (left - MARK, top - MARK, right + MARK - 1, bottom + MARK - 1)
+            pen.rectangle(around, fill=_ink(item))
         sheet.paste(picture, (left, top))
         lines = _wrapped(item.caption, font, width)
         below = top + height + 4
         pen.multiline_text((left, below), "\n".join(lines), fill=INK, font=font, spacing=3)
         if item.note:
-            pen.text((left, below + len(lines) * (FONT_SIZE + 3)), item.note, fill=FAINT, font=font)
+            note = "\n".join(_wrapped(item.note, font, width, LINES + 1 - len(lines)))
+            below += len(lines) * (FONT_SIZE + 3)
+            pen.multiline_text((left, below), note, fill=_ink(item), font=font, spacing=3)
     target = Path(path)
     partial = target.with_name(f".{target.name}")
     sheet.save(partial, format="PNG", optimize=True)
@@ -107,6 +118,11 @@ def sheet_from_manifest(folder: str | Path, *, most: int = 48) -> Path | None:
     return contact_sheet(items, folder / "contact_sheet.png") if items else None
 
 
+def _ink(item: SheetItem) -> tuple[int, int, int]:
+    """The colour of an item's note."""
+    return FAINT if item.good is None else GOOD if item.good else BAD
+
+
 def _columns(strips: Sequence[Image.Image]) -> int:
     """As many as make the sheet about as wide as it is high, at most 6."""
     widest = max(max(each.width for each in strips), 2 * CELL)
@@ -114,9 +130,9 @@ def _columns(strips: Sequence[Image.Image]) -> int:
     return max(1, min(best, 6, len(strips)))
 
 
-def _wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> list[str]:
+def _wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int, most: int = LINES) -> list[str]:
     characters = max(8, int(width / font.getlength("n")))
     lines = textwrap.wrap(" ".join(text.split()), characters)
-    if len(lines) > LINES:
-        lines = [*lines[: LINES - 1], lines[LINES - 1][: characters - 1] + "…"]
+    if len(lines) > most:
+        lines = [*lines[: most - 1], lines[most - 1][: characters - 1] + "…"]
     return lines

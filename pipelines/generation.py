@@ -7,7 +7,7 @@ from its own generator.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +25,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """One picture or video to make."""
+
+    prompt: str
+    seed: int
+    frames: int
+    motion: float
+    image: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Generate(Stage):
     """Generates the files of a batch of rows and writes them."""
 
     name = "generate"
-    reads = ("prompt", "path", "seeds")
+    reads = ("prompt", "path", "seeds", "asked_frames", "asked_motion", "first_frame")
     adds = ("uri", "kind", "frames", "height", "width", "fps", "seconds", "device_seconds")
     stamps = False
 
@@ -80,46 +91,59 @@ class Generate(Stage):
             tokenizer=text.tokenizer,
         ).to(device())
         pipeline.set_progress_bar_config(disable=True)
-        pipeline.check("", **self.options(pipeline))
+        usual = Wanted(prompt="", seed=0, frames=self.frames, motion=self.motion, image=self.image)
+        pipeline.check([""], **self.options(pipeline, [usual]))
         return pipeline
 
-    def options(self, pipeline: NovaPipeline) -> dict[str, Any]:
-        """What every call is asked for, whatever the prompts."""
+    def options(self, pipeline: NovaPipeline, wanted: Sequence[Wanted]) -> dict[str, Any]:
+        """What a call is asked for besides the prompts.
+
+        Args:
+            pipeline: that is called.
+            wanted: what it makes, of one length; all of it continues a picture, or nothing does.
+        """
         height, width = self.size(pipeline.transformer)
-        image = None if self.image is None else media.read_frames(self.image, None, crop=(height, width))
         sampling = asdict(self.sampling)
         return {
-            "negative_prompt": self.negative_prompt, "image": image, "num_frames": self.frames, "height": height,
-            "width": width, "motion_score": self.motion, "fps": self.video_fps, "output_type": "np",
+            "negative_prompt": self.negative_prompt, "image": _first_frames(wanted, (height, width)),
+            "num_frames": wanted[0].frames, "height": height, "width": width,
+            "motion_score": [each.motion for each in wanted], "fps": self.video_fps, "output_type": "np",
             "num_inference_steps": sampling.pop("set_steps"), "num_diffusion_steps": sampling.pop("diffusion_steps"),
             **sampling,
         }  # fmt: skip
 
     def process(self, model: NovaPipeline, rows: Sequence[Row]) -> list[Row | Exception]:
-        wanted = [(index, int(seed)) for index, row in enumerate(rows) for seed in row["seeds"]]
+        wanted = [(index, each) for index, row in enumerate(rows) for each in self.wanted(row)]
         videos: dict[int, list[np.ndarray]] = {index: [] for index in range(len(rows))}
         seconds = dict.fromkeys(videos, 0.0)
-        for start in range(0, len(wanted), self.samples_at_once):
-            share = wanted[start : start + self.samples_at_once]
+        for share in _together(wanted, self.samples_at_once):
             began = time.perf_counter()
-            made = self.sample(model, [rows[index]["prompt"] for index, _ in share], [seed for _, seed in share])
+            made = self.sample(model, [each for _, each in share])
             each = (time.perf_counter() - began) / len(share)
             for (index, _), video in zip(share, made, strict=True):
                 videos[index].append(video)
                 seconds[index] += each
         return [self._write(row, videos[index], seconds[index]) for index, row in enumerate(rows)]
 
-    def sample(self, pipeline: NovaPipeline, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-        """Generates one video (or image) a prompt.
+    def wanted(self, row: Row) -> list[Wanted]:
+        """What a row asks for, one a seed; what it leaves open is the stage's own setting."""
+        asked = {"frames": row.get("asked_frames"), "motion": row.get("asked_motion"), "image": row.get("first_frame")}
+        usual = {"frames": self.frames, "motion": self.motion, "image": self.image}
+        settings: dict[str, Any] = {name: usual[name] if own is None else own for name, own in asked.items()}
+        return [Wanted(prompt=row["prompt"], seed=int(seed), **settings) for seed in row["seeds"]]
+
+    def sample(self, pipeline: NovaPipeline, wanted: Sequence[Wanted]) -> np.ndarray:
+        """Generates what can be made together: videos of one length, or images.
 
         Returns:
             uint8 [B, T, H, W, 3].
         """
         import torch
 
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        made = pipeline(list(prompts), generator=generators, return_dict=False, **self.options(pipeline))[0]
-        videos = made if self.frames > 1 else made[:, None]
+        generators = [torch.Generator().manual_seed(each.seed) for each in wanted]
+        prompts = [each.prompt for each in wanted]
+        made = pipeline(prompts, generator=generators, return_dict=False, **self.options(pipeline, wanted))[0]
+        videos = made if wanted[0].frames > 1 else made[:, None]
         return (videos * 255).round().astype(np.uint8)
 
     def _write(self, row: Row, videos: list[np.ndarray], seconds: float) -> Row:
@@ -140,6 +164,26 @@ class Generate(Stage):
             "seconds": seconds,
             "device_seconds": seconds * max(1.0, self.resources.gpus),
         }
+
+
+def _together(wanted: Sequence[tuple[int, Wanted]], most: int) -> Iterator[list[tuple[int, Wanted]]]:
+    """Shares of at most so many that are of one length, and all of which continue a picture, or none."""
+    kinds: dict[tuple[int, bool], list[tuple[int, Wanted]]] = {}
+    for index, each in wanted:
+        kinds.setdefault((each.frames, each.image is not None), []).append((index, each))
+    for alike in kinds.values():
+        for start in range(0, len(alike), most):
+            yield alike[start : start + most]
+
+
+def _first_frames(wanted: Sequence[Wanted], size: tuple[int, int]) -> np.ndarray | None:
+    """The pictures that are continued, [1, H, W, 3] where all continue the same one, else one for each."""
+    pictures: dict[str | None, np.ndarray] = {
+        each.image: media.read_frames(each.image, None, crop=size) for each in wanted if each.image is not None
+    }
+    if len(pictures) < 2:
+        return next(iter(pictures.values()), None)
+    return np.concatenate([pictures[each.image] for each in wanted])
 
 
 def grid(videos: Sequence[np.ndarray]) -> np.ndarray:

@@ -3,6 +3,8 @@
 scenes.py   what a scene is, how scenes are drawn from a seed, and what a caption says of one
 draw.py     a scene as frames
 corpus.py   a folder of media with a manifest, good, ugly, duplicated and broken, and the truth about each
+judge.py    what a picture or video shows, read off its pixels
+prompts.py  the grammar of the benchmark `shapes`; benchmark.py judges its samples, sheets.py shows them
 """
 
 from pipelines.shapes.corpus import write_corpus

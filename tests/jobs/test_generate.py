@@ -17,6 +17,7 @@ from PIL import Image
 from jobs import recipes
 from jobs.generate import GenerateConfig, generate
 from nova_model.config import SamplingConfig
+from pipelines.benchmarks import Sample
 from pipelines.stage import Resources
 
 
@@ -112,6 +113,37 @@ def test_a_video_begins_with_the_given_image(trained: Path, work: Path) -> None:
     # The middle of each half; the embedded VAE blurs what is near an edge.
     assert np.abs(first[16:48, 8:24] - picture[16:48, 8:24]).mean() < 25
     assert np.abs(first[16:48, 40:56] - picture[16:48, 40:56]).mean() < 25
+
+
+def test_samples_of_their_own_kind_are_what_they_are_alone(trained: Path, work: Path) -> None:
+    """Frames, motion and first frame of each sample: made together, they are what each is alone."""
+    from pipelines.media import read_frames, write_image
+
+    for index, colour in enumerate([(200, 60, 60), (40, 60, 220)]):
+        write_image(work / f"plain{index}.png", np.full((64, 64, 3), colour, np.uint8))
+    wanted = [
+        Sample("a wall", "picture.png", (0,), frames=1),
+        Sample("a wall", "first.mp4", (1,), video=True, frames=5, image=str(work / "plain0.png")),
+        Sample("a ball", "other.mp4", (1,), video=True, frames=5, image=str(work / "plain1.png"), motion=8.0),
+        Sample("a ball", "free.mp4", (1,), video=True, frames=5, motion=1.0),
+    ]
+    together, alone = (
+        config(trained, work / "kinds", samples_at_once=4),
+        config(trained, work / "kinds_alone", frames=5, motion=8.0, prompt="a ball", image=str(work / "plain1.png")),
+    )
+    assert generate(together, wanted)[1] == 0
+    generate(replace(alone, seed=1))
+    rows = {row["path"]: row for row in manifest(work / "kinds")}
+    assert [rows[sample.path]["frames"] for sample in wanted] == [1, 5, 5, 5]
+    asked = json.loads(rows["other.mp4"]["settings"])
+    assert (asked["motion"], asked["frames"], asked["image"]) == (8.0, 5, str(work / "plain1.png"))
+    times = np.arange(5) / 12
+    one, other = (read_frames(row["uri"], times) for row in (rows["other.mp4"], manifest(work / "kinds_alone")[0]))
+    assert np.abs(one.astype(int) - other).mean() < 1
+    first = read_frames(rows["first.mp4"]["uri"], times)
+    assert first[0].mean(axis=(0, 1))[0] > first[0].mean(axis=(0, 1))[2], "a red wall"
+    assert generate(together, wanted)[1] == 0
+    assert {row["sample_id"] for row in manifest(work / "kinds")} == {row["sample_id"] for row in rows.values()}
 
 
 def test_a_released_folder_gives_what_the_run_gives(trained: Path, work: Path, images: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipelines.components import Components
-from pipelines.generation import Generate, grid
+from pipelines.generation import Generate, Wanted, grid
 from pipelines.media import probe, read_frames
 from pipelines.stage import Resources, apply
 
@@ -63,9 +63,9 @@ def test_the_size_is_the_models_own_where_none_is_asked_for(asked: dict[str, int
 class Numbered(Generate):
     """Makes frames of ten times the seed and notes what it was asked for together."""
 
-    def sample(self, parts: Any, prompts: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
-        parts.append((list(prompts), list(seeds)))
-        return np.stack([np.full((self.frames, 8, 8, 3), 10 * seed, np.uint8) for seed in seeds])
+    def sample(self, parts: Any, wanted: Sequence[Wanted]) -> np.ndarray:
+        parts.append(([each.prompt for each in wanted], [each.seed for each in wanted]))
+        return np.stack([np.full((each.frames, 8, 8, 3), 10 * each.seed, np.uint8) for each in wanted])
 
 
 def test_samples_of_several_prompts_made_together_are_told_apart(tmp_path: Path) -> None:
@@ -78,6 +78,29 @@ def test_samples_of_several_prompts_made_together_are_told_apart(tmp_path: Path)
     np.testing.assert_array_equal(read_frames(first["uri"])[0, ::8, ::8, 0], [[10, 20], [30, 40]])
     assert second["uri"] == str(tmp_path / "in" / "b.png")
     assert (read_frames(second["uri"]) == 50).all()
+
+
+def test_samples_have_frames_motion_and_a_first_frame_of_their_own(tmp_path: Path) -> None:
+    calls: Any = []
+    row = {"prompt": "a", "seeds": [1]}
+    rows = [
+        {**row, "path": "usual.mp4"},
+        {**row, "path": "picture.png", "asked_frames": 1, "asked_motion": None, "first_frame": None},
+        {**row, "path": "quick.mp4", "asked_frames": None, "asked_motion": 8.0, "first_frame": None},
+        {**row, "path": "next.mp4", "asked_frames": 5, "asked_motion": None, "first_frame": "first.png"},
+    ]
+    stage = Numbered(components=PARTS, output=str(tmp_path), frames=5, motion=2.0, samples_at_once=4)
+    assert [stage.wanted(each)[0] for each in rows] == [
+        Wanted(prompt="a", seed=1, frames=5, motion=2.0),
+        Wanted(prompt="a", seed=1, frames=1, motion=2.0),
+        Wanted(prompt="a", seed=1, frames=5, motion=8.0),
+        Wanted(prompt="a", seed=1, frames=5, motion=2.0, image="first.png"),
+    ]
+    made = apply(stage, calls, rows)
+    assert [(each["kind"], each["frames"]) for each in made] == [
+        ("video", 5), ("image", 1), ("video", 5), ("video", 5),
+    ]  # fmt: skip
+    assert [len(prompts) for prompts, _ in calls] == [2, 1, 1], "only what is of one kind is made together"
 
 
 def test_frames_become_a_video_at_its_rate(tmp_path: Path) -> None:
