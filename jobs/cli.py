@@ -21,6 +21,8 @@ COMMANDS = {
     "evaluate": "generated (or any) media -> scores",
     "refresh": "curate what is new in a source, and train on it; for schedules",
     "submit": "send any of these commands to a Ray cluster as a job",
+    "ablate": "short trainings without one part of the recipe each, and what moved",
+    "zoo": "train and check the small models that the project carries",
     "demo": "the whole loop on small models and a corpus of its own",
 }
 USAGE = """usage: nova COMMAND [--recipe NAME] [--set key=value ...] [--print-config] [options]
@@ -96,7 +98,7 @@ def run(arguments: list[str]) -> int:
 
         raise ValueError(f"unknown command {command!r}{nearest(command, COMMANDS)}")
     job = importlib.import_module(f"jobs.{command}")
-    if command == "submit":  # everything behind its own options belongs to the job that it sends
+    if command in ("submit", "zoo"):  # what they take is no recipe's config, or belongs to the job that is sent
         return job.main(arguments[1:])
     invocation = take_common(arguments[1:])
     config = build(command, invocation)
@@ -145,9 +147,10 @@ def build(command: str, invocation: Invocation) -> Any:
     """
     import tyro
 
-    from jobs import recipes, settings
+    from jobs import settings
 
-    default = recipes.get(invocation.recipe or ("demo" if command == "demo" else "debug"), command)
+    name = invocation.recipe or ("demo" if command == "demo" else "debug")
+    default = _default(command, name)
     flags = settings.to_flags(default, invocation.assignments)
     # --flag VALUE on the command line wins over --set, whatever the order.
     return tyro.cli(
@@ -157,6 +160,16 @@ def build(command: str, invocation: Invocation) -> Any:
         prog=f"nova {command}",
         description=f"{inspect.cleandoc(type(default).__doc__ or '')}\n\n{OPTIONS}\n\n{RUNS}",
     )
+
+
+def _default(command: str, recipe: str) -> Any:
+    from jobs import recipes
+
+    if command == "ablate":
+        from jobs.ablate import of_recipe
+
+        return of_recipe(recipe)
+    return recipes.get(recipe, command)
 
 
 def _one_line(error: BaseException) -> str:

@@ -72,8 +72,10 @@ def _start(address: str | None) -> None:
 
 def _start_here(**common: Any) -> None:
     """Starts Ray in this process; a busy machine may take longer than Ray waits, so it is tried a few times."""
+    import psutil
     import ray
 
+    mine = {each.pid for each in psutil.Process().children(recursive=True)}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
@@ -87,6 +89,9 @@ def _start_here(**common: Any) -> None:
             return
         except Exception as error:  # Ray raises the bare class when its processes do not come up in time
             ray.shutdown()
+            for each in psutil.Process().children(recursive=True):  # what Ray leaves of a start that failed
+                if each.pid not in mine:
+                    each.kill()
             if attempt == START_ATTEMPTS or "timed out" not in str(error):
                 raise
 

@@ -61,13 +61,35 @@ def curate(config: CurateConfig, *, parent: str | None = None) -> Summary:
     Raises:
         ValueError: no input, an unreadable place, a tables folder that is not ours, another run at work on it.
     """
+    sources, curator = new_curator(config)
+    return _curated(config, sources, curator, parent)
+
+
+def again(config: CurateConfig, *, parent: str | None = None) -> Summary:
+    """Decides and encodes anew what tables hold, by other settings, without looking for media.
+
+    Args:
+        config: what to do; its input is not read.
+        parent: MLflow run that this one belongs to.
+
+    Raises:
+        ValueError: no tables there, another run at work on them.
+    """
+    from pipelines.curate import Curator
+    from pipelines.tables import Tables
+
+    tables = Tables(config.tables)
+    tables.version("examples")  # raises where they are missing
+    return _curated(config, iter(()), Curator(tables, config, config.commits), parent)
+
+
+def _curated(config: CurateConfig, sources: Iterator[Source], curator: Curator, parent: str | None) -> Summary:
     from rich.console import Console
 
     from jobs import settings, tracking
     from jobs.cluster import connect
     from jobs.locks import exclusive
 
-    sources, curator = new_curator(config)
     root = curator.tables.root
     with (
         exclusive(root),

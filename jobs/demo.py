@@ -20,6 +20,7 @@ from jobs.train import TrainConfig
 
 if TYPE_CHECKING:
     from jobs.tracking import Run
+    from pipelines.shapes.findings import Findings
     from pipelines.work import Summary
 
 
@@ -81,10 +82,11 @@ def run(config: DemoConfig) -> int:
         tracking.kept_with(tracked),
     ):
         summary = _data(config, output, tracked)
+        findings = _found(output, tracked)
         _train(config, output, tracked)
         groups = _samples(config, output, tracked)
         _scores(config, output, tracked, groups)
-        report = _report(output, summary, groups, note)
+        report = _report(output, summary, findings, groups, note)
         tracked.log_artifact(report)
         tracked.log_metrics({"minutes": (time.monotonic() - began) / 60})
         print(f"\nThe demo took {(time.monotonic() - began) / 60:.1f} minutes. What it made:")
@@ -114,6 +116,17 @@ def _data(config: DemoConfig, output: Path, tracked: Run) -> Summary:
         config.curate, input=str(corpus / "manifest.jsonl"), tables=str(output / "tables"), address=config.address
     )
     return curate(wanted, parent=tracked.id)
+
+
+def _found(output: Path, tracked: Run) -> Findings:
+    """What curation found of what the corpus planted."""
+    from pipelines.shapes import planted
+    from pipelines.tables import Tables
+
+    findings = planted.compare(Tables(output / "tables"), planted.read_truth(output / "corpus" / "truth.jsonl"))
+    print("what the corpus planted, how much of it, and what was found:", *planted.lines(findings), sep="\n  ")
+    tracked.log_metrics(planted.numbers(findings))
+    return findings
 
 
 def _train(config: DemoConfig, output: Path, tracked: Run) -> None:
@@ -188,7 +201,7 @@ def _scores(config: DemoConfig, output: Path, tracked: Run, groups: dict[str, st
         )
 
 
-def _report(output: Path, summary: Summary, groups: dict[str, str], note: str) -> Path:
+def _report(output: Path, summary: Summary, findings: Findings, groups: dict[str, str], note: str) -> Path:
     from pipelines.report import curation_part, samples_part, scores_part, training_part, write_report
     from pipelines.tables import Tables
 
@@ -196,7 +209,7 @@ def _report(output: Path, summary: Summary, groups: dict[str, str], note: str) -
         output / "report.html",
         title="NOVA demo: from media to scores",
         notes=[note, "Captions, and so prompts, are what the untrained captioner says."],
-        curation=curation_part(Tables(output / "tables"), summary),
+        curation=curation_part(Tables(output / "tables"), summary, findings),
         training=training_part(output / "run"),
         samples=[samples_part(output / "samples" / name, title) for name, title in groups.items()],
         scores=[scores_part(output / "scores" / name, title) for name, title in groups.items()],

@@ -1,7 +1,7 @@
 """Named runs: what `--recipe NAME` starts from. Each is a function that returns the config of every command.
 
     debug               small untrained models that the project builds itself, seconds; what runs without --recipe
-    demo                the same models, thresholds as shares, a few minutes of training
+    demo                the zoo's models, as far as they are trained, on the demo's corpus; minutes of training
     t2i-512-0.6b        one per released checkpoint, with hub ids, for machines with GPUs
     t2i-1024-0.3b
     t2i-1024-0.6b
@@ -109,17 +109,20 @@ def debug() -> Recipe:
 
 
 def demo() -> Recipe:
-    """The debug models on the demo's own corpus: the best share by each score is kept, a few minutes of training."""
-    from dataclasses import replace
-
+    """The zoo's CLIP and beauty on the demo's own corpus of shapes; all other models are the debug ones, and of motion
+    the best share is kept; a few minutes of training."""
     from nova_model.config import SamplingConfig
     from pipelines.decide import Decide
+    from pipelines.dedup import Dedup
 
     base = debug()
+    aesthetic = replace(base.curate.aesthetic, model="zoo/clip", head="zoo/aesthetic")
     return Recipe(
         curate=replace(
             base.curate,
-            decide=Decide(keep_motion=0.85, keep_aesthetic=0.8, min_short_side=32),
+            aesthetic=aesthetic,
+            dedup=Dedup(threshold=0.95),  # near duplicates of shapes reach 0.95 and more, nearly all others stay below
+            decide=Decide(keep_motion=0.85, min_aesthetic=5.0, min_short_side=32),  # ugly is about 3.9, clean 6.2
             text=replace(base.curate.text, max_tokens=24),
             latents=replace(base.curate.latents, lengths=(9, 17)),
         ),
@@ -130,7 +133,11 @@ def demo() -> Recipe:
         generate=replace(
             base.generate, sampling=SamplingConfig(set_steps=8, diffusion_steps=15, guidance_scale=2.0)
         ),
-        evaluate=base.evaluate,
+        evaluate=replace(
+            base.evaluate,
+            clip_alignment=replace(base.evaluate.clip_alignment, model="zoo/clip"),
+            aesthetic=aesthetic,
+        ),
     )  # fmt: skip
 
 

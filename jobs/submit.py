@@ -51,8 +51,8 @@ def _default_address() -> str:
 class SubmitConfig:
     """Sends a nova command to a Ray cluster as a job: nova submit [OPTIONS] COMMAND [OPTIONS OF THE COMMAND].
 
-    COMMAND is curate, train, generate, evaluate, refresh or demo. These options may stand before or behind it; --help
-    and --print-config behind COMMAND are the command's. Its paths are the cluster's. Exits as the command does.
+    COMMAND is curate, train, generate, evaluate, refresh, ablate or demo. These options may stand before or behind it;
+    --help and --print-config behind COMMAND are the command's. Its paths are the cluster's. Exits as the command does.
 
     Example: nova submit curate --recipe debug --input /data/photos --tables /data/tables --address http://HOST:8265
     """

@@ -39,7 +39,7 @@ class TrainConfig:
     """Architecture, a name of nova_model.config.PRESETS."""
     ablate: tuple[str, ...] = ()
     """What is changed in the architecture, names of nova_model.config.ABLATIONS: no_temporal, no_scaling, pre_norm,
-    post_add_norm."""
+    post_add_norm, no_motion."""
     checkpointing: tuple[str, ...] = ()
     """Parts that keep no activations and compute them again in the backward pass, for less memory and more time:
     temporal, spatial, denoiser. `python -m nova_model.describe PRESET` says what each takes."""
@@ -292,7 +292,7 @@ def _check_bucket(model: NovaConfig, preset: str, example: dict[str, Any]) -> No
             f"bucket {bucket} has latents of {height}x{width}, which patches of {patch} do not divide; "
             "curate with other latents.sizes"
         )
-    if frames > 1 and model.video_base_size[0] <= 1:
+    if frames > 1 and not model.makes_videos:
         raise ValueError(f"bucket {bucket} holds videos, preset {preset} is for images; choose a video preset")
     dim = example["short_text_shape"][1]
     if dim != model.text_token_dim:

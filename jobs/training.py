@@ -223,7 +223,7 @@ class Worker:
             unsynced = getattr(trained, "no_sync", contextlib.nullcontext)  # DDP averages once, behind the last part
             with contextlib.nullcontext() if last else unsynced():
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                    losses = trained(**self._inputs(batch.part(index, count), generator))
+                    losses = trained(**self.inputs(batch.part(index, count), generator))
                 (losses.total / count).backward()
             named = {"loss": losses.total, "loss_first_frame": losses.first_frame}
             if losses.later_frames is not None:
@@ -232,7 +232,7 @@ class Worker:
                 found[name] = found.get(name, 0.0) + value.item() / count
         return found
 
-    def _inputs(self, batch: Batch, generator: torch.Generator) -> dict[str, Any]:
+    def inputs(self, batch: Batch, generator: torch.Generator) -> dict[str, Any]:
         """Arguments of `Nova.forward`: sampled latents, one caption an example, and what conditions them."""
         import torch
 

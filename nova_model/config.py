@@ -22,9 +22,10 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no_scaling": {"video_mixer_rank": None},
     "pre_norm": {"norm": "pre"},
     "post_add_norm": {"norm": "post_add"},
+    "no_motion": {"sees_motion": False},
 }
 """The paper's ablations, and what each changes in a config."""
-_NOT_RELEASED = {"label_classes", "sees_frames", "norm"}
+_NOT_RELEASED = {"label_classes", "sees_frames", "sees_motion", "norm"}
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class NovaConfig:
     sees_frames: bool = True
     """Ablation where False: no temporal part. Every frame's indicator features come from the conditioning alone, from
     begin-of-video tokens at the frame's place in time; no frame sees another one, nothing is cached."""
+    sees_motion: bool = True
+    """Ablation where False: neither motion score nor frames per second condition a video model."""
     norm: str = "post"
     """LayerNorm of both encoders' blocks: post, on a branch's output before the addition, as released; ablations: pre,
     on a branch's input; post_add, behind the addition."""
@@ -151,9 +154,14 @@ class NovaConfig:
         return min(self.video_base_size[0], VIDEO_FRAMES)
 
     @property
+    def makes_videos(self) -> bool:
+        """Whether it is trained on videos, not on pictures alone."""
+        return self.video_base_size[0] > 1
+
+    @property
     def has_motion(self) -> bool:
         """Whether motion score and frames per second condition the model."""
-        return self.video_base_size[0] > 1
+        return self.sees_motion and self.makes_videos
 
     @property
     def pixel_size(self) -> tuple[int, int]:

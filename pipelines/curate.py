@@ -117,6 +117,10 @@ class Curator:
             return True
         return examples.due(probe, self.curation.encoding)
 
+    def settled(self) -> bool:
+        """Whether the tables hold what these settings give: nothing is unfinished, nothing would be decided anew."""
+        return not self.has_work(()) and not any(self._redecided())
+
     def _finish(self) -> None:
         self._score()
         self._group()
@@ -168,6 +172,16 @@ class Curator:
             self.tables.upsert("clips", rows)
 
     def _decide(self) -> None:
+        changed: list[Row] = []
+        for rows in self._redecided():
+            changed += rows
+            if len(changed) >= self.work.commits.round_items:
+                self.tables.upsert("clips", changed)
+                changed = []
+        self.tables.upsert("clips", changed)
+
+    def _redecided(self) -> Iterator[list[Row]]:
+        """Clips whose decision is not the stored one, with the new one."""
         config = self.curation.decide
         scores = self.tables.read("clips", columns=["kind", "motion_score", "aesthetic_mean"]).to_pandas()
         thresholds = deciding.resolve(config, scores)
@@ -177,13 +191,8 @@ class Curator:
             for clips in self._clips(pc.field("duplicate_group").is_valid())
         )
         best = deciding.best_of_groups(members)
-        changed: list[Row] = []
         for clips in self._clips():
-            changed += deciding.changes(clips, deciding.decide(config, thresholds, best, clips))
-            if len(changed) >= self.work.commits.round_items:
-                self.tables.upsert("clips", changed)
-                changed = []
-        self.tables.upsert("clips", changed)
+            yield deciding.changes(clips, deciding.decide(config, thresholds, best, clips))
 
     def _clips(self, where: pa.dataset.Expression | None = None) -> Iterator[pd.DataFrame]:
         for batch in self.tables.scan("clips", columns=deciding.COLUMNS, where=where):

@@ -1,8 +1,9 @@
 """Names of models: what a recipe may write, where its files are, and what fingerprints say of it.
 
-A model is named in one of three ways:
+A model is named in one of four ways:
 
-- `embedded/NAME`: a small untrained model that the project builds itself (`pipelines/embedded`); needs no network;
+- `zoo/NAME`: a small model that the project carries, trained on moving shapes (`pipelines/zoo`); needs no network;
+- `embedded/NAME`: a small untrained model that the project builds itself (`pipelines/embedded`); needs none either;
 - a local folder or file;
 - a hub id `OWNER/REPO`, with a folder inside it where the repository holds several models, and with a revision where
   it must not move: `OWNER/REPO/vae@0123abc`.
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-EMBEDDED = "embedded/"
+EMBEDDED, ZOO = "embedded/", "zoo/"
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 FETCHED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 UNHASHED = {".md", ".py", ".lock", ".gitattributes"}
@@ -55,7 +56,9 @@ class HubId:
         """
         match = _HUB_ID.fullmatch(model_id)
         if match is None:
-            raise ValueError(f"model {model_id!r}: no such folder, and no hub id (OWNER/REPO, or embedded/NAME)")
+            raise ValueError(
+                f"model {model_id!r}: no such folder, and no hub id (OWNER/REPO, zoo/NAME or embedded/NAME)"
+            )
         return cls(match["repo"], match["inside"] or "", match["revision"] or "main")
 
 
@@ -67,6 +70,8 @@ def cache_folder() -> Path:
 def resolve(model_id: str) -> str:
     """The local folder or file of a model that is here (embedded ones are built), else the hub id unchanged.
 
+    The zoo comes first: a folder of that name in the working directory is meant only as ./zoo/NAME.
+
     Raises:
         ValueError: neither; names what can be written.
     """
@@ -74,6 +79,10 @@ def resolve(model_id: str) -> str:
         from pipelines import embedded
 
         return str(embedded.path(model_id.removeprefix(EMBEDDED)))
+    if model_id.startswith(ZOO):
+        from pipelines import zoo
+
+        return str(zoo.path(model_id.removeprefix(ZOO)))
     local = Path(model_id).expanduser()
     if model_id and local.exists():
         return str(local.absolute())

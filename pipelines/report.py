@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from pipelines import charts, decide, media
 from pipelines.contact_sheet import strip
+from pipelines.shapes import planted
 from pipelines.work import Summary
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class CurationPart:
     where: str
     tiles: Mapping[str, object]
     funnel: Any
+    planted: Table | None
+    """What there was to find, where that is known."""
     histograms: Sequence[Any]
     thresholds: Table
     accepted: Sequence[Picture]
@@ -144,12 +147,13 @@ def write_report(
     return target
 
 
-def curation_part(tables: Tables, summary: Summary) -> CurationPart:
+def curation_part(tables: Tables, summary: Summary, findings: planted.Findings | None = None) -> CurationPart:
     """What the tables hold, and what the last run did.
 
     Args:
         tables: curated.
         summary: of the run.
+        findings: what was found of what a corpus planted, where the truth about it is known.
     """
     clips = _Clips()
     for batch in tables.scan("clips", columns=CLIP_COLUMNS):
@@ -168,6 +172,7 @@ def curation_part(tables: Tables, summary: Summary) -> CurationPart:
         where=f"{tables.root}, examples at version {summary.version}",
         tiles=tiles,
         funnel=_markup(charts.funnel(steps)),
+        planted=_planted(findings),
         histograms=clips.histograms(summary.thresholds),
         thresholds=Table(
             ("threshold in force", "value"), [(k, f"{v:.4g}") for k, v in summary.thresholds.items()], frozenset({1})
@@ -261,6 +266,12 @@ def _data(frames: np.ndarray) -> str:
     file = io.BytesIO()
     strip(frames, height=STRIP_HEIGHT).save(file, format="JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _planted(findings: planted.Findings | None) -> Table | None:
+    if findings is None:
+        return None
+    return Table(("planted", "in all", "found"), planted.rows(findings), frozenset({1}))
 
 
 def _failures(tables: Tables, count: int) -> Table:

@@ -1,5 +1,8 @@
 """Text features of the two captions of a clip, of their true length: padding is the model's own business.
 
+To train on captions as they were found, `captions="source"` encodes the one that came with the source in place of both,
+where there is one.
+
 NOVA is conditioned on the last hidden state of a causal language model (Phi-2 in the releases), so features of a token
 depend on nothing behind it and a batch may be padded on the right without a mask.
 """
@@ -62,12 +65,14 @@ class TextFeatures(Stage):
     """Encodes the short and the long caption of a clip."""
 
     name: ClassVar[str] = "text"
-    reads: ClassVar[tuple[str, ...]] = ("caption_short", "caption_long")
+    reads: ClassVar[tuple[str, ...]] = ("caption_short", "caption_long", "source_caption")
     adds: ClassVar[tuple[str, ...]] = (
         "short_text", "short_text_shape", "short_text_dtype", "long_text", "long_text_shape", "long_text_dtype",
         "caption_hash",
     )  # fmt: skip
 
+    captions: Literal["captioner", "source"] = "captioner"
+    """Which are encoded: the captioner's, or for both the one that came with the source, where there is one."""
     model: str = "embedded/text_encoder"
     """transformers language model: a folder or a hub id."""
     tokenizer: str | None = None
@@ -84,7 +89,7 @@ class TextFeatures(Stage):
 
     def fresh(self, row: Row) -> bool:
         """Features are fresh where encoder and captions are those they were made with."""
-        return super().fresh(row) and row.get("caption_hash") == caption_hash(row)
+        return super().fresh(row) and row.get("caption_hash") == self._hash(row)
 
     def load(self) -> TextEncoder:
         from pipelines.models import dtype
@@ -92,18 +97,22 @@ class TextFeatures(Stage):
         return TextEncoder.load(self.model, dtype(self.precision), self.max_tokens, self.tokenizer)
 
     def process(self, model: TextEncoder, rows: Sequence[Row]) -> list[Row | Exception]:
-        captions = [row[name] for name in ("caption_short", "caption_long") for row in rows]
-        encoded = model.encode(captions)
+        chosen = [self._chosen(row) for row in rows]
+        encoded = model.encode([captions[index] for index in range(2) for captions in chosen])
         pairs = zip(rows, encoded[: len(rows)], encoded[len(rows) :], strict=True)
         return [
-            _array("short_text", short) | _array("long_text", long) | {"caption_hash": caption_hash(row)}
+            _array("short_text", short) | _array("long_text", long) | {"caption_hash": self._hash(row)}
             for row, short, long in pairs
         ]
 
+    def _chosen(self, row: Row) -> tuple[str, str]:
+        """The short and the long caption that are encoded."""
+        if self.captions == "source" and row["source_caption"]:
+            return row["source_caption"], row["source_caption"]
+        return row["caption_short"], row["caption_long"]
 
-def caption_hash(row: Row) -> str:
-    """Names the two captions of a row."""
-    return schema.derived_id(row["caption_short"], row["caption_long"])
+    def _hash(self, row: Row) -> str:
+        return schema.derived_id(*self._chosen(row))
 
 
 def _array(name: str, features: Tensor) -> Row:

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from jobs import recipes
-from jobs.curate import CurateConfig, curate
+from jobs.curate import CurateConfig, again, curate
 from jobs.locks import BusyError, exclusive
-from pipelines.curate import Commits
+from pipelines.curate import Commits, Curator
 from pipelines.decide import Decide
 from pipelines.tables import Tables
 
@@ -136,6 +136,37 @@ def test_a_changed_text_encoder_recomputes_text_alone(curated: Path, media: Path
         assert row["moments"] == before[key]["moments"]
         assert row["caption_by"] == before[key]["caption_by"]
         assert row["text_by"] != before[key]["text_by"]
+
+
+def test_captions_of_the_source_replace_text_alone_and_need_no_media_listing(curated: Path, work: Path) -> None:
+    tables = work / "raw_captions"
+    shutil.copytree(curated, tables)
+    before = {row["clip_id"]: row for row in rows(tables, "examples")}
+    named = min(before)
+    Tables(tables).upsert("clips", [{"clip_id": named, "source_caption": "IMG_0001 for free"}])
+    base = config(tables=str(tables))
+    summary = again(replace(base, text=replace(base.text, captions="source")))
+    assert (summary.sources, summary.new_examples, summary.removed_examples) == (0, 8, 8)
+    assert set(summary.throughput) == {"reuse", "caption", "text", "latents"}
+    after = {row["clip_id"]: row for row in rows(tables, "examples")}
+    assert [key for key in before if after[key]["caption_hash"] != before[key]["caption_hash"]] == [named]
+    assert [key for key in before if after[key]["short_text"] != before[key]["short_text"]] == [named]
+    assert all(after[key]["moments"] == before[key]["moments"] for key in before)
+
+
+def test_settled_tables_are_those_that_a_run_would_leave_as_they_are(curated: Path) -> None:
+    def settled(**changes: Any) -> bool:
+        return Curator(Tables(curated), config(**changes)).settled()
+
+    assert settled()
+    assert not settled(decide=Decide(min_motion=1e6))
+    assert not settled(text=replace(config().text, captions="source"))
+
+
+def test_tables_that_are_not_there_cannot_be_curated_again(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no table"):
+        again(config(tables=str(tmp_path / "none")))
+    assert not list(tmp_path.iterdir())
 
 
 def test_bad_media_become_failures_and_the_run_goes_on(work: Path, ray_session: None, tmp_path: Path) -> None:

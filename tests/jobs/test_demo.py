@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs import demo, recipes, tracking
+from pipelines.shapes import planted
 from pipelines.tables import Tables
 
 
@@ -29,6 +30,11 @@ def test_the_whole_loop(work: Path, ray_session: None, capsys: pytest.CaptureFix
         assert (output / "samples" / name / "contact_sheet.png").exists()
         assert (output / "scores" / name / "scores.parquet").exists()
     assert Tables(output / "tables").count("failures") > 0, "the corpus has broken files"
+    found = planted.compare(Tables(output / "tables"), planted.read_truth(output / "corpus" / "truth.jsonl"))
+    assert (found.broken.value, found.exact.f1, found.misnamed.value) == (1.0, 1.0, None)
+    for name, _, text in planted.rows(found):
+        assert text in said
+        assert f"<td>{name}</td>" in page
 
     uri = next(line.split("--backend-store-uri ")[1] for line in said.splitlines() if "runs in MLflow" in line)
     client = MlflowClient(tracking_uri=uri)
@@ -40,6 +46,7 @@ def test_the_whole_loop(work: Path, ray_session: None, capsys: pytest.CaptureFix
         "curate": 1, "train": 1, "generate": 3, "evaluate": 3,
     }  # fmt: skip
     assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
+    assert parent.data.metrics["planted_broken_failed"] == 1.0
 
 
 def test_a_folder_that_is_not_the_demos_is_left_alone(tmp_path: Path) -> None:

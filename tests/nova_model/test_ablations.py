@@ -114,10 +114,23 @@ def test_an_ablation_is_another_model(changes):
     assert abs(losses(tiny(**changes)).total - losses(tiny()).total) > 1e-4
 
 
-def test_ablations_other_than_scaling_have_the_released_keys():
+def test_ablations_that_leave_out_no_layers_have_the_released_keys():
     for name, changes in ABLATIONS.items():
         same = set(tiny(**changes).state_dict()) == set(tiny().state_dict())
-        assert same == (name != "no_scaling")
+        assert same == (name not in ("no_scaling", "no_motion"))
+
+
+def test_without_motion_the_score_changes_nothing():
+    def seen(model, score):
+        with torch.no_grad():
+            return model.context(TEXT, torch.full((2,), score), torch.full((2,), 12.0), 2)
+
+    with_motion, without = tiny(), tiny(**ABLATIONS["no_motion"])
+    assert seen(without, 1.0).shape[1] == seen(with_motion, 1.0).shape[1] - 2
+    assert torch.equal(seen(without, 1.0), seen(without, 9.0))
+    assert not torch.equal(seen(with_motion, 1.0), seen(with_motion, 9.0))
+    assert without.config.makes_videos
+    assert not without.config.has_motion
 
 
 # Activation checkpointing.

@@ -116,8 +116,8 @@ def test_a_mixer_of_rank_24_has_the_other_number_of_the_spec():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_what_no_release_has_is_not_written(name):
-    assert not {"label_classes", "sees_frames", "norm"} & set(PRESETS[name].to_dict())
-    changed = replace(PRESETS[name], label_classes=10, sees_frames=False, norm="pre")
+    assert not {"label_classes", "sees_frames", "sees_motion", "norm"} & set(PRESETS[name].to_dict())
+    changed = replace(PRESETS[name], label_classes=10, sees_frames=False, sees_motion=False, norm="pre")
     assert NovaConfig.from_dict(changed.to_dict()) == changed
 
 

@@ -52,6 +52,21 @@ def test_a_changed_caption_makes_features_stale(encoder: TextEncoder) -> None:
     assert not TextFeatures(max_tokens=8).fresh(row)
 
 
+def test_the_sources_caption_takes_the_place_of_both_where_there_is_one(encoder: TextEncoder) -> None:
+    stage = TextFeatures(max_tokens=16, captions="source")
+    captions = {"caption_short": "a red circle", "caption_long": "a red circle moves to the left"}
+    given, missing = apply(stage, encoder, [{**captions, "source_caption": each} for each in ("IMG_1 red", None)])
+    found = np.frombuffer(given["short_text"], given["short_text_dtype"]).reshape(given["short_text_shape"])
+    np.testing.assert_allclose(found, encoder.encode(["IMG_1 red"])[0].numpy(), atol=5e-3)
+    assert given["long_text"] == given["short_text"]
+    usual = apply(TextFeatures(max_tokens=16), encoder, [captions])[0]
+    assert missing["short_text"] == usual["short_text"]
+    assert missing["caption_hash"] == usual["caption_hash"] != given["caption_hash"]
+    assert stage.fresh(given)
+    assert not stage.fresh({**given, "source_caption": "IMG_2 blue"})
+    assert stage.fresh({**given, "caption_long": "something else"}), "it was not encoded"
+
+
 def test_a_missing_model_is_one_line() -> None:
     with pytest.raises(ValueError, match="no such folder"):
         TextEncoder.load("/nowhere/phi", torch.float32, 16)

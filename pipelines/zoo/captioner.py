@@ -1,0 +1,222 @@
+"""zoo/captioner: a Qwen2.5-VL of 1.5 million parameters that says what it sees in the shapes world.
+
+It is asked for one sentence, or for detail, and answers as the world's captions do, but for how fast things go: a few
+frames without their times do not show it.
+
+While it learns, three helpers are asked what the words need, and are thrown away afterwards. The first reads what the
+eye makes of each cell of a picture: how much of it a thing covers, which one, and where its middle is seen from there.
+The second reads the language model half way, at the same cells: where in the frame that middle is. The third reads it
+where the answer begins: how far the first thing goes. Without them the way of things, which only shows when two frames
+are compared, stays at chance for long.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from pipelines.embedded.captioner import CHAT_TEMPLATE, IMAGE, TURN, TURN_END, VIDEO, VISION, VISION_END
+from pipelines.embedded.vocabulary import END, make_tokenizer
+from pipelines.shapes.draw import coverage, render
+from pipelines.shapes.scenes import COLOURS, SHAPES, Scene, long_caption, short_caption
+from pipelines.zoo.scenes import draw_scene, generator, resized, worn
+from pipelines.zoo.text_encoder import without_speed
+from pipelines.zoo.training import Plan, fit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SEED = 15
+SIDE = 64
+FRAMES = 3
+"""Of a video."""
+PATCH, MERGE = 8, 2
+CELL = PATCH * MERGE
+"""Pixels that a picture token stands for, each way."""
+PIXELS = {"shortest_edge": SIDE * SIDE, "longest_edge": SIDE * 2 * SIDE}
+SHORT = "Describe this {kind} in one sentence."
+LONG = "Describe this {kind} in detail."
+PLAN = Plan(steps=2200, lr=1.5e-3, warmup=100, cool=0.6, weight_decay=0.05, ema=0.99)
+BATCH = 32
+VIDEO_TURNS = 3
+"""Of four batches, those of videos; the fourth one is of pictures."""
+HELP = 0.5
+"""Weight of the helpers' losses."""
+HALF_WAY = 2
+"""Layers of the language model behind which the second helper reads."""
+REACH = 4.0
+"""What ways and places are multiplied by, in short sides of the frame, for their helpers."""
+OWNED = 0.3
+"""Share of a cell that makes it a thing's."""
+
+
+def make() -> tuple[Any, Any]:
+    """An untrained model and its processor."""
+    from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+
+    tokenizer = make_tokenizer(specials=(TURN, TURN_END, VISION, VISION_END, IMAGE, VIDEO), padding_side="left")
+    token = tokenizer.convert_tokens_to_ids
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer), "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0},
+            "bos_token_id": token(END), "eos_token_id": token(TURN_END), "pad_token_id": token(END),
+            "tie_word_embeddings": True,
+        },
+        vision_config={
+            "depth": 4, "hidden_size": 96, "intermediate_size": 192, "num_heads": 4, "out_hidden_size": 128,
+            "patch_size": PATCH, "spatial_merge_size": MERGE, "fullatt_block_indexes": [0, 1, 2, 3],
+        },
+        tie_word_embeddings=True,
+        image_token_id=token(IMAGE), video_token_id=token(VIDEO), vision_start_token_id=token(VISION),
+        vision_end_token_id=token(VISION_END),
+    )  # fmt: skip
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        do_sample=False, eos_token_id=token(TURN_END), pad_token_id=tokenizer.pad_token_id
+    )
+    sizes = {"patch_size": PATCH, "merge_size": MERGE, "size": PIXELS}
+    processor = Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**sizes),
+        video_processor=Qwen2VLVideoProcessor(**sizes),
+        tokenizer=tokenizer,
+        chat_template=CHAT_TEMPLATE,
+    )
+    return model, processor
+
+
+def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
+    """A trained model; `state` is where the training is kept."""
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    torch.manual_seed(seed)
+    model, processor = make()
+    width = model.config.text_config.hidden_size
+    eye = nn.Linear(width, 1 + 2 + len(SHAPES) + len(COLOURS))
+    place, travel = nn.Linear(width, 2), nn.Linear(width, 2)
+    both: Any = nn.ModuleDict({"model": model, "eye": eye, "place": place, "travel": travel})
+    seen: list[Tensor] = []
+    model.model.visual.register_forward_hook(lambda module, given, made: seen.append(made.pooler_output))
+
+    def loss(batch: dict[str, Any], step: int) -> dict[str, Tensor]:
+        inputs, cells = batch["inputs"], batch["cells"]
+        said = model(**inputs, output_hidden_states=True)
+        pictures = inputs["input_ids"] == model.config.image_token_id
+        owned = cells["covered"] >= OWNED
+        begins = said.hidden_states[-1][torch.arange(len(pictures)), batch["begins"]]
+        helped = {
+            "eye": _eye(eye(seen.pop()), cells, owned),
+            "place": F.l1_loss(place(said.hidden_states[HALF_WAY][pictures][owned]), cells["place"][owned]),
+            "travel": F.l1_loss(travel(begins), batch["travel"]),
+        }
+        return {"loss": said.loss + HELP * sum(helped.values()), "words": said.loss, **helped}
+
+    fit(both, plan, lambda step: _batch(seed, step, processor), loss, state)
+    return model
+
+
+def _eye(read: Tensor, truth: dict[str, Tensor], owned: Tensor) -> Tensor:
+    """Loss of what the first helper reads."""
+    import torch.nn.functional as F
+
+    covered = F.binary_cross_entropy_with_logits(read[:, 0], truth["covered"])
+    mine = read[owned]
+    middle = F.smooth_l1_loss(mine[:, 1:3], truth["middle"][owned])
+    shape = F.cross_entropy(mine[:, 3 : 3 + len(SHAPES)], truth["shape"][owned])
+    colour = F.cross_entropy(mine[:, 3 + len(SHAPES) :], truth["colour"][owned])
+    return covered + middle + shape + colour
+
+
+def _batch(seed: int, step: int, processor: Any) -> dict[str, Any]:
+    """Chats with their answers, where these begin, and the truth of every cell and of the first things' ways."""
+    import torch
+
+    rng, video = generator(seed, step), step % (VIDEO_TURNS + 1) < VIDEO_TURNS
+    texts, pictures, cells, travels = [], [], [], []
+    for _ in range(BATCH):
+        seconds = float(rng.uniform(0.8, 2.5)) if video else 0.0
+        scene = draw_scene(rng, side=SIDE, seconds=seconds, still=rng.random() < 0.15)
+        times = [(index + 0.5) * seconds / FRAMES for index in range(FRAMES)] if video else [0.0]
+        size = _size(scene)
+        frames = worn(rng, resized(render(scene, times), size))
+        pictures += [Image.fromarray(frame) for frame in frames]
+        cells += [_cells(scene, time, size) for time in times]
+        texts.append(_chat(scene, len(frames), video, detailed=rng.random() < 0.5))
+        first, last = (scene.things[0].centre(time, scene.short_side) for time in (times[0], times[-1]))
+        travels.append([(last[axis] - first[axis]) / scene.short_side * REACH for axis in range(2)])
+    inputs = processor(images=pictures, text=texts, return_tensors="pt", padding=True)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    labels = ids.masked_fill(mask == 0, -100)
+    turn, opening = processor.tokenizer.convert_tokens_to_ids(TURN), _opening(processor)
+    begins = torch.tensor([len(each) - 1 - each[::-1].index(turn) + opening - 1 for each in ids.tolist()])
+    for row, last in enumerate(begins.tolist()):  # only answers are learnt
+        labels[row, : last + 1] = -100
+    columns = {name: torch.from_numpy(np.concatenate([cell[name] for cell in cells])) for name in cells[0]}
+    return {
+        "inputs": {**inputs, "labels": labels}, "cells": columns, "begins": begins, "travel": torch.tensor(travels),
+    }  # fmt: skip
+
+
+def _opening(processor: Any) -> int:
+    """Tokens of the line that begins an answer."""
+    return len(processor.tokenizer(f"{TURN}assistant\n").input_ids)
+
+
+def _chat(scene: Scene, frames: int, video: bool, *, detailed: bool) -> str:
+    """A question and its answer, as the chat template writes them."""
+    kind = "video" if video else "image"
+    question = (LONG if detailed else SHORT).format(kind=kind)
+    told = long_caption(scene, video=video) if detailed else short_caption(scene)
+    seen = f"{VISION}{IMAGE}{VISION_END}" * frames
+    return f"{TURN}user\n{seen}{question}{TURN_END}\n{TURN}assistant\n{without_speed(told)}{TURN_END}"
+
+
+def _size(scene: Scene) -> tuple[int, int]:
+    """Height and width that the processor brings a scene's frames to: whole cells, the short side SIDE."""
+    scale = SIDE / scene.short_side / CELL
+    return round(scene.height * scale) * CELL, round(scene.width * scale) * CELL
+
+
+def _cells(scene: Scene, time: float, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Of each cell of a frame, row by row: share covered, and its thing's middle seen from the cell and from the middle
+    of the frame, shape and colour."""
+    rows, columns = size[0] // CELL, size[1] // CELL
+    middles = (np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1) + 0.5) * CELL
+    shares = np.zeros((len(scene.things), rows, columns))
+    places = np.zeros((*shares.shape, 2))
+    for number, thing in enumerate(scene.things):
+        x, y = thing.centre(time, scene.short_side)
+        x, y = x * size[1] / scene.width, y * size[0] / scene.height
+        radius = thing.radius(scene.short_side) * SIDE / scene.short_side
+        covered = coverage(thing.shape, x, y, radius, thing.turn(time), size)
+        shares[number] = covered.reshape(rows, CELL, columns, CELL).mean(axis=(1, 3))
+        places[number] = (np.array([x, y]) - middles) / CELL
+    owner = shares.argmax(axis=0)
+    middle = np.take_along_axis(places, owner[None, ..., None], axis=0)[0]
+    place = (middle * CELL + middles - (size[1] / 2, size[0] / 2)) / SIDE * REACH
+    things = scene.things
+    return {
+        "covered": shares.max(axis=0).reshape(-1).astype(np.float32),
+        "middle": middle.reshape(-1, 2).astype(np.float32),
+        "place": place.reshape(-1, 2).astype(np.float32),
+        "shape": np.array([SHAPES.index(things[each].shape) for each in owner.reshape(-1)]),
+        "colour": np.array([list(COLOURS).index(things[each].colour) for each in owner.reshape(-1)]),
+    }
+
+
+def save(model: Any, folder: Path) -> None:
+    """Writes model and processor as `AutoModelForImageTextToText` and `AutoProcessor` read them."""
+    from pipelines.models import quiet
+
+    quiet()
+    _, processor = make()
+    model.half().save_pretrained(folder)
+    processor.save_pretrained(folder)

@@ -1,0 +1,89 @@
+"""zoo/text_encoder: a Phi that has learnt to go on with captions of the shapes world, word by word.
+
+What is used of it are its last features: to foretell the next word they must hold what was said before, which is all
+that an image model wants of them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.embedded.vocabulary import make_tokenizer
+from pipelines.shapes.scenes import long_caption, sample_scene, short_caption
+from pipelines.zoo.scenes import generator
+from pipelines.zoo.training import Plan, fit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SEED = 13
+POSITIONS = 512
+WIDTH = 96
+CONTEXT = 32
+BATCH = 128
+PLAN = Plan(steps=500, lr=2e-3, warmup=50, cool=0.6, weight_decay=0.05, ema=0.99)
+
+
+def make() -> tuple[Any, Any]:
+    """An untrained causal language model, whose body is the text encoder, and its tokenizer."""
+    from transformers import PhiConfig, PhiForCausalLM
+
+    tokenizer = make_tokenizer(lowercase=True, model_max_length=POSITIONS)
+    config = PhiConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=POSITIONS,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return PhiForCausalLM(config), tokenizer
+
+
+def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
+    """A trained language model; `state` is where the training is kept."""
+    import torch
+
+    torch.manual_seed(seed)
+    model, tokenizer = make()
+
+    def loss(batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        return {"loss": model(**batch).loss}
+
+    return fit(model, plan, lambda step: _batch(generator(seed, step), tokenizer), loss, state)
+
+
+def _batch(rng: np.random.Generator, tokenizer: Any) -> dict[str, Tensor]:
+    end = tokenizer.eos_token
+    captions = [f"{caption(rng)}{end}" for _ in range(BATCH)]
+    tokens = tokenizer(captions, return_tensors="pt", padding="max_length", max_length=CONTEXT, truncation=True)
+    hidden = tokens.attention_mask == 0
+    return {**tokens, "labels": tokens.input_ids.masked_fill(hidden, -100)}
+
+
+def caption(rng: np.random.Generator) -> str:
+    """What might be said of a scene, in any of the ways that captions are written."""
+    video = rng.random() < 0.6
+    scene = sample_scene(rng, width=64, height=64, seconds=1.3 if video else 0.0, still=rng.random() < 0.15)
+    told = short_caption(scene) if rng.random() < 0.5 else long_caption(scene, video=video)
+    return without_speed(told) if rng.random() < 0.7 else told
+
+
+def without_speed(caption: str) -> str:
+    """A caption that does not say how fast things go: a few frames, without their times, do not show it."""
+    return " ".join(word for word in caption.split(" ") if word not in ("slowly", "steadily", "quickly"))
+
+
+def save(model: Any, folder: Path) -> None:
+    """Writes body and tokenizer as `AutoModel` and `AutoTokenizer` read them."""
+    from pipelines.models import quiet
+
+    quiet()
+    _, tokenizer = make()
+    model.model.half().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

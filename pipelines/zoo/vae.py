@@ -1,0 +1,112 @@
+"""zoo/vae: a causal video VAE of `nova_model`, for images and videos alike: stride 8, one latent for four frames.
+
+The last two levels of its decoder are 2D, which spares frames of full size two thirds of the work. It learns to give
+pixels back (mean squared error), with a little pull of its latents towards a normal distribution.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.zoo.scenes import draw_shot, generator
+from pipelines.zoo.training import Plan, fit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SEED = 11
+CHANNELS = 8
+CONFIG: dict[str, Any] = {
+    "latent_channels": CHANNELS,
+    "layers_per_block": 1,
+    "norm_num_groups": 2,
+    "block_out_channels": (16, 32, 48, 64),
+    "down_block_types": ("DownEncoderBlock2D",) * 2 + ("DownEncoderBlock3D",) * 2,
+    "up_block_types": ("UpDecoderBlock3D",) * 2 + ("UpDecoderBlock2D",) * 2,
+}
+PULL = 1e-4
+"""Weight of the divergence of a latent from a normal distribution."""
+LOG_VARIANCE = -5.0
+"""Of the latents, at first."""
+SIDE = 64
+PLAN = Plan(steps=4800, lr=1.2e-3, warmup=100, cool=0.5, weight_decay=0.0, ema=0.998)
+SIZES = ((1, 64, 6), (5, 32, 4), (17, 32, 2), (17, 64, 1))
+"""Frames, side of a cut, and number, of the batches that take turns."""
+TURNS = ((0, 0, 0, 1), (0, 1, 2, 0, 1, 2, 0, 1, 2, 3))
+"""Indices of SIZES, in the first third of the training and later."""
+
+
+def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
+    """A trained model; `state` is where the training is kept."""
+    import torch
+
+    from nova_model.video_vae import VideoVae
+
+    torch.manual_seed(seed)
+    model = VideoVae(**CONFIG)
+    _straighten(model)
+
+    def loss(frames: Tensor, step: int) -> dict[str, Tensor]:
+        posterior = model.encode(frames).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + step))
+        made = model.decode(posterior.mean + posterior.std * noise).sample
+        error = (made - frames).square().mean()
+        pull = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+        return {"loss": error + PULL * pull, "psnr": -10 * (error / 4).log10(), "pull": pull}
+
+    return fit(model, plan, lambda step: _batch(seed, step, plan.steps), loss, state)
+
+
+def _straighten(model: Any) -> None:
+    """Begins with a net that passes on what it is given: closed branches, convolutions that keep their channels, and
+    latents with little noise; else the first thing that it learns is to trust none of them."""
+    import torch
+
+    with torch.no_grad():
+        model.quant_conv.weight[CHANNELS:] = 0.0
+        model.quant_conv.bias[CHANNELS:] = LOG_VARIANCE
+        for name, module in model.named_modules():
+            last = name.rpartition(".")[2]
+            if last == "conv2" or name.endswith("to_out.0"):
+                module.weight.zero_()
+            elif last in ("conv_in", "conv_out", "conv", "conv_shortcut"):
+                middle = (slice(None), slice(None), *(size // 2 for size in module.kernel_size[-2:]))
+                module.weight.mul_(0.5)
+                plane = module.weight[:, :, -1] if module.weight.ndim == 5 else module.weight
+                plane[middle] += torch.eye(*plane.shape[:2])
+
+
+def _batch(seed: int, step: int, steps: int) -> Tensor:
+    """Frames [B, 3, T, S, S] in [-1, 1]."""
+    import torch
+
+    turns = TURNS[0] if step < steps // 3 else TURNS[1]
+    frames, side, count = SIZES[turns[step % len(turns)]]
+    rng = generator(seed, step)
+    clips = []
+    for _ in range(count):
+        clip = draw_shot(rng, frames=frames, side=SIDE).frames
+        top, left = (int(rng.integers((SIDE - side) // 8 + 1)) * 8 for _ in range(2))
+        clips.append(clip[:, top : top + side, left : left + side])
+    return torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def save(model: Any, folder: Path) -> None:
+    """Writes the model with the factor that brings its latents to a standard deviation of 1."""
+    import torch
+
+    frames = torch.cat([_clip(index) for index in range(32)])
+    with torch.no_grad():
+        spread = model.encode(frames).latent_dist.sample(torch.Generator().manual_seed(0)).std().item()
+    model.register_to_config(scaling_factor=round(1 / spread, 4))
+    model.half().save_pretrained(folder)
+
+
+def _clip(index: int) -> Tensor:
+    import torch
+
+    clip = draw_shot(generator(SEED, -1 % 2**32, index), frames=5, side=SIDE).frames
+    return torch.from_numpy(clip)[None].permute(0, 4, 1, 2, 3).float() / 127.5 - 1

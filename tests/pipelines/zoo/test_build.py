@@ -1,0 +1,45 @@
+"""Building the zoo: a model that its class's loader reads, with a card, from a training that can be stopped."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipelines import models
+from pipelines.zoo import CARRIED, NAMES, build, path
+
+
+def test_a_model_is_trained_written_and_described(tmp_path):
+    from transformers import AutoModel, AutoTokenizer
+
+    said: list[str] = []
+    folder = build.build("text_encoder", tmp_path, steps=2, say=said.append)
+    model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        features = model(**tokenizer("a red circle", return_tensors="pt")).last_hidden_state
+    assert features.shape == (1, 3, model.config.hidden_size)
+    card = (folder / "README.md").read_text()
+    assert card.startswith("# zoo/text_encoder\n")
+    assert "2 steps from seed 13" in card
+    assert said == [f"text_encoder: {folder}"]
+    assert (tmp_path / ".training" / "text_encoder.pt").exists()
+
+
+def test_an_unknown_model_is_told():
+    with pytest.raises(ValueError, match="unknown model 'dog'; the zoo has vae, clip"):
+        build.build("dog", CARRIED)
+    with pytest.raises(ValueError, match="model 'zoo/dog': the zoo has vae"):
+        models.resolve("zoo/dog")
+
+
+def test_the_zoo_is_small():
+    """All of it is carried by the project, so that nothing has to be fetched."""
+    sizes = [file.stat().st_size for file in CARRIED.rglob("*") if file.is_file()]
+    assert 0 < sum(sizes) < 24e6
+
+
+def test_what_is_carried_is_in_the_zoo_and_has_a_card():
+    for folder in CARRIED.iterdir():
+        assert folder.name in NAMES
+        assert path(folder.name) == folder
+        assert (folder / "README.md").read_text().startswith(f"# zoo/{folder.name}\n")
