@@ -1,0 +1,120 @@
+"""What the place of the norms decides: how activations grow with depth, and which learning rates a training bears."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.ablate_work import read, write
+
+if TYPE_CHECKING:
+    from jobs.train import TrainConfig
+    from nova_model.activations import Variances
+    from pipelines.batches import Batch
+
+TENTH = 0.1
+LOOKED_AT = 64
+"""Batches among which one of videos is looked for."""
+
+
+def variances(run: Path, config: TrainConfig) -> dict[str, Variances]:
+    """Variance of the activations behind each block of both encoders, over one batch of videos (of pictures, where
+    there are no videos), before the first step and after the last one.
+
+    Args:
+        run: folder of the training.
+        config: of it; `tables` names a version.
+    """
+    import torch
+
+    from jobs.train import model_config
+    from jobs.training import Worker
+    from nova_model.activations import variance_by_depth
+    from nova_model.checkpoint import load_transformer
+    from nova_model.model import Nova
+    from pipelines import components
+
+    root, batch = _batch(config)
+    torch.manual_seed(config.seed)  # as a training draws its first weights
+    models = {"start": Nova(model_config(config)), "end": load_transformer(components.find(str(run)).transformer)}
+    found = {}
+    for name, model in models.items():
+        worker = Worker(replace(config, precision="fp32"), root, run, 0, 1, torch.device("cpu"))
+        worker.model = model.eval()
+        inputs = worker.inputs(batch, torch.Generator().manual_seed(config.seed))
+        found[name] = variance_by_depth(model, lambda model=model, inputs=inputs: model(**inputs))  # type: ignore[misc]
+    return found
+
+
+def _batch(config: TrainConfig) -> tuple[str, Batch]:
+    """Address of the tables, and the first batch of videos."""
+    from pipelines.batches import Reader, load_plan
+    from pipelines.tables import split_version
+
+    root, version = split_version(config.tables)
+    assert version is not None, config.tables
+    plan = load_plan(root, version, config.batch_size, config.seed)
+    position = next((each for each in range(LOOKED_AT) if plan.batch(each)[0].frames > 1), 0)
+    return root, Reader(plan).read(position)
+
+
+def tries(config: TrainConfig, rates: Sequence[float], steps: int, folder: Path) -> list[dict[str, Any]]:
+    """Short trainings at rising learning rates, up to the first one that is not stable. One that was done before is
+    not done again.
+
+    Args:
+        config: of the training; its warm-up becomes a quarter of the steps, where it is longer.
+        rates: learning rates, rising.
+        steps: of each.
+        folder: for them.
+
+    Returns:
+        Of each: lr, loss of the first frame at the start and at the end (null where it was not finite), stable.
+    """
+    short = replace(
+        config, steps=steps, warmup_steps=min(config.warmup_steps, max(1, steps // 4)), log_every=max(1, steps // 20),
+        checkpoint_every=steps, max_failures=0,
+    )  # fmt: skip
+    found: list[dict[str, Any]] = []
+    for rate in rates:
+        done = folder / f"{rate:g}.json"
+        if not done.exists():
+            start, end = _losses(replace(short, lr=rate, run=str(folder / f"{rate:g}")))
+            stable = start is not None and end is not None and end <= start
+            write(done, {"lr": rate, "start": start, "end": end, "stable": stable})
+        found.append(read(done))
+        if not found[-1]["stable"]:
+            break
+    return found
+
+
+def largest_stable(tries: Sequence[dict[str, Any]]) -> float | None:
+    """The largest learning rate that was stable; None where none was."""
+    return max((each["lr"] for each in tries if each["stable"]), default=None)
+
+
+def _losses(config: TrainConfig) -> tuple[float | None, float | None]:
+    """Trains; returns the loss of the first frame, mean of the first and of the last tenth of the entries."""
+    from jobs.ablate_table import entries
+    from jobs.train import train
+
+    try:
+        train(config)
+    except Exception as error:
+        if not _diverged(error):
+            raise
+        return None, None
+    values = [each["loss_first_frame"] for each in entries(Path(config.run))]
+    count = max(1, round(TENTH * len(values)))
+    start, end = sum(values[:count]) / count, sum(values[-count:]) / count
+    return (start, end) if math.isfinite(start + end) else (None, None)
+
+
+def _diverged(error: Exception) -> bool:
+    """Whether a training ended because its loss was not finite."""
+    from jobs import disk
+
+    return any(f"the loss is {value}" in str(each) for each in disk.causes(error) for value in ("nan", "inf", "-inf"))

@@ -1,0 +1,243 @@
+"""The results of `nova ablate`, as a table that people read and as one that programs read.
+
+ablation.md         what moved and by how much, each score of each variant, the norms
+ablation.parquet    a row for each variant, seed and metric
+ablation.json       means, spreads and differences; the norms
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+FILES = ("ablation.md", "ablation.parquet", "ablation.json")
+LOSSES = ("loss_first_frame", "loss_later_frames")
+TENTH = 0.1
+LEAST = 0.02
+"""Of the value of `full`: smaller differences are not told of."""
+LEAST_SECONDS = 0.2
+"""The same of seconds, which depend on what else a machine does."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A variant, trained with a seed and judged."""
+
+    variant: str
+    seed: int
+    run: Path
+    """Folder of the training, which may be another variant's."""
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A metric of a variant."""
+
+    mean: float
+    spread: float | None
+    """Standard deviation over the seeds; None for one seed."""
+    usual: float | None
+    """Mean of `full`; None where that lacks it, or where the two are of different kinds."""
+    usual_spread: float | None
+    least: float
+    """Share of the usual mean that a difference must exceed to be told."""
+
+    @property
+    def difference(self) -> float | None:
+        """To `full`."""
+        return None if self.usual is None else self.mean - self.usual
+
+    @property
+    def moved(self) -> bool:
+        """Whether the difference is more than the spreads over the seeds, and worth telling."""
+        if self.usual is None:
+            return False
+        chance = max(self.spread or 0.0, self.usual_spread or 0.0)
+        return abs(self.mean - self.usual) > max(chance, self.least * abs(self.usual))
+
+
+Summary = dict[str, dict[str, Value]]
+
+
+def entries(run: Path) -> list[dict[str, float]]:
+    """What a training has logged, step by step."""
+    path = run / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def losses(run: Path, steps: int) -> dict[str, float]:
+    """Both losses at the end of a training: means over the last tenth of the steps, or the last one that was logged.
+
+    Args:
+        run: its folder.
+        steps: of it.
+    """
+    found = {}
+    for name in LOSSES:
+        logged = [(each["step"], each[name]) for each in entries(run) if name in each]
+        if logged:
+            last = [value for step, value in logged if step > (1 - TENTH) * steps] or [logged[-1][1]]
+            found[name] = sum(last) / len(last)
+    return found
+
+
+def summarise(results: Sequence[Result], changes: Mapping[str, str]) -> Summary:
+    """Means over seeds and what differs from `full`, by variant and metric.
+
+    Args:
+        results: of `full` and others.
+        changes: what each variant changes.
+    """
+    values: dict[str, dict[str, list[float]]] = {}
+    for each in results:
+        for metric, value in each.metrics.items():
+            values.setdefault(each.variant, {}).setdefault(metric, []).append(value)
+    return {
+        variant: {
+            metric: _value(metric, numbers, values["full"].get(metric, []), changes[variant])
+            for metric, numbers in metrics.items()
+        }
+        for variant, metrics in values.items()
+    }
+
+
+def _value(metric: str, numbers: Sequence[float], usual: Sequence[float], change: str) -> Value:
+    least = LEAST_SECONDS if metric.startswith("seconds") else LEAST
+    if not usual or not _alike(metric, change):
+        return Value(statistics.fmean(numbers), _spread(numbers), None, None, least)
+    return Value(statistics.fmean(numbers), _spread(numbers), statistics.fmean(usual), _spread(usual), least)
+
+
+def _spread(numbers: Sequence[float]) -> float | None:
+    return statistics.stdev(numbers) if len(numbers) > 1 else None
+
+
+def _alike(metric: str, change: str) -> bool:
+    """Losses of two noise schedules are errors of different targets."""
+    return not (metric in LOSSES and "train.schedule=" in change)
+
+
+def write(
+    output: Path, results: Sequence[Result], changes: Mapping[str, str], norms: Mapping[str, Any] | None = None
+) -> Path:
+    """Writes the three files and returns the path of the first.
+
+    Args:
+        output: folder.
+        results: of `full` and others, so far.
+        changes: what each variant changes, in the order of the table.
+        norms: of variants that put the norms elsewhere: variance, rates, largest_stable_lr.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    summary = summarise(results, changes)
+    rows = [
+        {"variant": each.variant, "changes": changes[each.variant], "seed": each.seed, "metric": name, "value": value}
+        for each in results
+        for name, value in each.metrics.items()
+    ]
+    partial = output / ".ablation.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), partial)
+    partial.replace(output / "ablation.parquet")
+    whole = {
+        variant: {"changes": changes[variant], "metrics": {name: _plain(value) for name, value in metrics.items()}}
+        for variant, metrics in summary.items()
+    }
+    (output / "ablation.json").write_text(json.dumps({"variants": whole, "norms": dict(norms or {})}, indent=1))
+    path = output / "ablation.md"
+    path.write_text(markdown(summary, changes, len({each.seed for each in results}), norms or {}))
+    return path
+
+
+def _plain(value: Value) -> dict[str, Any]:
+    return {**asdict(value), "difference": value.difference, "moved": value.moved}
+
+
+def markdown(summary: Summary, changes: Mapping[str, str], seeds: int, norms: Mapping[str, Any]) -> str:
+    """What people read.
+
+    Args:
+        summary: from `summarise`.
+        changes: what each variant changes.
+        seeds: of each variant.
+        norms: as for `write`.
+    """
+    equal = [name for name in summary if name != "full" and not changes[name]]
+    shown = {name: metrics for name, metrics in summary.items() if name not in equal}
+    told = f"{seeds} seeds; ± is their standard deviation" if seeds > 1 else "One seed: what chance does is not known"
+    parts = [
+        "# Ablation",
+        f"{told}. In brackets, the difference to `full`. Losses are means over the last tenth of the steps, on the "
+        "tables that a variant was trained on.",
+        "## What moved",
+        f"By more than the spread over seeds, and by more than {100 * LEAST:.0f} % (seconds: "
+        f"{100 * LEAST_SECONDS:.0f} %):",
+        *_moved(shown, changes),
+        *([f"The same as `full` in this recipe: {', '.join(equal)}."] if equal else []),
+        "## Every score",
+        _grid(shown),
+        *(["## The place of the norms", _norm_grid(norms)] if norms else []),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _moved(summary: Summary, changes: Mapping[str, str]) -> list[str]:
+    lines = []
+    for variant, metrics in summary.items():
+        if variant == "full":
+            continue
+        moved = {name: value for name, value in metrics.items() if value.moved}
+        order = sorted(moved, key=lambda name: -_relative(moved[name]))
+        said = "; ".join(_told(name, moved[name]) for name in order)
+        lines.append(f"- **{variant}** ({changes[variant]}): {said or 'nothing'}")
+    return ["\n".join(lines)] if lines else ["Nothing was compared."]
+
+
+def _relative(value: Value) -> float:
+    return abs(value.difference or 0.0) / max(abs(value.usual or 0.0), 1e-9)
+
+
+def _told(name: str, value: Value) -> str:
+    assert value.usual is not None
+    difference = value.mean - value.usual
+    percent = f", {100 * difference / value.usual:+.0f} %" if value.usual > 0 else ""
+    return f"{name} {value.usual:.3g} → {value.mean:.3g} ({difference:+.3g}{percent})"
+
+
+def _grid(summary: Summary) -> str:
+    metrics = list(dict.fromkeys(name for each in summary.values() for name in each))
+    rows = [[variant, *(_cell(values.get(name)) for name in metrics)] for variant, values in summary.items()]
+    return _table(["variant", *metrics], rows)
+
+
+def _cell(value: Value | None) -> str:
+    if value is None:
+        return ""
+    spread = "" if value.spread is None else f" ± {value.spread:.2g}"
+    difference = f" ({value.difference:+.3g})" if value.difference else ""
+    return f"{value.mean:.3g}{spread}{difference}"
+
+
+def _norm_grid(norms: Mapping[str, Any]) -> str:
+    heads = ["variant", "largest stable learning rate", "temporal, before", "after", "spatial, before", "after"]
+    rows = []
+    for variant, found in norms.items():
+        spans = [found["variance"][when][part] for part in ("temporal", "spatial") for when in ("start", "end")]
+        tried = f"{found['rates'][0]['lr']:g}"
+        best = f"below {tried}" if found["largest_stable_lr"] is None else f"{found['largest_stable_lr']:g}"
+        if found["rates"][-1]["stable"]:
+            best += " or more"
+        rows.append([variant, best, *(f"{span[0]:.3g} → {span[-1]:.3g}" for span in spans)])
+    note = "Variance of what leaves the first and the last block, before the first and after the last step."
+    return f"{_table(heads, rows)}\n\n{note}"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
