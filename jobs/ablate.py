@@ -57,11 +57,11 @@ class AblateConfig:
     """Steps of such a try; a quarter of --steps by default."""
     address: str | None = None
     """Ray cluster to run on; without it RAY_ADDRESS, else this machine."""
-    curate: CurateConfig = field(default_factory=lambda: of_recipe("debug").curate)
+    curate: CurateConfig = field(default_factory=lambda: _recipe().curate)
     """As `nova curate`, for variants that train on other tables; input and tables are given."""
-    train: TrainConfig = field(default_factory=lambda: of_recipe("debug").train)
+    train: TrainConfig = field(default_factory=lambda: _recipe().train)
     """As `nova train`; tables, run and ablate are given."""
-    evaluate: EvaluateConfig = field(default_factory=lambda: of_recipe("debug").evaluate)
+    evaluate: EvaluateConfig = field(default_factory=lambda: _recipe().benchmark)
     """As `nova evaluate --benchmark shapes`; checkpoint and output are given."""
 
     def __post_init__(self) -> None:
@@ -79,12 +79,10 @@ class AblateConfig:
         return Setup(curate=self.curate, train=train, generate=self.evaluate.generate)
 
 
-def of_recipe(name: str) -> AblateConfig:
-    """The config of a named run."""
+def _recipe() -> Any:
     from jobs import recipes
 
-    curate, train, evaluate = (recipes.get(name, each) for each in ("curate", "train", "evaluate"))
-    return AblateConfig(curate=curate, train=train, evaluate=evaluate)
+    return recipes.debug()
 
 
 def run(config: AblateConfig) -> int:

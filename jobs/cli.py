@@ -147,10 +147,9 @@ def build(command: str, invocation: Invocation) -> Any:
     """
     import tyro
 
-    from jobs import settings
+    from jobs import recipes, settings
 
-    name = invocation.recipe or ("demo" if command == "demo" else "debug")
-    default = _default(command, name)
+    default = recipes.get(invocation.recipe or ("demo" if command == "demo" else "debug"), command)
     flags = settings.to_flags(default, invocation.assignments)
     # --flag VALUE on the command line wins over --set, whatever the order.
     return tyro.cli(
@@ -160,16 +159,6 @@ def build(command: str, invocation: Invocation) -> Any:
         prog=f"nova {command}",
         description=f"{inspect.cleandoc(type(default).__doc__ or '')}\n\n{OPTIONS}\n\n{RUNS}",
     )
-
-
-def _default(command: str, recipe: str) -> Any:
-    from jobs import recipes
-
-    if command == "ablate":
-        from jobs.ablate import of_recipe
-
-        return of_recipe(recipe)
-    return recipes.get(recipe, command)
 
 
 def _one_line(error: BaseException) -> str:

@@ -21,6 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jobs.ablate import AblateConfig
     from jobs.curate import CurateConfig
     from jobs.demo import DemoConfig
     from jobs.evaluate import EvaluateConfig
@@ -53,6 +54,17 @@ class Recipe:
 
         settings = {each.name: getattr(self.curate, each.name) for each in fields(self.curate)}
         return RefreshConfig(**settings, trainer=self.train)
+
+    @property
+    def ablate(self) -> AblateConfig:
+        from jobs.ablate import AblateConfig
+
+        return AblateConfig(curate=self.curate, train=self.train, evaluate=self.benchmark)
+
+    @property
+    def benchmark(self) -> EvaluateConfig:
+        """`evaluate`, whose benchmarks make their samples as `generate` does."""
+        return replace(self.evaluate, generate=self.generate)
 
     @property
     def demo(self) -> DemoConfig:
@@ -289,6 +301,4 @@ def get(name: str, command: str) -> Any:
     if command == "demo" and name in RELEASES:
         raise ValueError(f"nova demo runs small models; --recipe {name} is for the other commands")
     recipe = RECIPES[name]()
-    if command == "evaluate":  # a benchmark makes its samples as nova generate does
-        return replace(recipe.evaluate, generate=recipe.generate)
-    return getattr(recipe, command)
+    return recipe.benchmark if command == "evaluate" else getattr(recipe, command)

@@ -38,7 +38,8 @@ class Build:
     threads: int | None = None
     """Threads of a training; all cores by default."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises ValueError where the options make no sense: behind the parser, which would draw a box around it."""
         from jobs.settings import nearest
 
         for name in self.names:
@@ -68,7 +69,8 @@ class Check:
     address: str | None = None
     """Ray cluster to curate on; without it RAY_ADDRESS, else this machine."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises ValueError where the options make no sense."""
         if self.count < 20:
             raise ValueError(f"--count {self.count}: at least 20, so that something of each kind is there")
         if self.seed < 0:
@@ -88,6 +90,7 @@ def main(arguments: Sequence[str]) -> int:
         prog="nova zoo",
         description=inspect.cleandoc(__doc__ or ""),
     )
+    config.check()
     return build(config) if isinstance(config, Build) else check(config)
 
 

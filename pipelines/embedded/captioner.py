@@ -7,7 +7,7 @@ nothing about them. Its own generation settings keep it to whole words, so that 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.embedded.vocabulary import END, make_tokenizer, word_ids
 from pipelines.embedded.weights import fill
@@ -45,9 +45,7 @@ CHAT_TEMPLATE = f"""
 
 def build(folder: Path) -> None:
     """Writes model and processor as `AutoModelForImageTextToText` and `AutoProcessor` read them."""
-    from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
-    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+    from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration
 
     quiet()
     tokenizer = make_tokenizer(specials=(TURN, TURN_END, VISION, VISION_END, IMAGE, VIDEO), padding_side="left")
@@ -62,14 +60,21 @@ def build(folder: Path) -> None:
         pad_token_id=tokenizer.pad_token_id,
     )
     model.save_pretrained(folder)
-    sizes = {"patch_size": PATCH, "merge_size": MERGE, "size": PIXELS}
-    processor = Qwen2_5_VLProcessor(
+    make_processor(tokenizer, patch_size=PATCH, merge_size=MERGE, size=PIXELS).save_pretrained(folder)
+
+
+def make_processor(tokenizer: PreTrainedTokenizerFast, **sizes: Any) -> Any:
+    """What turns pictures and chats into a Qwen2.5-VL's inputs; `sizes` are patch_size, merge_size and size."""
+    from transformers import Qwen2_5_VLProcessor
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+
+    return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**sizes),
         video_processor=Qwen2VLVideoProcessor(**sizes),
         tokenizer=tokenizer,
         chat_template=CHAT_TEMPLATE,
     )
-    processor.save_pretrained(folder)
 
 
 def _config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:

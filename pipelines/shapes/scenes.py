@@ -311,13 +311,18 @@ def long_caption(scene: Scene, *, video: bool) -> str:
 
 def _together(scene: Scene, *, sized: bool) -> str | None:
     """What still things are together: a few alike, or one placed by the other; None where each is told of alone."""
-    first, *others = scene.things
-    if others and all((each.shape, each.colour) == (first.shape, first.colour) for each in others):
+    first = scene.things[0]
+    if are_alike(scene):
         size = f"{first.size} " if sized else ""
         return f"{NUMBERS[len(scene.things)]} {size}{first.colour} {plural(first.shape)}"
     if scene.relation is not None:
         return f" {scene.relation} ".join(_named(thing, sized=sized) for thing in scene.things)
     return None
+
+
+def are_alike(scene: Scene) -> bool:
+    """Whether there are a few things of one shape and colour, which captions count."""
+    return len(scene.things) > 1 and len({(thing.shape, thing.colour) for thing in scene.things}) == 1
 
 
 def _named(thing: Thing, *, sized: bool) -> str:

@@ -97,8 +97,8 @@ def card(name: str, plan: Any, state: Path, folder: Path, scores: dict[str, floa
     lines = [
         f"# zoo/{name}", "", kind.what, "", f"{size:.1f} MB. It knows the shapes world and nothing else.", "",
         "## How it was made", "", " ".join((module.__doc__ or "").split("\n\n", 1)[-1].split()), "",
-        f"`nova zoo build {name}`: {plan.steps} steps from seed {module.SEED}, learning rate {plan.lr:g}; "
-        f"{seconds_taken(state) / 60:.0f} minutes, other work beside it.", "",
+        f"`nova zoo build {name}`{_behind(name)}: {plan.steps} steps from seed {module.SEED}, "
+        f"learning rate {plan.lr:g}; {seconds_taken(state) / 60:.0f} minutes on the clock.", "",
     ]  # fmt: skip
     if scores:
         lines += [
@@ -110,3 +110,9 @@ def card(name: str, plan: Any, state: Path, folder: Path, scores: dict[str, floa
         lines += [f"| {key} | {value:.4g} | {check.BARS.get(key, '')} |" for key, value in scores.items()]
         lines.append("")
     return "\n".join(lines)
+
+
+def _behind(name: str) -> str:
+    """What a model that is fitted to another one's features says of the training."""
+    module = KINDS[name].module
+    return "" if module == name else f" fits it behind the training of zoo/{module}"

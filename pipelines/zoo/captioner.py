@@ -12,13 +12,14 @@ are compared, stays at chance for long.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from pipelines.embedded.captioner import CHAT_TEMPLATE, IMAGE, TURN, TURN_END, VIDEO, VISION, VISION_END
+from pipelines.embedded.captioner import IMAGE, TURN, TURN_END, VIDEO, VISION, VISION_END, make_processor
 from pipelines.embedded.vocabulary import END, make_tokenizer
 from pipelines.shapes.draw import coverage, render
 from pipelines.shapes.scenes import COLOURS, SHAPES, Scene, long_caption, short_caption
@@ -55,9 +56,7 @@ OWNED = 0.3
 
 def make() -> tuple[Any, Any]:
     """An untrained model and its processor."""
-    from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
-    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+    from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     tokenizer = make_tokenizer(specials=(TURN, TURN_END, VISION, VISION_END, IMAGE, VIDEO), padding_side="left")
     token = tokenizer.convert_tokens_to_ids
@@ -81,14 +80,12 @@ def make() -> tuple[Any, Any]:
     model.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=token(TURN_END), pad_token_id=tokenizer.pad_token_id
     )
-    sizes = {"patch_size": PATCH, "merge_size": MERGE, "size": PIXELS}
-    processor = Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(**sizes),
-        video_processor=Qwen2VLVideoProcessor(**sizes),
-        tokenizer=tokenizer,
-        chat_template=CHAT_TEMPLATE,
-    )
-    return model, processor
+    return model, make_processor(tokenizer, patch_size=PATCH, merge_size=MERGE, size=PIXELS)
+
+
+def frame_times(seconds: float) -> list[float]:
+    """When a video is looked at, as the caption stage does it; a picture is one of no length."""
+    return [(index + 0.5) * seconds / FRAMES for index in range(FRAMES)] if seconds else [0.0]
 
 
 def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
@@ -119,7 +116,7 @@ def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
         }
         return {"loss": said.loss + HELP * sum(helped.values()), "words": said.loss, **helped}
 
-    fit(both, plan, lambda step: _batch(seed, step, processor), loss, state)
+    fit(both, plan, partial(_batch, seed, processor), loss, state)
     return model
 
 
@@ -135,7 +132,7 @@ def _eye(read: Tensor, truth: dict[str, Tensor], owned: Tensor) -> Tensor:
     return covered + middle + shape + colour
 
 
-def _batch(seed: int, step: int, processor: Any) -> dict[str, Any]:
+def _batch(seed: int, processor: Any, step: int) -> dict[str, Any]:
     """Chats with their answers, where these begin, and the truth of every cell and of the first things' ways."""
     import torch
 
@@ -144,7 +141,7 @@ def _batch(seed: int, step: int, processor: Any) -> dict[str, Any]:
     for _ in range(BATCH):
         seconds = float(rng.uniform(0.8, 2.5)) if video else 0.0
         scene = draw_scene(rng, side=SIDE, seconds=seconds, still=rng.random() < 0.15)
-        times = [(index + 0.5) * seconds / FRAMES for index in range(FRAMES)] if video else [0.0]
+        times = frame_times(seconds)
         size = _size(scene)
         frames = worn(rng, resized(render(scene, times), size))
         pictures += [Image.fromarray(frame) for frame in frames]

@@ -25,10 +25,10 @@ import numpy as np
 from pipelines.motion import mean_magnitudes, normalised
 from pipelines.shapes.corpus import UGLY, spoil
 from pipelines.shapes.draw import render, true_flow
-from pipelines.shapes.scenes import COLOURS, DIRECTIONS, SHAPES, Scene, Thing, long_caption, sample_scene
-from pipelines.zoo.captioner import FRAMES, SHORT
+from pipelines.shapes.scenes import COLOURS, DIRECTIONS, SHAPES, Scene, Thing, are_alike, long_caption, sample_scene
+from pipelines.zoo.captioner import SHORT, frame_times
 from pipelines.zoo.raft import draw_pair
-from pipelines.zoo.scenes import draw_shot, generator
+from pipelines.zoo.scenes import draw_shot, generator, video_pixels
 
 if TYPE_CHECKING:
     from pipelines.motion import Flow
@@ -86,7 +86,7 @@ def vae(models: Models, seed: int, count: int) -> dict[str, float]:
 
     def psnr(frames: int, number: int) -> float:
         clip = draw_shot(generator(seed, 1, frames, number), frames=frames, side=SIDE).frames
-        pixels = torch.from_numpy(clip)[None].permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+        pixels = video_pixels([clip])
         made = codec.decode(codec.encode(pixels), 0).clamp(-1, 1)
         return -10 * float(((made - pixels) / 2).square().mean().log10())
 
@@ -209,8 +209,7 @@ def captions(models: Models, seed: int, count: int) -> dict[str, float]:
 def _clip(rng: np.random.Generator, *, video: bool) -> tuple[Scene, np.ndarray]:
     seconds = float(rng.uniform(1.0, 2.5)) if video else 0.0
     scene = sample_scene(rng, width=SIDE, height=SIDE, seconds=seconds, still=rng.random() < 0.15)
-    times = [(index + 0.5) * seconds / FRAMES for index in range(FRAMES)] if video else [0.0]
-    return scene, render(scene, times)
+    return scene, render(scene, frame_times(seconds))
 
 
 @dataclass(frozen=True)
@@ -247,7 +246,7 @@ def judged(scene: Scene, caption: str, *, video: bool) -> list[tuple[str, bool]]
         video: whether motion was shown.
     """
     told = read_caption(caption)
-    things = _alike(scene) or list(scene.things)
+    things = scene.things[:1] if are_alike(scene) else scene.things  # a few that are alike are told of once
     orders = [told, told[::-1]] if len(things) == 2 else [told]  # either of two may be named first
     verdicts = max(
         (_compared(things, order, video) for order in orders), key=lambda each: sum(good for _, good in each)
@@ -264,13 +263,6 @@ def _compared(things: Sequence[Thing], told: Sequence[Told], video: bool) -> lis
             name = {"straight": "direction", "bouncing": "bounce", "turning": "turn"}[thing.path]
             verdicts.append((name, mine.direction == thing.direction))
     return verdicts
-
-
-def _alike(scene: Scene) -> list[Thing]:
-    """A few things that are alike are told of once."""
-    first, *others = scene.things
-    same = others and all((each.shape, each.colour) == (first.shape, first.colour) for each in others)
-    return [first] if same else []
 
 
 def _pixels(frames: Sequence[np.ndarray] | np.ndarray):  # type: ignore[no-untyped-def]

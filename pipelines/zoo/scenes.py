@@ -6,8 +6,10 @@ Frames come at the sizes, rates and qualities that the corpus has, brought to th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -15,6 +17,9 @@ from PIL import Image
 from pipelines.shapes.corpus import SIZES
 from pipelines.shapes.draw import render
 from pipelines.shapes.scenes import Scene, sample_scene
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NATIVE_SHARE = 0.6
 """Of the pictures that are drawn at the size they are learnt at; the others are resized as curation resizes them."""
@@ -71,6 +76,13 @@ def resized(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = size
     scaled = [Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in frames]
     return np.stack([np.asarray(each) for each in scaled])
+
+
+def video_pixels(clips: Sequence[np.ndarray]) -> Tensor:
+    """Clips [T, S, S, 3] uint8 as a VAE takes them, [B, 3, T, S, S] in [-1, 1]."""
+    import torch
+
+    return torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
 def worn(rng: np.random.Generator, frames: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ LITTLE = ShapesBenchmark(tasks=("single_object", "speed"), samples=1, per_level=
 
 
 def config(**changes: Any) -> ablate.AblateConfig:
-    base = ablate.of_recipe("debug")
+    base = recipes.get("debug", "ablate")
     return replace(base, evaluate=replace(base.evaluate, shapes=LITTLE), **changes)
 
 
@@ -34,7 +34,7 @@ def config(**changes: Any) -> ablate.AblateConfig:
 
 
 def test_each_variant_changes_what_it_says() -> None:
-    recipe = ablate.of_recipe("demo")
+    recipe = recipes.get("demo", "ablate")
     base = replace(recipe, curate=replace(recipe.curate, decide=Decide(keep_aesthetic=0.8))).base
     changes = {name: changed(make(base), base) for name, make in VARIANTS.items()}
     assert [name for name, change in changes.items() if not change] == ["full", "post_norm", "flow"]
@@ -50,7 +50,7 @@ def test_each_variant_changes_what_it_says() -> None:
 
 @pytest.mark.parametrize("recipe", recipes.NAMES)
 def test_every_recipe_can_be_ablated(recipe: str) -> None:
-    base = ablate.of_recipe(recipe).base
+    base = recipes.get(recipe, "ablate").base
     for make in VARIANTS.values():
         model_config(make(base).train)
         assert make.__doc__
@@ -141,7 +141,7 @@ def test_tables_that_are_curated_otherwise(work: Path, curated: Path) -> None:
 
     strict = work / "strict_tables"
     shutil.copytree(curated, strict)
-    base = ablate.of_recipe("debug")
+    base = recipes.get("debug", "ablate")
     curate = replace(base.curate, decide=Decide(keep_aesthetic=0.3))
     again(replace(curate, tables=str(strict)))
     kept = Tables(strict).count("examples")
@@ -327,6 +327,6 @@ def test_plots_of_every_kind(results: list[Result], tmp_path: Path) -> None:
 
 
 def test_the_config_can_be_shown_and_set() -> None:
-    shown = settings.show(ablate.of_recipe("demo")).splitlines()
+    shown = settings.show(recipes.get("demo", "ablate")).splitlines()
     assert "evaluate.generate.sampling.set_steps=8" in shown
     assert "train.steps=600" in shown
