@@ -9,6 +9,7 @@ features tell ugly from clean; the head is a straight line through them.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,16 +72,14 @@ def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
         texts = model.encode_text(batch["tokens"], normalize=True)
         scale = model.logit_scale.exp().clamp(max=100)
         told = scale * pictures[:BATCH] @ texts.T
+        order = torch.arange(BATCH, device=told.device)
         copies = scale * pictures[BATCH:] @ pictures[:BATCH].T
         language = (_cross_entropy(told, batch["same"]) + _cross_entropy(told.T, batch["same"])) / 2
-        likeness = torch.nn.functional.cross_entropy(copies, torch.arange(COPIES))
-        first = (told.detach().argmax(1) == torch.arange(BATCH)).float().mean()
+        likeness = torch.nn.functional.cross_entropy(copies, order[:COPIES])
+        first = (told.detach().argmax(1) == order).float().mean()
         return {"loss": language + likeness, "language": language, "likeness": likeness, "first": first}
 
-    def batch(step: int) -> dict[str, Any]:
-        return _batch(generator(seed, step), tokenizer)
-
-    return fit(model, plan, batch, loss, state)
+    return fit(model, plan, partial(_batch, seed, tokenizer), loss, state)
 
 
 def _cross_entropy(scores: Tensor, same: Tensor) -> Tensor:
@@ -89,9 +88,10 @@ def _cross_entropy(scores: Tensor, same: Tensor) -> Tensor:
     return -(target * scores.log_softmax(1)).sum(1).mean()
 
 
-def _batch(rng: np.random.Generator, tokenizer: Any) -> dict[str, Any]:
+def _batch(seed: int, tokenizer: Any, step: int) -> dict[str, Any]:
     import torch
 
+    rng = generator(seed, step)
     pictures, captions, copies = [], [], []
     for index in range(BATCH):
         shot = draw_shot(rng, frames=1, side=SIDE)

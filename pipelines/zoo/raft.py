@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,14 +48,15 @@ def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
         epe = missed[moving].mean() / (ENLARGED / SIDE) if moving.any() else missed.new_zeros(())
         return {"loss": total, "epe": epe}
 
-    return fit(network, plan, lambda step: _batch(generator(seed, step)), loss, state)
+    return fit(network, plan, partial(_batch, seed), loss, state)
 
 
-def _batch(rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _batch(seed: int, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Two frames [B, 3, S, S] in [-1, 1], the flow from one to the other [B, 2, S, S] and the weight of each pixel."""
     import torch
     import torch.nn.functional as F
 
+    rng = generator(seed, step)
     pairs = [draw_pair(rng, float(rng.uniform(1 / 24, LONGEST))) for _ in range(BATCH)]
     firsts, seconds, flows, owners = (torch.from_numpy(np.stack(each)) for each in zip(*pairs, strict=True))
     pixels = [_enlarged(each.permute(0, 3, 1, 2).float() / 127.5 - 1) for each in (firsts, seconds)]

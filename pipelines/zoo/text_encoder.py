@@ -6,6 +6,7 @@ that an image model wants of them.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,10 +56,11 @@ def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
     def loss(batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         return {"loss": model(**batch).loss}
 
-    return fit(model, plan, lambda step: _batch(generator(seed, step), tokenizer), loss, state)
+    return fit(model, plan, partial(_batch, seed, tokenizer), loss, state)
 
 
-def _batch(rng: np.random.Generator, tokenizer: Any) -> dict[str, Tensor]:
+def _batch(seed: int, tokenizer: Any, step: int) -> dict[str, Tensor]:
+    rng = generator(seed, step)
     end = tokenizer.eos_token
     captions = [f"{caption(rng)}{end}" for _ in range(BATCH)]
     tokens = tokenizer(captions, return_tensors="pt", padding="max_length", max_length=CONTEXT, truncation=True)

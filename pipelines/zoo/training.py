@@ -1,5 +1,5 @@
-"""The loop that every model of the zoo is trained by: batches read ahead, AdamW, an average of the weights, and a state
-on disk that a training which was stopped goes on from.
+"""The loop that every model of the zoo is trained by: batches drawn ahead in processes of their own, AdamW, an average
+of the weights, and a state on disk that a training which was stopped goes on from, on a GPU where there is one.
 
 A step is a function of its number: the batch is drawn from (seed, step), and so is whatever else is random.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.batches import Prefetcher
-
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
+WORKERS = 12
+"""Processes that draw batches, at most; one core is left to the training."""
 SAVE_SECONDS = 60.0
 LOG_STEPS = 20
 EMA_WARMUP = 10.0
@@ -58,25 +60,60 @@ def fit(model: nn.Module, plan: Plan, batch: Callable[[int], Any], loss: Loss, s
     Args:
         model: what is trained, helpers that are thrown away later included.
         plan: steps and rates.
-        batch: inputs of a step; called in a thread of its own, ahead of time.
+        batch: inputs of a step, tensors in dictionaries and tuples; called in other processes, ahead of time, so it is
+            something that can be pickled.
         loss: what is minimised.
         state: file that the training's state is kept in; it stays when all is done.
 
     Raises:
         RuntimeError: the loss is not finite.
     """
-    training = _Training(model, plan, state)
-    batches = Prefetcher(batch, training.step)
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    training = _Training(model.to(device), plan, state)
     model.train()
-    try:
-        with _shown(state, plan.steps) as show:
-            while training.step < plan.steps:
-                show(training.step + 1, training.take(loss(next(batches), training.step)))
-                training.save_now_and_then()
-    finally:
-        batches.close()
+    with _shown(state, plan.steps) as show:
+        for inputs in _ahead(batch, range(training.step, plan.steps)):
+            show(training.step + 1, training.take(loss(_moved(inputs, device), training.step)))
+            training.save_now_and_then()
     model.load_state_dict(training.average)
-    return model.eval()
+    return model.cpu().eval()
+
+
+def _ahead(batch: Callable[[int], Any], steps: range) -> Iterator[Any]:
+    """The inputs of steps, in order."""
+    from torch.utils.data import DataLoader
+
+    dataset: Any = _Batches(batch, steps)
+    workers = max(1, min(WORKERS, (os.cpu_count() or 1) - 1))
+    return iter(DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_as_it_is))
+
+
+class _Batches:
+    """A function of a step as a data set whose items are the inputs of steps."""
+
+    def __init__(self, batch: Callable[[int], Any], steps: range) -> None:
+        self.batch, self.steps = batch, steps
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.batch(self.steps[index])
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _moved(inputs: Any, device: torch.device) -> Any:
+    """Tensors, and what holds them, on a device."""
+    if isinstance(inputs, Mapping):
+        return {name: _moved(each, device) for name, each in inputs.items()}
+    if isinstance(inputs, tuple | list):
+        return type(inputs)(_moved(each, device) for each in inputs)
+    return inputs.to(device) if hasattr(inputs, "to") else inputs
 
 
 class _Training:
@@ -94,7 +131,8 @@ class _Training:
         self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.step, seconds = 0, 0.0
         if state.exists():
-            kept = torch.load(state, map_location="cpu", weights_only=True)
+            device = next(model.parameters()).device
+            kept = torch.load(state, map_location=device, weights_only=True)
             model.load_state_dict(kept["model"])
             self.optimizer.load_state_dict(kept["optimizer"])
             self.average, self.step, seconds = kept["average"], int(kept["step"]), float(kept["seconds"])

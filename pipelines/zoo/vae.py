@@ -6,12 +6,11 @@ pixels back (mean squared error), with a little pull of its latents towards a no
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from pipelines.zoo.scenes import draw_shot, generator
+from pipelines.zoo.scenes import draw_shot, generator, video_pixels
 from pipelines.zoo.training import Plan, fit
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ CONFIG: dict[str, Any] = {
     "latent_channels": CHANNELS,
     "layers_per_block": 1,
     "norm_num_groups": 2,
-    "block_out_channels": (16, 32, 48, 64),
+    "block_out_channels": (16, 32, 64, 96),
     "down_block_types": ("DownEncoderBlock2D",) * 2 + ("DownEncoderBlock3D",) * 2,
     "up_block_types": ("UpDecoderBlock3D",) * 2 + ("UpDecoderBlock2D",) * 2,
 }
@@ -32,8 +31,8 @@ PULL = 1e-4
 LOG_VARIANCE = -5.0
 """Of the latents, at first."""
 SIDE = 64
-PLAN = Plan(steps=4800, lr=1.2e-3, warmup=100, cool=0.5, weight_decay=0.0, ema=0.998)
-SIZES = ((1, 64, 6), (5, 32, 4), (17, 32, 2), (17, 64, 1))
+PLAN = Plan(steps=7000, lr=8e-4, warmup=100, cool=0.5, weight_decay=0.0, ema=0.998)
+SIZES = ((1, 64, 12), (5, 64, 3), (17, 32, 4), (17, 64, 2))
 """Frames, side of a cut, and number, of the batches that take turns."""
 TURNS = ((0, 0, 0, 1), (0, 1, 2, 0, 1, 2, 0, 1, 2, 3))
 """Indices of SIZES, in the first third of the training and later."""
@@ -51,13 +50,14 @@ def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
 
     def loss(frames: Tensor, step: int) -> dict[str, Tensor]:
         posterior = model.encode(frames).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + step))
+        chance = torch.Generator(frames.device).manual_seed(seed * 1_000_003 + step)
+        noise = torch.randn(posterior.mean.shape, generator=chance, device=frames.device)
         made = model.decode(posterior.mean + posterior.std * noise).sample
         error = (made - frames).square().mean()
         pull = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
         return {"loss": error + PULL * pull, "psnr": -10 * (error / 4).log10(), "pull": pull}
 
-    return fit(model, plan, lambda step: _batch(seed, step, plan.steps), loss, state)
+    return fit(model, plan, partial(_batch, seed, plan.steps), loss, state)
 
 
 def _straighten(model: Any) -> None:
@@ -79,10 +79,8 @@ def _straighten(model: Any) -> None:
                 plane[middle] += torch.eye(*plane.shape[:2])
 
 
-def _batch(seed: int, step: int, steps: int) -> Tensor:
+def _batch(seed: int, steps: int, step: int) -> Tensor:
     """Frames [B, 3, T, S, S] in [-1, 1]."""
-    import torch
-
     turns = TURNS[0] if step < steps // 3 else TURNS[1]
     frames, side, count = SIZES[turns[step % len(turns)]]
     rng = generator(seed, step)
@@ -91,7 +89,7 @@ def _batch(seed: int, step: int, steps: int) -> Tensor:
         clip = draw_shot(rng, frames=frames, side=SIDE).frames
         top, left = (int(rng.integers((SIDE - side) // 8 + 1)) * 8 for _ in range(2))
         clips.append(clip[:, top : top + side, left : left + side])
-    return torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    return video_pixels(clips)
 
 
 def save(model: Any, folder: Path) -> None:
@@ -106,7 +104,4 @@ def save(model: Any, folder: Path) -> None:
 
 
 def _clip(index: int) -> Tensor:
-    import torch
-
-    clip = draw_shot(generator(SEED, -1 % 2**32, index), frames=5, side=SIDE).frames
-    return torch.from_numpy(clip)[None].permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+    return video_pixels([draw_shot(generator(SEED, -1 % 2**32, index), frames=5, side=SIDE).frames])
