@@ -108,7 +108,8 @@ def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
         said = model(**inputs, output_hidden_states=True)
         pictures = inputs["input_ids"] == model.config.image_token_id
         owned = cells["covered"] >= OWNED
-        begins = said.hidden_states[-1][torch.arange(len(pictures)), batch["begins"]]
+        rows = torch.arange(len(pictures), device=pictures.device)
+        begins = said.hidden_states[-1][rows, batch["begins"]]
         helped = {
             "eye": _eye(eye(seen.pop()), cells, owned),
             "place": F.l1_loss(place(said.hidden_states[HALF_WAY][pictures][owned]), cells["place"][owned]),
