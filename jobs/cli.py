@@ -22,6 +22,7 @@ COMMANDS = {
     "refresh": "curate what is new in a source, and train on it; for schedules",
     "submit": "send any of these commands to a Ray cluster as a job",
     "ablate": "short trainings without one part of the recipe each, and what moved",
+    "shapes": "a corpus whose truth is known, to try all this on",
     "zoo": "train and check the small models that the project carries",
     "demo": "the whole loop on small models and a corpus of its own",
 }
@@ -98,7 +99,11 @@ def run(arguments: list[str]) -> int:
 
         raise ValueError(f"unknown command {command!r}{nearest(command, COMMANDS)}")
     job = importlib.import_module(f"jobs.{command}")
-    if command in ("submit", "zoo"):  # what they take is no recipe's config, or belongs to the job that is sent
+    if command in (
+        "submit",
+        "shapes",
+        "zoo",
+    ):  # what they take is no recipe's config, or belongs to the job that is sent
         return job.main(arguments[1:])
     invocation = take_common(arguments[1:])
     config = build(command, invocation)

@@ -103,18 +103,13 @@ def _say(what: str) -> None:
 
 def _data(config: DemoConfig, output: Path, tracked: Run) -> Summary:
     from jobs.curate import curate
-    from pipelines.shapes import write_corpus
+    from jobs.shapes import ShapesConfig, write
 
     corpus = output / "corpus"
     _say(f"corpus: {config.items} files of moving shapes in {corpus}")
-    if not (corpus / "manifest.jsonl").exists():
-        partial = output / ".corpus"
-        write_corpus(partial, items=config.items, seed=config.seed)
-        partial.rename(corpus)
+    manifest = write(ShapesConfig(output=str(corpus), items=config.items, seed=config.seed))
     _say("curate")
-    wanted = replace(
-        config.curate, input=str(corpus / "manifest.jsonl"), tables=str(output / "tables"), address=config.address
-    )
+    wanted = replace(config.curate, input=str(manifest), tables=str(output / "tables"), address=config.address)
     return curate(wanted, parent=tracked.id)
 
 

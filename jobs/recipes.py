@@ -2,6 +2,7 @@
 
     debug               small untrained models that the project builds itself, seconds; what runs without --recipe
     demo                the zoo's models, as far as they are trained, on the demo's corpus; minutes of training
+    shapes              the zoo's models on a corpus of `nova shapes`; an hour of training on two cores
     t2i-512-0.6b        one per released checkpoint, with hub ids, for machines with GPUs
     t2i-1024-0.3b
     t2i-1024-0.6b
@@ -153,6 +154,50 @@ def demo() -> Recipe:
     )  # fmt: skip
 
 
+def shapes() -> Recipe:
+    """Every model of the zoo on a corpus of `nova shapes`: what NOVA can learn in an hour of two cores.
+
+    Motion of this world is slight, as its things cover a tenth of a frame: scores are multiplied, so that they span
+    what can be asked for (up to about 8).
+    """
+    from nova_model.config import SamplingConfig
+    from pipelines.decide import Decide
+    from pipelines.dedup import Dedup
+
+    base = debug()
+    aesthetic = replace(base.curate.aesthetic, model="zoo/clip", head="zoo/aesthetic")
+    return Recipe(
+        curate=replace(
+            base.curate,
+            shots=replace(base.curate.shots, min_seconds=1.0),
+            motion=replace(base.curate.motion, weights="zoo/raft", updates=8, calibration=25.0),
+            aesthetic=aesthetic,
+            dedup=Dedup(threshold=0.95),
+            decide=Decide(min_aesthetic=5.0, min_short_side=60),
+            caption=replace(
+                base.curate.caption, model="zoo/captioner", frames=3, short_side=64, short_tokens=24, long_tokens=40
+            ),
+            text=replace(base.curate.text, model="zoo/text_encoder", max_tokens=24),
+            latents=replace(base.curate.latents, model="zoo/vae", lengths=(17,)),
+        ),
+        train=replace(
+            base.train, preset="shapes", steps=4500, global_batch=64, global_batch_video=24, checkpoint_every=200,
+            log_every=20, warmup_steps=50, ema_every=5, ema_decay=0.99, short_captions=0.8, cpus_per_worker=2,
+            vae="zoo/vae", text_encoder="zoo/text_encoder",
+        ),
+        generate=replace(
+            base.generate, sampling=SamplingConfig(set_steps=16, diffusion_steps=25, guidance_scale=3.0),
+            samples_at_once=32,
+        ),
+        evaluate=replace(
+            base.evaluate,
+            clip_alignment=replace(base.evaluate.clip_alignment, model="zoo/clip"),
+            aesthetic=aesthetic,
+            dynamic_degree=replace(base.evaluate.dynamic_degree, weights="zoo/raft"),
+        ),
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class Release:
     """What one released checkpoint was trained as (NOVA_SPEC section 2 and the published training recipe)."""
@@ -283,6 +328,7 @@ def _gpu(share: float, *, workers: tuple[int, int], batch_size: int) -> Resource
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "debug": debug,
     "demo": demo,
+    "shapes": shapes,
     **{name: partial(released, release) for name, release in RELEASES.items()},
 }
 NAMES = tuple(RECIPES)

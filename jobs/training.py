@@ -164,6 +164,7 @@ class Worker:
         self.scaling, self.shift = read_scaling(config.vae)
         bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
         self.dtype = torch.bfloat16 if bf16 else torch.float32
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans each new shape anew, and masks give many
         if device.type == "cpu":
             torch.set_num_threads(max(1, int(config.cpus_per_worker)))
 

@@ -45,7 +45,8 @@ CHAT_TEMPLATE = f"""
 
 def build(folder: Path) -> None:
     """Writes model and processor as `AutoModelForImageTextToText` and `AutoProcessor` read them."""
-    from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration
+    from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
     quiet()
     tokenizer = make_tokenizer(specials=(TURN, TURN_END, VISION, VISION_END, IMAGE, VIDEO), padding_side="left")
@@ -60,18 +61,26 @@ def build(folder: Path) -> None:
         pad_token_id=tokenizer.pad_token_id,
     )
     model.save_pretrained(folder)
-    make_processor(tokenizer, patch_size=PATCH, merge_size=MERGE, size=PIXELS).save_pretrained(folder)
+    processor = make_processor(
+        tokenizer, Qwen2_5_VLProcessor, Qwen2VLVideoProcessor, patch_size=PATCH, merge_size=MERGE, size=PIXELS
+    )
+    processor.save_pretrained(folder)
 
 
-def make_processor(tokenizer: PreTrainedTokenizerFast, **sizes: Any) -> Any:
-    """What turns pictures and chats into a Qwen2.5-VL's inputs; `sizes` are patch_size, merge_size and size."""
-    from transformers import Qwen2_5_VLProcessor
+def make_processor(tokenizer: PreTrainedTokenizerFast, whole: type, of_videos: type, **sizes: Any) -> Any:
+    """What turns pictures and chats into a Qwen-VL's inputs.
+
+    Args:
+        tokenizer: with the family's special tokens.
+        whole: class of the processor.
+        of_videos: class of its part for videos.
+        sizes: patch_size, merge_size and size.
+    """
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
-    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
-    return Qwen2_5_VLProcessor(
+    return whole(
         image_processor=Qwen2VLImageProcessor(**sizes),
-        video_processor=Qwen2VLVideoProcessor(**sizes),
+        video_processor=of_videos(**sizes),
         tokenizer=tokenizer,
         chat_template=CHAT_TEMPLATE,
     )

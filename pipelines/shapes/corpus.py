@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -102,19 +102,28 @@ class _Content:
         )
 
 
-def write_corpus(folder: str | Path, *, items: int = 120, seed: int = 0) -> Path:
+def write_corpus(
+    folder: str | Path,
+    *,
+    items: int = 120,
+    seed: int = 0,
+    video_share: float = VIDEO_SHARE,
+    watched: Callable[[Sequence[int]], Iterable[int]] = iter,
+) -> Path:
     """Writes a corpus and returns the path of its manifest.
 
     Args:
         folder: where; files of the same names are replaced.
         items: number of files.
         seed: what is in them.
+        video_share: share of the files that are videos, broken ones apart.
+        watched: goes through the items' numbers, so that progress can be shown.
     """
     folder = Path(folder)
     (folder / "media").mkdir(parents=True, exist_ok=True)
     roles = _roles(items, np.random.default_rng([seed, items]))
-    writer = _Writer(folder)
-    for index in sorted(range(items), key=lambda each: roles[each].endswith("duplicate")):  # originals come first
+    writer = _Writer(folder, video_share)
+    for index in watched(sorted(range(items), key=lambda each: roles[each].endswith("duplicate"))):  # originals first
         writer.write(index, roles[index], np.random.default_rng([seed, items, index]))
     truths = [writer.truths[index] for index in range(items)]
     captions = [writer.captions[index] for index in range(items)]
@@ -134,8 +143,8 @@ def _roles(items: int, rng: np.random.Generator) -> list[str]:
 class _Writer:
     """Writes one item after the other and remembers what it wrote."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, video_share: float) -> None:
+        self.folder, self.video_share = folder, video_share
         self.truths: dict[int, Truth] = {}
         self.captions: dict[int, str | None] = {}
         self._clean: list[tuple[_Content, Truth]] = []
@@ -156,7 +165,7 @@ class _Writer:
         self.truths[index] = truth
 
     def _drawn(self, name: str, role: str, rng: np.random.Generator, nth: int) -> Truth:
-        content = _draw(rng, one_shot=role == "ugly")
+        content = _draw(rng, self.video_share, one_shot=role == "ugly")
         frames = content.frames()
         ugly = UGLY[nth % len(UGLY)] if role == "ugly" else None
         if ugly is not None:
@@ -203,9 +212,9 @@ class _Writer:
         return Truth(uri=uri, label="broken", broken=how)
 
 
-def _draw(rng: np.random.Generator, *, one_shot: bool) -> _Content:
+def _draw(rng: np.random.Generator, video_share: float, *, one_shot: bool) -> _Content:
     height, width = SIZES[int(rng.integers(len(SIZES)))]
-    if rng.random() >= VIDEO_SHARE:
+    if rng.random() >= video_share:
         return _Content((sample_scene(rng, width=width, height=height, trained=True),), (1,), None)
     fps = RATES[int(rng.integers(len(RATES)))]
     if one_shot or rng.random() >= TWO_SHOT_SHARE:

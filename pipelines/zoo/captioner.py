@@ -1,13 +1,13 @@
-"""zoo/captioner: a Qwen2.5-VL of 1.5 million parameters that says what it sees in the shapes world.
+"""zoo/captioner: a Qwen3-VL of a million parameters that says what it sees in the shapes world.
 
 It is asked for one sentence, or for detail, and answers as the world's captions do, but for how fast things go: a few
 frames without their times do not show it.
 
-While it learns, three helpers are asked what the words need, and are thrown away afterwards. The first reads what the
-eye makes of each cell of a picture: how much of it a thing covers, which one, and where its middle is seen from there.
-The second reads the language model half way, at the same cells: where in the frame that middle is. The third reads it
-where the answer begins: how far the first thing goes. Without them the way of things, which only shows when two frames
-are compared, stays at chance for long.
+While it learns, two helpers are asked what the words need, and are thrown away afterwards. The first reads what the eye
+makes of each cell of a picture: how much of it a thing covers, which one, and where its middle is, seen from the cell
+and from the middle of the frame. The second reads the language model half way, at the same cells: how far the thing
+has come since the first frame. Without them the way of things, which only shows when frames are compared, stays at
+chance for long.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ CELL = PATCH * MERGE
 PIXELS = {"shortest_edge": SIDE * SIDE, "longest_edge": SIDE * 2 * SIDE}
 SHORT = "Describe this {kind} in one sentence."
 LONG = "Describe this {kind} in detail."
-PLAN = Plan(steps=2200, lr=1.5e-3, warmup=100, cool=0.6, weight_decay=0.05, ema=0.99)
-BATCH = 32
+PLAN = Plan(steps=3000, lr=1.5e-3, warmup=100, cool=0.6, weight_decay=0.05, ema=0.99)
+BATCH = 16
 VIDEO_TURNS = 3
 """Of four batches, those of videos; the fourth one is of pictures."""
 HELP = 0.5
@@ -56,31 +56,37 @@ OWNED = 0.3
 
 def make() -> tuple[Any, Any]:
     """An untrained model and its processor."""
-    from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    from transformers import GenerationConfig, Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
     tokenizer = make_tokenizer(specials=(TURN, TURN_END, VISION, VISION_END, IMAGE, VIDEO), padding_side="left")
     token = tokenizer.convert_tokens_to_ids
-    config = Qwen2_5_VLConfig(
+    config = Qwen3VLConfig(
         text_config={
-            "vocab_size": len(tokenizer), "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0},
+            "vocab_size": len(tokenizer), "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 4096,
+            "rope_parameters": {
+                "rope_type": "default", "mrope_section": [6, 5, 5], "mrope_interleaved": True, "rope_theta": 10000.0,
+            },
             "bos_token_id": token(END), "eos_token_id": token(TURN_END), "pad_token_id": token(END),
-            "tie_word_embeddings": True,
         },
         vision_config={
-            "depth": 4, "hidden_size": 96, "intermediate_size": 192, "num_heads": 4, "out_hidden_size": 128,
-            "patch_size": PATCH, "spatial_merge_size": MERGE, "fullatt_block_indexes": [0, 1, 2, 3],
+            "depth": 3, "hidden_size": 96, "intermediate_size": 192, "num_heads": 4, "out_hidden_size": 128,
+            "patch_size": PATCH, "spatial_merge_size": MERGE, "num_position_embeddings": (SIDE // PATCH) ** 2,
+            "deepstack_visual_indexes": [],
         },
         tie_word_embeddings=True,
         image_token_id=token(IMAGE), video_token_id=token(VIDEO), vision_start_token_id=token(VISION),
         vision_end_token_id=token(VISION_END),
     )  # fmt: skip
-    model = Qwen2_5_VLForConditionalGeneration(config)
+    model = Qwen3VLForConditionalGeneration(config)
     model.generation_config = GenerationConfig(
         do_sample=False, eos_token_id=token(TURN_END), pad_token_id=tokenizer.pad_token_id
     )
-    return model, make_processor(tokenizer, patch_size=PATCH, merge_size=MERGE, size=PIXELS)
+    processor = make_processor(
+        tokenizer, Qwen3VLProcessor, Qwen3VLVideoProcessor, patch_size=PATCH, merge_size=MERGE, size=PIXELS
+    )
+    return model, processor
 
 
 def frame_times(seconds: float) -> list[float]:
@@ -97,25 +103,22 @@ def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
     torch.manual_seed(seed)
     model, processor = make()
     width = model.config.text_config.hidden_size
-    eye = nn.Linear(width, 1 + 2 + len(SHAPES) + len(COLOURS))
-    place, travel = nn.Linear(width, 2), nn.Linear(width, 2)
-    both: Any = nn.ModuleDict({"model": model, "eye": eye, "place": place, "travel": travel})
+    both: Any = nn.ModuleDict(
+        {"model": model, "eye": nn.Linear(width, 1 + 4 + len(SHAPES) + len(COLOURS)), "way": nn.Linear(width, 2)}
+    )
     seen: list[Tensor] = []
     model.model.visual.register_forward_hook(lambda module, given, made: seen.append(made.pooler_output))
 
     def loss(batch: dict[str, Any], step: int) -> dict[str, Tensor]:
         inputs, cells = batch["inputs"], batch["cells"]
         said = model(**inputs, output_hidden_states=True)
-        pictures = inputs["input_ids"] == model.config.image_token_id
         owned = cells["covered"] >= OWNED
-        rows = torch.arange(len(pictures), device=pictures.device)
-        begins = said.hidden_states[-1][rows, batch["begins"]]
+        pictures = said.hidden_states[HALF_WAY][inputs["input_ids"] == model.config.image_token_id]
         helped = {
-            "eye": _eye(eye(seen.pop()), cells, owned),
-            "place": F.l1_loss(place(said.hidden_states[HALF_WAY][pictures][owned]), cells["place"][owned]),
-            "travel": F.l1_loss(travel(begins), batch["travel"]),
+            "eye": _eye(both["eye"](seen.pop()), cells, owned),
+            "way": F.smooth_l1_loss(both["way"](pictures[owned]), cells["way"][owned], beta=0.05),
         }
-        return {"loss": said.loss + HELP * sum(helped.values()), "words": said.loss, **helped}
+        return {"loss": said.loss + HELP * helped["eye"] + 2 * HELP * helped["way"], "words": said.loss, **helped}
 
     fit(both, plan, partial(_batch, seed, processor), loss, state)
     return model
@@ -128,17 +131,18 @@ def _eye(read: Tensor, truth: dict[str, Tensor], owned: Tensor) -> Tensor:
     covered = F.binary_cross_entropy_with_logits(read[:, 0], truth["covered"])
     mine = read[owned]
     middle = F.smooth_l1_loss(mine[:, 1:3], truth["middle"][owned])
-    shape = F.cross_entropy(mine[:, 3 : 3 + len(SHAPES)], truth["shape"][owned])
-    colour = F.cross_entropy(mine[:, 3 + len(SHAPES) :], truth["colour"][owned])
-    return covered + middle + shape + colour
+    place = F.smooth_l1_loss(mine[:, 3:5], truth["place"][owned], beta=0.1)
+    shape = F.cross_entropy(mine[:, 5 : 5 + len(SHAPES)], truth["shape"][owned])
+    colour = F.cross_entropy(mine[:, 5 + len(SHAPES) :], truth["colour"][owned])
+    return covered + middle + place + shape + colour
 
 
 def _batch(seed: int, processor: Any, step: int) -> dict[str, Any]:
-    """Chats with their answers, where these begin, and the truth of every cell and of the first things' ways."""
+    """Chats with their answers, and the truth of every cell."""
     import torch
 
     rng, video = generator(seed, step), step % (VIDEO_TURNS + 1) < VIDEO_TURNS
-    texts, pictures, cells, travels = [], [], [], []
+    texts, pictures, cells = [], [], []
     for _ in range(BATCH):
         seconds = float(rng.uniform(0.8, 2.5)) if video else 0.0
         scene = draw_scene(rng, side=SIDE, seconds=seconds, still=rng.random() < 0.15)
@@ -146,21 +150,16 @@ def _batch(seed: int, processor: Any, step: int) -> dict[str, Any]:
         size = _size(scene)
         frames = worn(rng, resized(render(scene, times), size))
         pictures += [Image.fromarray(frame) for frame in frames]
-        cells += [_cells(scene, time, size) for time in times]
+        cells += [_cells(scene, time, size, since=times[0]) for time in times]
         texts.append(_chat(scene, len(frames), video, detailed=rng.random() < 0.5))
-        first, last = (scene.things[0].centre(time, scene.short_side) for time in (times[0], times[-1]))
-        travels.append([(last[axis] - first[axis]) / scene.short_side * REACH for axis in range(2)])
     inputs = processor(images=pictures, text=texts, return_tensors="pt", padding=True)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     labels = ids.masked_fill(mask == 0, -100)
     turn, opening = processor.tokenizer.convert_tokens_to_ids(TURN), _opening(processor)
-    begins = torch.tensor([len(each) - 1 - each[::-1].index(turn) + opening - 1 for each in ids.tolist()])
-    for row, last in enumerate(begins.tolist()):  # only answers are learnt
-        labels[row, : last + 1] = -100
+    for row, tokens in enumerate(ids.tolist()):  # only answers are learnt
+        labels[row, : len(tokens) - 1 - tokens[::-1].index(turn) + opening] = -100
     columns = {name: torch.from_numpy(np.concatenate([cell[name] for cell in cells])) for name in cells[0]}
-    return {
-        "inputs": {**inputs, "labels": labels}, "cells": columns, "begins": begins, "travel": torch.tensor(travels),
-    }  # fmt: skip
+    return {"inputs": {**inputs, "labels": labels}, "cells": columns}
 
 
 def _opening(processor: Any) -> int:
@@ -183,28 +182,29 @@ def _size(scene: Scene) -> tuple[int, int]:
     return round(scene.height * scale) * CELL, round(scene.width * scale) * CELL
 
 
-def _cells(scene: Scene, time: float, size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Of each cell of a frame, row by row: share covered, and its thing's middle seen from the cell and from the middle
-    of the frame, shape and colour."""
+def _cells(scene: Scene, time: float, size: tuple[int, int], *, since: float) -> dict[str, np.ndarray]:
+    """Of each cell of a frame, row by row: share covered, and of its thing the middle seen from the cell and from the
+    middle of the frame, the way come since another time, shape and colour."""
     rows, columns = size[0] // CELL, size[1] // CELL
     middles = (np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1) + 0.5) * CELL
-    shares = np.zeros((len(scene.things), rows, columns))
-    places = np.zeros((*shares.shape, 2))
-    for number, thing in enumerate(scene.things):
-        x, y = thing.centre(time, scene.short_side)
-        x, y = x * size[1] / scene.width, y * size[0] / scene.height
+    scale = (size[1] / scene.width, size[0] / scene.height)
+    things = scene.things
+    now, then = (np.array([each.centre(when, scene.short_side) for each in things]) * scale for when in (time, since))
+    shares = np.zeros((len(things), rows, columns))
+    for number, thing in enumerate(things):
         radius = thing.radius(scene.short_side) * SIDE / scene.short_side
+        x, y = map(float, now[number])
         covered = coverage(thing.shape, x, y, radius, thing.turn(time), size)
         shares[number] = covered.reshape(rows, CELL, columns, CELL).mean(axis=(1, 3))
-        places[number] = (np.array([x, y]) - middles) / CELL
     owner = shares.argmax(axis=0)
-    middle = np.take_along_axis(places, owner[None, ..., None], axis=0)[0]
-    place = (middle * CELL + middles - (size[1] / 2, size[0] / 2)) / SIDE * REACH
-    things = scene.things
+    values = {
+        "middle": (now[owner] - middles) / CELL,
+        "place": (now[owner] - (size[1] / 2, size[0] / 2)) / SIDE * REACH,
+        "way": (now - then)[owner] / SIDE * REACH,
+    }
     return {
         "covered": shares.max(axis=0).reshape(-1).astype(np.float32),
-        "middle": middle.reshape(-1, 2).astype(np.float32),
-        "place": place.reshape(-1, 2).astype(np.float32),
+        **{name: each.reshape(-1, 2).astype(np.float32) for name, each in values.items()},
         "shape": np.array([SHAPES.index(things[each].shape) for each in owner.reshape(-1)]),
         "colour": np.array([list(COLOURS).index(things[each].colour) for each in owner.reshape(-1)]),
     }

@@ -1,7 +1,8 @@
 """zoo/text_encoder: a Phi that has learnt to go on with captions of the shapes world, word by word.
 
-What is used of it are its last features: to foretell the next word they must hold what was said before, which is all
-that an image model wants of them.
+What is used of it are its last features. To foretell the next word these need not say which word was just read ("a red"
+and "a blue" go on alike), which is all that an image model wants of them. So two helpers are asked for it while it
+learns, the word itself and the one before, and are thrown away afterwards.
 """
 
 from __future__ import annotations
@@ -49,14 +50,23 @@ def make() -> tuple[Any, Any]:
 def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
     """A trained language model; `state` is where the training is kept."""
     import torch
+    import torch.nn.functional as F
+    from torch import nn
 
     torch.manual_seed(seed)
     model, tokenizer = make()
+    words = len(tokenizer)
+    heads: Any = nn.ModuleDict({"model": model, "own": nn.Linear(WIDTH, words), "before": nn.Linear(WIDTH, words)})
 
     def loss(batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        return {"loss": model(**batch).loss}
+        said = model(**batch, output_hidden_states=True)
+        features, labels = said.hidden_states[-1], batch["labels"]
+        own = F.cross_entropy(heads["own"](features).transpose(1, 2), labels)
+        before = F.cross_entropy(heads["before"](features[:, 1:]).transpose(1, 2), labels[:, :-1])
+        return {"loss": said.loss + own + before, "next": said.loss, "own": own, "before": before}
 
-    return fit(model, plan, partial(_batch, seed, tokenizer), loss, state)
+    fit(heads, plan, partial(_batch, seed, tokenizer), loss, state)
+    return model
 
 
 def _batch(seed: int, tokenizer: Any, step: int) -> dict[str, Tensor]:

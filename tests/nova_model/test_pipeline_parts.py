@@ -161,7 +161,8 @@ def test_offloading_on_a_gpu(released_folder, way):
     whole = quiet(NovaPipeline.from_pretrained(released_folder)).to("cuda")
     expected = whole("red", generator=generator(), **asked).frames
     pipe = quiet(NovaPipeline.from_pretrained(released_folder))
-    getattr(pipe, way)(**({"onload_device": torch.device("cuda")} if "group" in way else {}))
+    of_groups = {"onload_device": torch.device("cuda"), "offload_type": "leaf_level"}
+    getattr(pipe, way)(**(of_groups if "group" in way else {}))
     made = pipe("red", generator=generator(), **asked).frames
     np.testing.assert_allclose(made, expected, atol=1e-2)
     streamed = np.concatenate(list(pipe.stream("red", generator=generator(), **asked)), axis=1)

@@ -1,0 +1,92 @@
+"""`nova shapes`: a corpus of the shapes world, whose truth is known, for `nova curate`.
+
+nova shapes --items 3000 --output work/shapes
+nova curate --recipe shapes --input work/shapes/manifest.jsonl --tables work/tables
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+NOTE = "corpus.json"
+"""What the corpus was asked to be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesConfig:
+    """Writes png and mp4 files of the shapes world, some ugly, duplicated or broken on purpose, and the truth of each.
+
+    The same seed, share and number of items give the same bytes. Example: nova shapes --items 3000 --output work/shapes
+    """
+
+    output: str = ""
+    """Folder: media/, manifest.jsonl (for nova curate), truth.jsonl."""
+    items: int = 120
+    """Files."""
+    seed: int = 0
+    """Of what is in them."""
+    video_share: float = 0.6
+    """Of the files; the others are pictures."""
+
+    def check(self) -> None:
+        """Raises ValueError where the options make no sense."""
+        if not self.output:
+            raise ValueError("--output is missing; give a folder for the corpus")
+        if self.items < 20:
+            raise ValueError(f"--items {self.items}: at least 20, so that something of each kind is there")
+        if self.seed < 0:
+            raise ValueError(f"--seed {self.seed}: a number from 0 on")
+        if not 0 <= self.video_share <= 1:
+            raise ValueError(f"--video-share {self.video_share}: a share from 0 to 1")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Reads the command line and writes the corpus."""
+    config = tyro.cli(ShapesConfig, args=list(arguments), prog="nova shapes")
+    config.check()
+    print(f"corpus: {write(config)}")
+    return 0
+
+
+def write(config: ShapesConfig) -> Path:
+    """Writes the corpus, in one move, and returns the path of its manifest; a finished one stays.
+
+    Raises:
+        ValueError: the folder holds something else.
+    """
+    from rich.progress import track
+
+    from pipelines.shapes import write_corpus
+
+    output = Path(config.output).expanduser().absolute()
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output {output} is a file; give a folder")
+    asked: dict[str, Any] = {"items": config.items, "seed": config.seed, "video_share": config.video_share}
+    if output.is_dir() and any(output.iterdir()):
+        _same(output, asked)
+        return output / "manifest.jsonl"
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    write_corpus(partial, **asked, watched=lambda indices: track(indices, "drawing"))
+    (partial / NOTE).write_text(json.dumps(asked) + "\n")
+    if output.is_dir():
+        output.rmdir()
+    partial.rename(output)
+    return output / "manifest.jsonl"
+
+
+def _same(output: Path, asked: dict[str, Any]) -> None:
+    """Raises ValueError unless a folder holds the corpus that is asked for."""
+    note = output / NOTE
+    if not note.is_file():
+        raise ValueError(f"--output {output} holds other files; give an empty or new folder")
+    held = json.loads(note.read_text())
+    if held != asked:
+        raise ValueError(f"--output {output} holds a corpus of {held}; give another folder for {asked}")

@@ -1,0 +1,91 @@
+"""`nova shapes`: a corpus in one move, the same bytes for the same options, and nobody's files overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs import cli
+
+
+def write(output: Path, *more: str) -> int:
+    return cli.run(["shapes", "--items", "24", "--output", str(output), *more])
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def kinds(folder: Path) -> list[str]:
+    truths = [json.loads(line) for line in (folder / "truth.jsonl").read_text().splitlines()]
+    return [truth["kind"] for truth in truths if truth["label"] != "broken"]
+
+
+def test_the_same_options_give_the_same_bytes_and_another_seed_does_not(tmp_path):
+    for name, seed in (("one", "3"), ("two", "3"), ("other", "4")):
+        assert write(tmp_path / name, "--seed", seed) == 0
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    assert digests(tmp_path / "one") != digests(tmp_path / "other")
+
+
+@pytest.mark.parametrize(("share", "kind"), [("0", "image"), ("1", "video")])
+def test_the_share_of_videos_is_kept(tmp_path, share, kind):
+    write(tmp_path / "corpus", "--video-share", share)
+    assert set(kinds(tmp_path / "corpus")) == {kind}
+
+
+def test_a_finished_corpus_stays_and_another_one_is_not_written_over_it(tmp_path, capsys):
+    corpus = tmp_path / "corpus"
+    write(corpus)
+    before = (corpus / "truth.jsonl").stat().st_mtime_ns
+    assert write(corpus) == 0
+    assert (corpus / "truth.jsonl").stat().st_mtime_ns == before
+    with pytest.raises(SystemExit) as end:
+        cli.main(["shapes", "--items", "25", "--output", str(corpus)])
+    assert end.value.code == 2
+    assert "give another folder" in capsys.readouterr().err
+
+
+def test_a_killed_one_leaves_no_corpus(tmp_path, monkeypatch):
+    def killed(folder, **asked):
+        Path(folder).mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.shapes.write_corpus", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "corpus")
+    assert not (tmp_path / "corpus").exists()
+    monkeypatch.undo()
+    assert write(tmp_path / "corpus") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--output is missing"),
+        (["--output", "x", "--items", "3"], "at least 20"),
+        (["--output", "x", "--seed", "-1"], "from 0 on"),
+        (["--output", "x", "--video-share", "2"], "from 0 to 1"),
+    ],
+)
+def test_wrong_use_is_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["shapes", *arguments])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert len(said.splitlines()) == 1
+
+
+def test_other_files_are_left_alone(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(SystemExit) as end:
+        cli.main(["shapes", "--items", "24", "--output", str(tmp_path)])
+    assert end.value.code == 2
+    assert "holds other files" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
