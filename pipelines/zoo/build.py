@@ -3,8 +3,8 @@
     OUTPUT/NAME/            what the class's own loader reads, and README.md, the card
     OUTPUT/.training/       the states of trainings, and their curves
 
-Trainings take from minutes (the text encoder) to an hour or two (the VAE, the captioner) of two cores; each card says
-how long its model took.
+Trainings take from a quarter of an hour (the text encoder) over one or two hours (the captioner) to about five (RAFT,
+the VAE) of two cores, and minutes of a GPU; each card says how long its model took, and on what.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def scored(checks: Sequence[str], output: Path) -> dict[str, float]:
 
 def card(name: str, plan: Any, state: Path, folder: Path, scores: dict[str, float]) -> str:
     """What a model is, how it was trained, and what it can do."""
-    from pipelines.zoo.training import seconds_taken
+    from pipelines.zoo.training import time_taken
 
     kind = KINDS[name]
     module = import_module(f"pipelines.zoo.{kind.module}")
@@ -98,7 +98,7 @@ def card(name: str, plan: Any, state: Path, folder: Path, scores: dict[str, floa
         f"# zoo/{name}", "", kind.what, "", f"{size:.1f} MB. It knows the shapes world and nothing else.", "",
         "## How it was made", "", " ".join((module.__doc__ or "").split("\n\n", 1)[-1].split()), "",
         f"`nova zoo build {name}`{_behind(name)}: {plan.steps} steps from seed {module.SEED}, "
-        f"learning rate {plan.lr:g}; {seconds_taken(state) / 60:.0f} minutes on the clock.", "",
+        f"learning rate {plan.lr:g}; {time_taken(state)}.", "",
     ]  # fmt: skip
     if scores:
         lines += [

@@ -26,7 +26,7 @@ LONGEST = 0.5
 UPDATES = 6
 DISCOUNT = 0.8
 """Weight of the flow after each update, of the one that follows it."""
-PLAN = Plan(steps=1500, lr=6e-4, warmup=50, cool=0.7, weight_decay=1e-4, ema=0.99)
+PLAN = Plan(steps=5000, lr=6e-4, warmup=50, cool=0.7, weight_decay=1e-4, ema=0.99)
 BATCH = 8
 
 

@@ -174,19 +174,24 @@ class _Training:
         partial = self.state.with_suffix(".partial")
         whole = {
             "model": self.model.state_dict(), "average": self.average, "optimizer": self.optimizer.state_dict(),
-            "step": self.step, "seconds": now - self.began,
+            "step": self.step, "seconds": now - self.began, "device": _device_name(),
         }  # fmt: skip
         torch.save(whole, partial)
         partial.replace(self.state)
 
 
-def seconds_taken(state: Path) -> float:
-    """How long a training took, over all its parts; 0 where there is none."""
+def time_taken(state: Path) -> str:
+    """How long a training took, over all its parts, and on what it ended."""
     import torch
 
-    if not state.exists():
-        return 0.0
-    return float(torch.load(state, map_location="cpu", weights_only=True)["seconds"])
+    kept = torch.load(state, map_location="cpu", weights_only=True)
+    return f"{kept['seconds'] / 60:.0f} minutes on the clock, on {kept['device']}"
+
+
+def _device_name() -> str:
+    import torch
+
+    return f"an {torch.cuda.get_device_name()}" if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
 
 
 @contextmanager

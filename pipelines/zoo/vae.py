@@ -31,7 +31,7 @@ PULL = 1e-4
 LOG_VARIANCE = -5.0
 """Of the latents, at first."""
 SIDE = 64
-PLAN = Plan(steps=7000, lr=8e-4, warmup=100, cool=0.5, weight_decay=0.0, ema=0.998)
+PLAN = Plan(steps=9000, lr=8e-4, warmup=100, cool=0.5, weight_decay=0.0, ema=0.998)
 SIZES = ((1, 64, 12), (5, 64, 3), (17, 32, 4), (17, 64, 2))
 """Frames, side of a cut, and number, of the batches that take turns."""
 TURNS = ((0, 0, 0, 1), (0, 1, 2, 0, 1, 2, 0, 1, 2, 3))
