@@ -49,6 +49,18 @@ class Draws:
     """[R*B*T, N, p*p*C]."""
 
 
+def _draw_weights(module: nn.Module) -> None:
+    """First weights: Glorot's, and no biases.
+
+    A norm sits on every branch's output. With torch's own first biases, and weights so small that the first steps turn
+    them, what all inputs share soon drowns what a prompt changes, and the prompt is not heard any more.
+    """
+    if isinstance(module, (nn.Linear, nn.Conv2d)):
+        nn.init.xavier_uniform_(module.weight.flatten(1))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 class Nova(nn.Module):
     """A NOVA model; parameters are named as in the released state dict.
 
@@ -88,6 +100,7 @@ class Nova(nn.Module):
             self.text_embed = TextEmbed(config.text_token_dim, width, config.text_token_len)
         else:
             self.label_embed = LabelEmbed(config.label_classes, width)
+        self.apply(_draw_weights)
 
     @property
     def device(self) -> torch.device:

@@ -24,7 +24,7 @@ def test_help_names_every_command_and_how_to_see_the_runs(capsys: pytest.Capture
     assert "mlflow ui" in said
 
 
-@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name not in ("submit", "zoo")])
+@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name not in ("submit", "shapes", "zoo")])
 def test_each_command_shows_its_defaults_and_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, said, _ = nova(capsys, command, "--help")
     assert status == 0

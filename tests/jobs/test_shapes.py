@@ -89,3 +89,12 @@ def test_other_files_are_left_alone(tmp_path, capsys):
     assert end.value.code == 2
     assert "holds other files" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_help_shows_defaults_and_an_example(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["shapes", "--help"])
+    assert end.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Example: nova shapes" in said
+    assert "(default: 120)" in said

@@ -18,11 +18,14 @@ from nova_model.model import Nova
 def tiny(seed: int = 0, **changes: Any) -> Nova:
     """The preset `tiny` with some keys changed, in eval mode; leaves torch's own generator as it was.
 
-    Matrices are half as large again as torch draws them, so that every part shows in the output.
+    Weights and biases are torch's own, and matrices half as large again, so that every part shows in the output.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Nova(replace(PRESETS["tiny"], **changes)).eval()
+        for module in model.modules():
+            if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
+                module.reset_parameters()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
