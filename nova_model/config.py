@@ -288,7 +288,11 @@ PRESETS: dict[str, NovaConfig] = {
     "tiny": _TINY,
     "bench": _BENCH,
     "shapes": replace(
-        _TINY, image_dim=8, text_token_dim=96, text_token_len=24, video_mixer_rank=16,
+        _TINY,
+        image_dim=8,
+        text_token_dim=96,
+        text_token_len=24,
+        video_mixer_rank=16,
         arch=("vit_d4w128h4", "vit_d6w128h4", "mlp_d3w256"),
     ),
     "demo": replace(_TINY, text_token_len=24, video_mixer_rank=16, arch=("vit_d4w128h4", "vit_d6w128h4", "mlp_d3w128")),
