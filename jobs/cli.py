@@ -26,6 +26,8 @@ COMMANDS = {
     "zoo": "train and check the small models that the project carries",
     "demo": "the whole loop on small models and a corpus of its own",
 }
+OWN_OPTIONS = ("submit", "shapes", "zoo")
+"""Commands that read their own command line: it is no recipe's config, or belongs to the job that is sent."""
 USAGE = """usage: nova COMMAND [--recipe NAME] [--set key=value ...] [--print-config] [options]
 
 commands:
@@ -99,11 +101,7 @@ def run(arguments: list[str]) -> int:
 
         raise ValueError(f"unknown command {command!r}{nearest(command, COMMANDS)}")
     job = importlib.import_module(f"jobs.{command}")
-    if command in (
-        "submit",
-        "shapes",
-        "zoo",
-    ):  # what they take is no recipe's config, or belongs to the job that is sent
+    if command in OWN_OPTIONS:
         return job.main(arguments[1:])
     invocation = take_common(arguments[1:])
     config = build(command, invocation)

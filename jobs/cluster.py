@@ -75,13 +75,14 @@ def _start_here(**common: Any) -> None:
     import psutil
     import ray
 
+    from pipelines.models import cores
+
     mine = {each.pid for each in psutil.Process().children(recursive=True)}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             ray.init(
                 address="local",
-                num_cpus=cores,
+                num_cpus=cores(),
                 object_store_memory=_object_store_bytes(),
                 include_dashboard=False,
                 **common,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.curate import CurateConfig
 from jobs.evaluate import EvaluateConfig
 from jobs.generate import GenerateConfig
+from jobs.shapes import ShapesConfig, enough, write
 from jobs.train import TrainConfig
 
 if TYPE_CHECKING:
@@ -53,8 +54,7 @@ class DemoConfig:
     """As `nova evaluate`; samples and output are given."""
 
     def __post_init__(self) -> None:
-        if self.items < 20:
-            raise ValueError(f"--items {self.items}: at least 20, so that something of each kind is there")
+        enough("--items", self.items)
 
 
 def _recipe() -> Any:
@@ -103,7 +103,6 @@ def _say(what: str) -> None:
 
 def _data(config: DemoConfig, output: Path, tracked: Run) -> Summary:
     from jobs.curate import curate
-    from jobs.shapes import ShapesConfig, write
 
     corpus = output / "corpus"
     _say(f"corpus: {config.items} files of moving shapes in {corpus}")

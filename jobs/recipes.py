@@ -162,25 +162,21 @@ def shapes() -> Recipe:
     """
     from nova_model.config import SamplingConfig
     from pipelines.decide import Decide
-    from pipelines.dedup import Dedup
 
-    base = debug()
-    aesthetic = replace(base.curate.aesthetic, model="zoo/clip", head="zoo/aesthetic")
+    base = demo()
     return Recipe(
         curate=replace(
             base.curate,
             shots=replace(base.curate.shots, min_seconds=1.0),
             motion=replace(base.curate.motion, weights="zoo/raft", updates=8, calibration=25.0),
-            aesthetic=aesthetic,
-            dedup=Dedup(threshold=0.95),
             decide=Decide(min_aesthetic=5.0, min_short_side=60),
             # No captioner of the zoo tells ways yet, so the captions are those of the manifest, where it has one.
-            text=replace(base.curate.text, model="zoo/text_encoder", max_tokens=24, captions="source"),
+            text=replace(base.curate.text, model="zoo/text_encoder", captions="source"),
             latents=replace(base.curate.latents, model="zoo/vae", lengths=(17,)),
         ),
         train=replace(
             base.train, preset="shapes", steps=4500, global_batch=64, global_batch_video=24, checkpoint_every=200,
-            log_every=20, warmup_steps=100, lr=4e-4, ema_every=5, ema_decay=0.99, short_captions=0.8, cpus_per_worker=2,
+            log_every=20, warmup_steps=100, lr=4e-4, ema_decay=0.99, short_captions=0.8, cpus_per_worker=2,
             vae="zoo/vae", text_encoder="zoo/text_encoder",
         ),
         generate=replace(
@@ -188,10 +184,7 @@ def shapes() -> Recipe:
             samples_at_once=32,
         ),
         evaluate=replace(
-            base.evaluate,
-            clip_alignment=replace(base.evaluate.clip_alignment, model="zoo/clip"),
-            aesthetic=aesthetic,
-            dynamic_degree=replace(base.evaluate.dynamic_degree, weights="zoo/raft"),
+            base.evaluate, dynamic_degree=replace(base.evaluate.dynamic_degree, weights="zoo/raft")
         ),
     )  # fmt: skip
 

@@ -17,6 +17,7 @@ import tyro
 
 NOTE = "corpus.json"
 """What the corpus was asked to be."""
+LEAST = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +40,17 @@ class ShapesConfig:
         """Raises ValueError where the options make no sense."""
         if not self.output:
             raise ValueError("--output is missing; give a folder for the corpus")
-        if self.items < 20:
-            raise ValueError(f"--items {self.items}: at least 20, so that something of each kind is there")
+        enough("--items", self.items)
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed}: a number from 0 on")
         if not 0 <= self.video_share <= 1:
             raise ValueError(f"--video-share {self.video_share}: a share from 0 to 1")
+
+
+def enough(option: str, items: int) -> None:
+    """Raises ValueError where a corpus of so many files would lack a kind of them."""
+    if items < LEAST:
+        raise ValueError(f"{option} {items}: at least {LEAST}, so that something of each kind is there")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -283,12 +283,15 @@ class Worker:
         (training / "progress.json").write_text(json.dumps({**asdict(progress), "lr": lr, "seed": self.config.seed}))
 
     def _write_model(self, folder: Path, progress: Progress) -> None:
+        import torch
+
         from jobs.train import model_config
-        from nova_model.checkpoint import save_schedule, save_transformer
+        from nova_model.checkpoint import fill, save_schedule, save_transformer
         from nova_model.model import Nova
 
-        averaged = Nova(model_config(self.config))
-        averaged.load_state_dict({name: value.cpu() for name, value in self.ema.weights.items()})
+        with torch.device("meta"):  # no weights are drawn where others take their place
+            averaged = Nova(model_config(self.config))
+        fill(averaged, {name: value.cpu() for name, value in self.ema.weights.items()}, torch.float32)
         save_transformer(averaged, folder / "transformer")
         save_schedule(self.schedule, folder / "scheduler")
         parts = {

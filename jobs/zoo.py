@@ -7,7 +7,6 @@ nova zoo check --seed 7 --json              every score of the zoo, on scenes dr
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from jobs.shapes import enough
 from pipelines.zoo import CARRIED, NAMES
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ class Check:
 
     def check(self) -> None:
         """Raises ValueError where the options make no sense."""
-        if self.count < 20:
-            raise ValueError(f"--count {self.count}: at least 20, so that something of each kind is there")
+        enough("--count", self.count)
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed}: a number from 0 on")
 
@@ -102,13 +101,14 @@ def build(config: Build) -> int:
     """
     import torch
 
+    from pipelines.models import cores
     from pipelines.zoo import build as building
     from pipelines.zoo.check import CARD
 
     output = Path(config.output).expanduser().absolute()
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; give a folder")
-    torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(config.threads or cores())
     for name in config.names or NAMES:
         if (output / name / CARD).exists():
             print(f"{name}: finished, in {output / name}")

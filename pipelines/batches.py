@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -33,9 +33,6 @@ COLUMNS = (
     "example_id", "moments", "moments_shape", "moments_dtype", "short_text", "short_text_shape", "short_text_dtype",
     "long_text", "long_text_shape", "long_text_dtype", "motion_score", "bucket_fps",
 )  # fmt: skip
-
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, order=True)
@@ -187,7 +184,7 @@ def _tensor(row: dict[str, Any], name: str) -> torch.Tensor:
     return torch.from_numpy(array.astype(np.float32))
 
 
-class Prefetcher(Generic[Item]):
+class Prefetcher:
     """Reads the batches ahead in a thread, and counts the seconds that its caller had to wait.
 
     Args:
@@ -196,17 +193,17 @@ class Prefetcher(Generic[Item]):
         depth: batches held ready.
     """
 
-    def __init__(self, read: Callable[[int], Item], start: int, depth: int = 3) -> None:
+    def __init__(self, read: Callable[[int], Batch], start: int, depth: int = 3) -> None:
         self.waited = 0.0
-        self._ready: queue.Queue[Item | BaseException] = queue.Queue(depth)
+        self._ready: queue.Queue[Batch | BaseException] = queue.Queue(depth)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._fill, args=(read, start), daemon=True)
         self._thread.start()
 
-    def _fill(self, read: Callable[[int], Item], position: int) -> None:
+    def _fill(self, read: Callable[[int], Batch], position: int) -> None:
         while not self._stop.is_set():
             try:
-                item: Item | BaseException = read(position)
+                item: Batch | BaseException = read(position)
             except BaseException as error:
                 item = error
             while not self._stop.is_set():
@@ -219,10 +216,10 @@ class Prefetcher(Generic[Item]):
                 return
             position += 1
 
-    def __iter__(self) -> Iterator[Item]:
+    def __iter__(self) -> Iterator[Batch]:
         return self
 
-    def __next__(self) -> Item:
+    def __next__(self) -> Batch:
         began = time.perf_counter()
         item = self._ready.get()
         self.waited += time.perf_counter() - began

@@ -6,8 +6,7 @@ frames without their times do not show it.
 While it learns, two helpers are asked what the words need, and are thrown away afterwards. The first reads what the eye
 makes of each cell of a picture: how much of it a thing covers, which one, and where its middle is, seen from the cell
 and from the middle of the frame. The second reads the language model half way, at the same cells: how far the thing
-has come since the first frame. Without them the way of things, which only shows when frames are compared, stays at
-chance for long.
+has come since the first frame. The way of things, which only shows when frames are compared, is not learnt by this yet.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ BATCH = 16
 VIDEO_TURNS = 3
 """Of four batches, those of videos; the fourth one is of pictures."""
 HELP = 0.5
-"""Weight of the helpers' losses."""
+"""Weight of the first helper's loss."""
 HALF_WAY = 2
 """Layers of the language model behind which the second helper reads."""
 REACH = 4.0
@@ -118,7 +117,7 @@ def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
             "eye": _eye(both["eye"](seen.pop()), cells, owned),
             "way": F.smooth_l1_loss(both["way"](pictures[owned]), cells["way"][owned], beta=0.05),
         }
-        return {"loss": said.loss + HELP * helped["eye"] + 2 * HELP * helped["way"], "words": said.loss, **helped}
+        return {"loss": said.loss + HELP * helped["eye"] + helped["way"], "words": said.loss, **helped}
 
     fit(both, plan, partial(_batch, seed, processor), loss, state)
     return model

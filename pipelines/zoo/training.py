@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 WORKERS = 12
@@ -68,14 +66,15 @@ def fit(model: nn.Module, plan: Plan, batch: Callable[[int], Any], loss: Loss, s
     Raises:
         RuntimeError: the loss is not finite.
     """
-    import torch
+    from accelerate.utils import send_to_device
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    training = _Training(model.to(device), plan, state)
+    from pipelines.models import device
+
+    training = _Training(model.to(device()), plan, state)
     model.train()
     with _shown(state, plan.steps) as show:
         for inputs in _ahead(batch, range(training.step, plan.steps)):
-            show(training.step + 1, training.take(loss(_moved(inputs, device), training.step)))
+            show(training.step + 1, training.take(loss(send_to_device(inputs, device()), training.step)))
             training.save_now_and_then()
     model.load_state_dict(training.average)
     return model.cpu().eval()
@@ -85,35 +84,21 @@ def _ahead(batch: Callable[[int], Any], steps: range) -> Iterator[Any]:
     """The inputs of steps, in order."""
     from torch.utils.data import DataLoader
 
-    dataset: Any = _Batches(batch, steps)
-    workers = max(1, min(WORKERS, (os.cpu_count() or 1) - 1))
-    return iter(DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_as_it_is))
+    from pipelines.models import cores
+
+    dataset: Any = _Batches(batch)
+    workers = max(1, min(WORKERS, cores() - 1))
+    return iter(DataLoader(dataset, batch_size=None, sampler=steps, num_workers=workers))
 
 
+@dataclass(frozen=True)
 class _Batches:
     """A function of a step as a data set whose items are the inputs of steps."""
 
-    def __init__(self, batch: Callable[[int], Any], steps: range) -> None:
-        self.batch, self.steps = batch, steps
+    batch: Callable[[int], Any]
 
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.batch(self.steps[index])
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
-
-
-def _moved(inputs: Any, device: torch.device) -> Any:
-    """Tensors, and what holds them, on a device."""
-    if isinstance(inputs, Mapping):
-        return {name: _moved(each, device) for name, each in inputs.items()}
-    if isinstance(inputs, tuple | list):
-        return type(inputs)(_moved(each, device) for each in inputs)
-    return inputs.to(device) if hasattr(inputs, "to") else inputs
+    def __getitem__(self, step: int) -> Any:
+        return self.batch(step)
 
 
 class _Training:
@@ -131,8 +116,7 @@ class _Training:
         self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.step, seconds = 0, 0.0
         if state.exists():
-            device = next(model.parameters()).device
-            kept = torch.load(state, map_location=device, weights_only=True)
+            kept = torch.load(state, map_location=next(model.parameters()).device, weights_only=True)
             model.load_state_dict(kept["model"])
             self.optimizer.load_state_dict(kept["optimizer"])
             self.average, self.step, seconds = kept["average"], int(kept["step"]), float(kept["seconds"])
@@ -191,7 +175,9 @@ def time_taken(state: Path) -> str:
 def _device_name() -> str:
     import torch
 
-    return f"an {torch.cuda.get_device_name()}" if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    from pipelines.models import cores, device
+
+    return f"{cores()} CPU cores" if device() == "cpu" else f"an {torch.cuda.get_device_name()}"
 
 
 @contextmanager

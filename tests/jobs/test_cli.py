@@ -7,14 +7,7 @@ from typing import Any
 import pytest
 
 from jobs import cli, recipes, settings
-
-
-def nova(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of a command line."""
-    with pytest.raises(SystemExit) as ended:
-        cli.main(list(arguments))
-    said = capsys.readouterr()
-    return int(ended.value.code or 0), said.out, said.err
+from tests.jobs.commands import nova
 
 
 def test_help_names_every_command_and_how_to_see_the_runs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,7 +17,7 @@ def test_help_names_every_command_and_how_to_see_the_runs(capsys: pytest.Capture
     assert "mlflow ui" in said
 
 
-@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name not in ("submit", "shapes", "zoo")])
+@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name not in cli.OWN_OPTIONS])
 def test_each_command_shows_its_defaults_and_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, said, _ = nova(capsys, command, "--help")
     assert status == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs import cli
+from tests.jobs.commands import nova
 
 
 def write(output: Path, *more: str) -> int:
@@ -44,10 +45,9 @@ def test_a_finished_corpus_stays_and_another_one_is_not_written_over_it(tmp_path
     before = (corpus / "truth.jsonl").stat().st_mtime_ns
     assert write(corpus) == 0
     assert (corpus / "truth.jsonl").stat().st_mtime_ns == before
-    with pytest.raises(SystemExit) as end:
-        cli.main(["shapes", "--items", "25", "--output", str(corpus)])
-    assert end.value.code == 2
-    assert "give another folder" in capsys.readouterr().err
+    status, _, error = nova(capsys, "shapes", "--items", "25", "--output", str(corpus))
+    assert status == 2
+    assert "give another folder" in error
 
 
 def test_a_killed_one_leaves_no_corpus(tmp_path, monkeypatch):
@@ -74,27 +74,23 @@ def test_a_killed_one_leaves_no_corpus(tmp_path, monkeypatch):
     ],
 )
 def test_wrong_use_is_one_line(arguments, message, capsys):
-    with pytest.raises(SystemExit) as end:
-        cli.main(["shapes", *arguments])
-    assert end.value.code == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert len(said.splitlines()) == 1
+    status, _, error = nova(capsys, "shapes", *arguments)
+    assert status == 2
+    assert message in error
+    assert len(error.splitlines()) == 1
 
 
 def test_other_files_are_left_alone(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(SystemExit) as end:
-        cli.main(["shapes", "--items", "24", "--output", str(tmp_path)])
-    assert end.value.code == 2
-    assert "holds other files" in capsys.readouterr().err
+    status, _, error = nova(capsys, "shapes", "--items", "24", "--output", str(tmp_path))
+    assert status == 2
+    assert "holds other files" in error
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_help_shows_defaults_and_an_example(capsys):
-    with pytest.raises(SystemExit) as end:
-        cli.main(["shapes", "--help"])
-    assert end.value.code == 0
-    said = " ".join(capsys.readouterr().out.split())
+    status, out, _ = nova(capsys, "shapes", "--help")
+    assert status == 0
+    said = " ".join(out.split())
     assert "Example: nova shapes" in said
     assert "(default: 120)" in said

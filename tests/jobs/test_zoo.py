@@ -8,6 +8,7 @@ import pytest
 
 from jobs import cli
 from pipelines.zoo import CARRIED, check
+from tests.jobs.commands import nova
 
 COUNT = 32
 SEED = 4321
@@ -33,10 +34,8 @@ def test_what_is_finished_is_not_built_again(tmp_path, capsys):
     ],
 )
 def test_wrong_use_is_told(arguments, message, capsys):
-    with pytest.raises(SystemExit) as end:
-        cli.main(["zoo", *arguments])
-    assert end.value.code == 2
-    said = capsys.readouterr().err
+    status, _, said = nova(capsys, "zoo", *arguments)
+    assert status == 2
     assert message in said
     assert "Traceback" not in said
     assert len(said.splitlines()) == 1 or arguments == ["chek"], "the parser's own errors alone have a box"
@@ -44,10 +43,9 @@ def test_wrong_use_is_told(arguments, message, capsys):
 
 @pytest.mark.parametrize("part", ["build", "check"])
 def test_each_part_shows_its_defaults_and_an_example(part, capsys):
-    with pytest.raises(SystemExit) as end:
-        cli.main(["zoo", part, "--help"])
-    assert end.value.code == 0
-    said = " ".join(capsys.readouterr().out.split())
+    status, out, _ = nova(capsys, "zoo", part, "--help")
+    assert status == 0
+    said = " ".join(out.split())
     assert f"Example: nova zoo {part}" in said
     assert "(default" in said
 
