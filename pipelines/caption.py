@@ -43,24 +43,41 @@ class Captioner:
             raise ValueError(f"model {name!r} has no chat template; choose an instruction-tuned one")
         return cls(model, processor)
 
-    def answer(self, clips: Sequence[np.ndarray], questions: Sequence[str], max_tokens: int) -> list[str]:
+    def answer(
+        self,
+        clips: Sequence[np.ndarray],
+        questions: Sequence[str],
+        max_tokens: int,
+        seconds: Sequence[float] | None = None,
+    ) -> list[str]:
         """Answers to one question a clip, greedily decoded.
 
         Args:
             clips: frames [N, H, W, 3] uint8 each.
             questions: one a clip.
             max_tokens: longest answer.
+            seconds: how long each clip is; those of several frames are then shown as videos, and not as pictures.
         """
         import torch
 
-        chats = [_chat(frames, question) for frames, question in zip(clips, questions, strict=True)]
+        chats, metadata = [], []
+        for number, (frames, question) in enumerate(zip(clips, questions, strict=True)):
+            as_video = seconds is not None and len(frames) > 1
+            chats.append(_chat(frames, question, as_video))
+            if seconds is not None and as_video:
+                metadata.append(video_metadata(len(frames), seconds[number]))
+        videos: dict[str, Any] = {"do_sample_frames": False, "video_metadata": metadata} if metadata else {}
         inputs = self.processor.apply_chat_template(
             chats,
             tokenize=True,
             add_generation_prompt=True,
             return_dict=True,
             return_tensors="pt",
-            processor_kwargs={"padding": True, "padding_side": "left"},  # answers must follow right behind questions
+            processor_kwargs={
+                "padding": True,
+                "padding_side": "left",
+                **videos,
+            },  # answers follow right behind questions
         ).to(self.model.device)
         with torch.inference_mode():
             tokens = self.model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
@@ -68,9 +85,17 @@ class Captioner:
         return [" ".join(text.split()) for text in self.processor.batch_decode(answers, skip_special_tokens=True)]
 
 
-def _chat(frames: np.ndarray, question: str) -> list[dict[str, Any]]:
-    pictures = [{"type": "image", "image": frame} for frame in frames]
-    return [{"role": "user", "content": [*pictures, {"type": "text", "text": question}]}]
+def video_metadata(frames: int, seconds: float) -> dict[str, Any]:
+    """What a processor is told of a video of which it gets so many frames, spread over so many seconds."""
+    return {
+        "total_num_frames": frames, "frames_indices": list(range(frames)), "duration": seconds,
+        "fps": frames / seconds if seconds else 1.0,
+    }  # fmt: skip
+
+
+def _chat(frames: np.ndarray, question: str, as_video: bool) -> list[dict[str, Any]]:
+    shown = [{"type": "video", "video": frames}] if as_video else [{"type": "image", "image": each} for each in frames]
+    return [{"role": "user", "content": [*shown, {"type": "text", "text": question}]}]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +112,8 @@ class Caption(Stage):
     """auto is bf16 on a GPU and fp32 on a CPU."""
     frames: int = 4
     """Frames of a video that are shown to the model."""
+    as_video: bool = False
+    """Show them as a video, with their times, to a model that takes videos (as Qwen-VL does), and not as pictures."""
     short_side: int = 448
     """Pixels that frames are decoded at; the model's processor resizes further."""
     short_prompt: str = "Describe this {kind} in one sentence."
@@ -111,7 +138,7 @@ class Caption(Stage):
 
     def process(self, model: Captioner, rows: Sequence[Row]) -> list[Row | Exception]:
         clips = [self._frames(row) for row in rows]
-        good = [(row["kind"], clip) for row, clip in zip(rows, clips, strict=True) if not isinstance(clip, Exception)]
+        good = [(row, clip) for row, clip in zip(rows, clips, strict=True) if not isinstance(clip, Exception)]
         short = self._ask(model, good, self.short_prompt, self.short_tokens)
         long = self._ask(model, good, self.long_prompt, self.long_tokens)
         captions = iter(zip(short, long, strict=True))
@@ -124,10 +151,12 @@ class Caption(Stage):
         except media.MediaError as error:
             return error
 
-    def _ask(self, model: Captioner, clips: list[tuple[str, np.ndarray]], prompt: str, limit: int) -> list[str]:
+    def _ask(self, model: Captioner, clips: list[tuple[Row, np.ndarray]], prompt: str, limit: int) -> list[str]:
         if not clips:
             return []
-        return model.answer([frames for _, frames in clips], [prompt.format(kind=kind) for kind, _ in clips], limit)
+        seconds = [(row["end"] or 0.0) - (row["start"] or 0.0) for row, _ in clips] if self.as_video else None
+        questions = [prompt.format(kind=row["kind"]) for row, _ in clips]
+        return model.answer([frames for _, frames in clips], questions, limit, seconds)
 
 
 def _row(short: str, long: str) -> Row | Exception:

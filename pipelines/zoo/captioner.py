@@ -3,10 +3,10 @@
 It is asked for one sentence, or for detail, and answers as the world's captions do, but for how fast things go: a few
 frames without their times do not show it.
 
-While it learns, two helpers are asked what the words need, and are thrown away afterwards. The first reads what the eye
-makes of each cell of a picture: how much of it a thing covers, which one, and where its middle is, seen from the cell
-and from the middle of the frame. The second reads the language model half way, at the same cells: how far the thing
-has come since the first frame. The way of things, which only shows when frames are compared, is not learnt by this yet.
+Frames of a video come in pairs, as a Qwen-VL takes them: each patch holds its part of two frames, which shows where
+things go. While it learns, a helper is asked what the words need, and is thrown away afterwards: it reads what the eye
+makes of each cell, that is how much of it a thing covers, which one, where its middle is, seen from the cell and from
+the middle of the frame, and how far it goes between the two frames.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from pipelines.caption import video_metadata
 from pipelines.embedded.captioner import IMAGE, TURN, TURN_END, VIDEO, VISION, VISION_END, make_processor
 from pipelines.embedded.vocabulary import END, make_tokenizer
 from pipelines.shapes.draw import coverage, render
@@ -31,24 +32,23 @@ if TYPE_CHECKING:
 
 SEED = 15
 SIDE = 64
-FRAMES = 3
-"""Of a video."""
+FRAMES = 4
+"""Of a video: two pairs."""
 PATCH, MERGE = 8, 2
 CELL = PATCH * MERGE
 """Pixels that a picture token stands for, each way."""
-PIXELS = {"shortest_edge": SIDE * SIDE, "longest_edge": SIDE * 2 * SIDE}
+PIXELS = {"shortest_edge": SIDE * SIDE, "longest_edge": FRAMES * SIDE * 2 * SIDE}
+"""Least and most pixels of a picture, or of all frames of a video."""
 SHORT = "Describe this {kind} in one sentence."
 LONG = "Describe this {kind} in detail."
-PLAN = Plan(steps=3000, lr=1.5e-3, warmup=100, cool=0.6, weight_decay=0.05, ema=0.99)
+PLAN = Plan(steps=4000, lr=1.5e-3, warmup=100, cool=0.6, weight_decay=0.05, ema=0.99)
 BATCH = 16
 VIDEO_TURNS = 3
 """Of four batches, those of videos; the fourth one is of pictures."""
 HELP = 0.5
-"""Weight of the first helper's loss."""
-HALF_WAY = 2
-"""Layers of the language model behind which the second helper reads."""
-REACH = 4.0
-"""What ways and places are multiplied by, in short sides of the frame, for their helpers."""
+"""Weight of the helper's loss."""
+REACH = {"place": 4.0, "way": 16.0}
+"""What places and ways are multiplied by, in short sides of the frame, for the helper."""
 OWNED = 0.3
 """Share of a cell that makes it a thing's."""
 
@@ -85,6 +85,7 @@ def make() -> tuple[Any, Any]:
     processor = make_processor(
         tokenizer, Qwen3VLProcessor, Qwen3VLVideoProcessor, patch_size=PATCH, merge_size=MERGE, size=PIXELS
     )
+    processor.video_processor.cap_pixels_per_frame = False  # frames are as small as they come
     return model, processor
 
 
@@ -96,44 +97,38 @@ def frame_times(seconds: float) -> list[float]:
 def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
     """A trained model; `state` is where the training is kept."""
     import torch
-    import torch.nn.functional as F
     from torch import nn
 
     torch.manual_seed(seed)
     model, processor = make()
-    width = model.config.text_config.hidden_size
-    both: Any = nn.ModuleDict(
-        {"model": model, "eye": nn.Linear(width, 1 + 4 + len(SHAPES) + len(COLOURS)), "way": nn.Linear(width, 2)}
-    )
+    helper = nn.Linear(model.config.text_config.hidden_size, 1 + 6 + len(SHAPES) + len(COLOURS))
+    both: Any = nn.ModuleDict({"model": model, "helper": helper})
     seen: list[Tensor] = []
     model.model.visual.register_forward_hook(lambda module, given, made: seen.append(made.pooler_output))
 
     def loss(batch: dict[str, Any], step: int) -> dict[str, Tensor]:
-        inputs, cells = batch["inputs"], batch["cells"]
-        said = model(**inputs, output_hidden_states=True)
-        owned = cells["covered"] >= OWNED
-        pictures = said.hidden_states[HALF_WAY][inputs["input_ids"] == model.config.image_token_id]
-        helped = {
-            "eye": _eye(both["eye"](seen.pop()), cells, owned),
-            "way": F.smooth_l1_loss(both["way"](pictures[owned]), cells["way"][owned], beta=0.05),
-        }
-        return {"loss": said.loss + HELP * helped["eye"] + helped["way"], "words": said.loss, **helped}
+        words = model(**batch["inputs"]).loss
+        helped = _help(helper(seen.pop()), batch["cells"])
+        return {"loss": words + HELP * sum(helped.values()), "words": words, **helped}
 
     fit(both, plan, partial(_batch, seed, processor), loss, state)
     return model
 
 
-def _eye(read: Tensor, truth: dict[str, Tensor], owned: Tensor) -> Tensor:
-    """Loss of what the first helper reads."""
+def _help(read: Tensor, truth: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Losses of what the helper reads."""
     import torch.nn.functional as F
 
-    covered = F.binary_cross_entropy_with_logits(read[:, 0], truth["covered"])
-    mine = read[owned]
-    middle = F.smooth_l1_loss(mine[:, 1:3], truth["middle"][owned])
-    place = F.smooth_l1_loss(mine[:, 3:5], truth["place"][owned], beta=0.1)
-    shape = F.cross_entropy(mine[:, 5 : 5 + len(SHAPES)], truth["shape"][owned])
-    colour = F.cross_entropy(mine[:, 5 + len(SHAPES) :], truth["colour"][owned])
-    return covered + middle + place + shape + colour
+    owned = truth["covered"] >= OWNED
+    covered, middle, place, way, shape, colour = read.split([1, 2, 2, 2, len(SHAPES), len(COLOURS)], dim=1)
+    return {
+        "covered": F.binary_cross_entropy_with_logits(covered[:, 0], truth["covered"]),
+        "middle": F.smooth_l1_loss(middle[owned], truth["middle"][owned]),
+        "place": F.smooth_l1_loss(place[owned], truth["place"][owned], beta=0.1),
+        "way": F.smooth_l1_loss(way[owned], truth["way"][owned], beta=0.1),
+        "shape": F.cross_entropy(shape[owned], truth["shape"][owned]),
+        "colour": F.cross_entropy(colour[owned], truth["colour"][owned]),
+    }
 
 
 def _batch(seed: int, processor: Any, step: int) -> dict[str, Any]:
@@ -141,17 +136,20 @@ def _batch(seed: int, processor: Any, step: int) -> dict[str, Any]:
     import torch
 
     rng, video = generator(seed, step), step % (VIDEO_TURNS + 1) < VIDEO_TURNS
-    texts, pictures, cells = [], [], []
+    texts, clips, cells, metadata = [], [], [], []
     for _ in range(BATCH):
         seconds = float(rng.uniform(0.8, 2.5)) if video else 0.0
         scene = draw_scene(rng, side=SIDE, seconds=seconds, still=rng.random() < 0.15)
         times = frame_times(seconds)
         size = _size(scene)
-        frames = worn(rng, resized(render(scene, times), size))
-        pictures += [Image.fromarray(frame) for frame in frames]
-        cells += [_cells(scene, time, size, since=times[0]) for time in times]
-        texts.append(_chat(scene, len(frames), video, detailed=rng.random() < 0.5))
-    inputs = processor(images=pictures, text=texts, return_tensors="pt", padding=True)
+        clips.append(worn(rng, resized(render(scene, times), size)))
+        cells += [_cells(scene, (times[number], times[number + video]), size) for number in range(0, len(times), 2)]
+        metadata.append(video_metadata(len(times), seconds))
+        texts.append(_chat(scene, video, detailed=rng.random() < 0.5))
+    shown: dict[str, Any] = {"images": [Image.fromarray(clip[0]) for clip in clips]}
+    if video:
+        shown = {"videos": clips, "video_metadata": metadata, "do_sample_frames": False}
+    inputs = processor(text=texts, return_tensors="pt", padding=True, **shown)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     labels = ids.masked_fill(mask == 0, -100)
     turn, opening = processor.tokenizer.convert_tokens_to_ids(TURN), _opening(processor)
@@ -166,12 +164,12 @@ def _opening(processor: Any) -> int:
     return len(processor.tokenizer(f"{TURN}assistant\n").input_ids)
 
 
-def _chat(scene: Scene, frames: int, video: bool, *, detailed: bool) -> str:
+def _chat(scene: Scene, video: bool, *, detailed: bool) -> str:
     """A question and its answer, as the chat template writes them."""
     kind = "video" if video else "image"
     question = (LONG if detailed else SHORT).format(kind=kind)
     told = long_caption(scene, video=video) if detailed else short_caption(scene)
-    seen = f"{VISION}{IMAGE}{VISION_END}" * frames
+    seen = f"{VISION}{VIDEO if video else IMAGE}{VISION_END}"
     return f"{TURN}user\n{seen}{question}{TURN_END}\n{TURN}assistant\n{without_speed(told)}{TURN_END}"
 
 
@@ -181,25 +179,28 @@ def _size(scene: Scene) -> tuple[int, int]:
     return round(scene.height * scale) * CELL, round(scene.width * scale) * CELL
 
 
-def _cells(scene: Scene, time: float, size: tuple[int, int], *, since: float) -> dict[str, np.ndarray]:
-    """Of each cell of a frame, row by row: share covered, and of its thing the middle seen from the cell and from the
-    middle of the frame, the way come since another time, shape and colour."""
+def _cells(scene: Scene, pair: tuple[float, float], size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Of each cell of two frames, row by row: share covered half way between them, and of its thing the middle seen
+    from the cell and from the middle of the frame, the way from one frame to the other, shape and colour."""
     rows, columns = size[0] // CELL, size[1] // CELL
     middles = (np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1) + 0.5) * CELL
     scale = (size[1] / scene.width, size[0] / scene.height)
-    things = scene.things
-    now, then = (np.array([each.centre(when, scene.short_side) for each in things]) * scale for when in (time, since))
+    between, things = sum(pair) / 2, scene.things
+    first, now, last = (
+        np.array([each.centre(time, scene.short_side) for each in things]) * scale
+        for time in (pair[0], between, pair[1])
+    )
     shares = np.zeros((len(things), rows, columns))
     for number, thing in enumerate(things):
         radius = thing.radius(scene.short_side) * SIDE / scene.short_side
         x, y = map(float, now[number])
-        covered = coverage(thing.shape, x, y, radius, thing.turn(time), size)
+        covered = coverage(thing.shape, x, y, radius, thing.turn(between), size)
         shares[number] = covered.reshape(rows, CELL, columns, CELL).mean(axis=(1, 3))
     owner = shares.argmax(axis=0)
     values = {
         "middle": (now[owner] - middles) / CELL,
-        "place": (now[owner] - (size[1] / 2, size[0] / 2)) / SIDE * REACH,
-        "way": (now - then)[owner] / SIDE * REACH,
+        "place": (now[owner] - (size[1] / 2, size[0] / 2)) / SIDE * REACH["place"],
+        "way": (last - first)[owner] / SIDE * REACH["way"],
     }
     return {
         "covered": shares.max(axis=0).reshape(-1).astype(np.float32),

@@ -194,9 +194,10 @@ def captions(models: Models, seed: int, count: int) -> dict[str, float]:
         clips = [
             _clip(generator(seed, 6, number), video=number % 2 == 1) for number in range(start, min(start + 16, count))
         ]
-        questions = [SHORT.format(kind="image" if len(frames) == 1 else "video") for _, frames in clips]
-        answers = captioner.answer([frames for _, frames in clips], questions, 40)
-        for (scene, frames), answer in zip(clips, answers, strict=True):
+        questions = [SHORT.format(kind="image" if len(frames) == 1 else "video") for _, frames, _ in clips]
+        seconds = [seconds for _, _, seconds in clips]
+        answers = captioner.answer([frames for _, frames, _ in clips], questions, 40, seconds)
+        for (scene, frames, _), answer in zip(clips, answers, strict=True):
             for name, good in judged(scene, answer, video=len(frames) > 1):
                 told[name] += 1
                 right[name] += good
@@ -206,10 +207,11 @@ def captions(models: Models, seed: int, count: int) -> dict[str, float]:
     return {"caption_accuracy": whole, **{f"caption_{name}": value for name, value in shares.items()}}
 
 
-def _clip(rng: np.random.Generator, *, video: bool) -> tuple[Scene, np.ndarray]:
+def _clip(rng: np.random.Generator, *, video: bool) -> tuple[Scene, np.ndarray, float]:
+    """A scene, some of its frames, and how many seconds they are spread over."""
     seconds = float(rng.uniform(1.0, 2.5)) if video else 0.0
     scene = sample_scene(rng, width=SIDE, height=SIDE, seconds=seconds, still=rng.random() < 0.15)
-    return scene, render(scene, frame_times(seconds))
+    return scene, render(scene, frame_times(seconds)), seconds
 
 
 @dataclass(frozen=True)
