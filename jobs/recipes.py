@@ -134,7 +134,7 @@ def demo() -> Recipe:
         curate=replace(
             base.curate,
             aesthetic=aesthetic,
-            dedup=Dedup(threshold=0.95),  # near duplicates of shapes reach 0.95 and more, nearly all others stay below
+            dedup=Dedup(threshold=0.9, alike=0.95),  # of many that show the same, few have it in the same places
             decide=Decide(keep_motion=0.85, min_aesthetic=5.0, min_short_side=32),  # ugly is about 3.9, clean 6.2
             text=replace(base.curate.text, max_tokens=24),
             latents=replace(base.curate.latents, lengths=(9, 17)),
@@ -155,13 +155,14 @@ def demo() -> Recipe:
 
 
 def shapes() -> Recipe:
-    """The zoo's models, but for a captioner, on a corpus of `nova shapes`: an hour of training on two cores.
+    """The zoo's models on a corpus of `nova shapes`: an hour of training on two cores.
 
     Motion of this world is slight, as its things cover a tenth of a frame: scores are multiplied, so that they span
     what can be asked for (up to about 8).
     """
     from nova_model.config import SamplingConfig
     from pipelines.decide import Decide
+    from pipelines.zoo import captioner
 
     base = demo()
     return Recipe(
@@ -170,14 +171,18 @@ def shapes() -> Recipe:
             shots=replace(base.curate.shots, min_seconds=1.0),
             motion=replace(base.curate.motion, weights="zoo/raft", updates=8, calibration=25.0),
             decide=Decide(min_aesthetic=5.0, min_short_side=60),
-            # No captioner of the zoo tells ways yet, so the captions are those of the manifest, where it has one.
-            text=replace(base.curate.text, model="zoo/text_encoder", captions="source"),
+            caption=replace(
+                base.curate.caption, model="zoo/captioner", frames=captioner.FRAMES, as_video=True,
+                short_side=captioner.SIDE, short_prompt=captioner.SHORT, long_prompt=captioner.LONG, short_tokens=24,
+                long_tokens=40,
+            ),
+            text=replace(base.curate.text, model="zoo/text_encoder"),
             latents=replace(base.curate.latents, model="zoo/vae", lengths=(17,)),
         ),
         train=replace(
-            base.train, preset="shapes", steps=4500, global_batch=64, global_batch_video=24, checkpoint_every=200,
-            log_every=20, warmup_steps=100, lr=4e-4, ema_decay=0.99, short_captions=0.8, cpus_per_worker=2,
-            vae="zoo/vae", text_encoder="zoo/text_encoder",
+            base.train, preset="shapes", steps=10000, global_batch=48, global_batch_video=24, loss_repeat=1,
+            checkpoint_every=200, log_every=20, warmup_steps=100, lr=4e-4, ema_decay=0.99, short_captions=0.5,
+            cpus_per_worker=2, vae="zoo/vae", text_encoder="zoo/text_encoder",
         ),
         generate=replace(
             base.generate, sampling=SamplingConfig(set_steps=16, diffusion_steps=25, guidance_scale=3.0),

@@ -1,6 +1,7 @@
 """Beauty scores: open_clip image features and a LAION head (linear or MLP).
 
-The heads score about 1 to 10; 4.5 to 5.5 is a common cut. The mean embedding of a clip is kept, for near duplicates.
+The heads score about 1 to 10; 4.5 to 5.5 is a common cut. The mean embedding of a clip is kept, and its frames as
+thumbnails, for near duplicates.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from pipelines.stage import Row, Stage
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+THUMBNAIL = 16
+"""Pixels of a thumbnail, each way."""
 
 
 class ClipModel:
@@ -139,12 +143,12 @@ class Scorer:
 
 @dataclass(frozen=True, kw_only=True)
 class Aesthetic(Stage):
-    """Scores frames spread over a clip; keeps the mean, the lowest, and the mean embedding."""
+    """Scores frames spread over a clip; keeps the mean, the lowest, the mean embedding, and thumbnails."""
 
     name: ClassVar[str] = "aesthetic"
     reads: ClassVar[tuple[str, ...]] = ("uri", "kind", "start", "end")
     adds: ClassVar[tuple[str, ...]] = (
-        "aesthetic_mean", "aesthetic_min", "embedding", "embedding_shape", "embedding_dtype",
+        "aesthetic_mean", "aesthetic_min", "embedding", "embedding_shape", "embedding_dtype", "thumbnails",
     )  # fmt: skip
 
     model: str = "embedded/clip"
@@ -177,7 +181,8 @@ class Aesthetic(Stage):
         ends = np.cumsum([len(frames) for frames in good])
         spans = iter(zip([0, *ends[:-1]], ends, strict=True))
         return [
-            frames if isinstance(frames, Exception) else self._row(scores, features, *next(spans)) for frames in decoded
+            frames if isinstance(frames, Exception) else self._row(frames, scores, features, *next(spans))
+            for frames in decoded
         ]
 
     def _frames(self, row: Row) -> np.ndarray | Exception:
@@ -187,7 +192,7 @@ class Aesthetic(Stage):
         except media.MediaError as error:
             return error
 
-    def _row(self, scores: np.ndarray, features: Tensor, start: int, end: int) -> Row:
+    def _row(self, frames: np.ndarray, scores: np.ndarray, features: Tensor, start: int, end: int) -> Row:
         mean = features[start:end].mean(dim=0)
         embedding = (mean / mean.norm()).numpy().astype(np.float16)
         return {
@@ -196,4 +201,13 @@ class Aesthetic(Stage):
             "embedding": embedding.tobytes(),
             "embedding_shape": list(embedding.shape),
             "embedding_dtype": "float16",
+            "thumbnails": thumbnails(frames).tobytes(),
         }
+
+
+def thumbnails(frames: np.ndarray) -> np.ndarray:
+    """RGB uint8 frames [N, H, W, 3] -> [N, 16, 16, 3]."""
+    from PIL import Image
+
+    size = (THUMBNAIL, THUMBNAIL)
+    return np.stack([np.asarray(Image.fromarray(each).resize(size, Image.Resampling.BOX)) for each in frames])

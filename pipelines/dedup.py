@@ -1,8 +1,10 @@
 """Near duplicates by CLIP features, within a run and against the table.
 
 Exact duplicates never get here: `ingest` derives an asset's id from its content. Clips of the same kind whose unit
-embeddings have a cosine of at least `threshold` are linked; linked clips form a group, named after its smallest
-clip_id. Which member of a group is kept is `decide`'s business.
+embeddings have a cosine of at least `threshold`, and whose pixels agree where `alike` asks for that, are linked; linked
+clips form a group, named after its smallest clip_id. Which member of a group is kept is `decide`'s business.
+
+An embedding says what is shown, and not where: where many clips show nearly the same, `alike` tells copies from them.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ import pyarrow.compute
 
 from pipelines import schema
 
-COLUMNS = ("clip_id", "kind", "embedding", "embedding_dtype", "duplicate_group")
+COLUMNS = ("clip_id", "kind", "embedding", "embedding_dtype", "thumbnails", "duplicate_group")
+FLAT = 1.0
+"""Standard deviation, of 255, below which thumbnails show nothing that could agree."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +29,22 @@ class Dedup:
 
     threshold: float = 0.95
     """Least cosine between CLIP embeddings of near duplicates; above 1 nothing is grouped."""
+    alike: float | None = None
+    """Least correlation between thumbnails of near duplicates, such as 0.95; None asks for none. Clips of tables that
+    were written without thumbnails are grouped by the cosine alone."""
     block: int = 4096
     """Clips compared at once; bounds memory."""
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 2:
             raise ValueError(f"dedup.threshold is {self.threshold}; it is a cosine, such as 0.95")
+        if self.alike is not None and not 0 < self.alike <= 1:
+            raise ValueError(f"dedup.alike is {self.alike}; it is a correlation above 0 and up to 1, such as 0.95")
 
     def fingerprint(self, embedded_by: str) -> str:
-        """Changes when grouping must be done again: with the threshold or the model of the embeddings."""
-        return f"dedup-{schema.derived_id(self.threshold, embedded_by)[:12]}"
+        """Changes when grouping must be done again: with the thresholds or the model of the embeddings."""
+        asked = (self.threshold,) if self.alike is None else (self.threshold, self.alike)
+        return f"dedup-{schema.derived_id(*asked, embedded_by)[:12]}"
 
 
 def regroup(config: Dedup, new: pa.Table, placed: Callable[[], Iterable[pa.RecordBatch]]) -> dict[str, str]:
@@ -51,15 +61,12 @@ def regroup(config: Dedup, new: pa.Table, placed: Callable[[], Iterable[pa.Recor
     """
     links = Links()
     for kind in sorted(set(new["kind"].to_pylist())):
-        mine = _of_kind(new, kind)
-        ids, vectors = mine["clip_id"].to_pylist(), unit_vectors(mine)
-        for first, second in _close(ids, vectors, ids, vectors, config):
+        mine = _Side.of(_of_kind(new, kind))
+        for first, second in _close(mine, mine, config):
             links.join(first, second)
         for batch in placed():
-            other = _of_kind(pa.Table.from_batches([batch]), kind)
-            pairs = zip(other["clip_id"].to_pylist(), other["duplicate_group"].to_pylist(), strict=True)
-            names = [group or clip for clip, group in pairs]
-            for first, second in _close(ids, vectors, names, unit_vectors(other), config):
+            other = _Side.of(_of_kind(pa.Table.from_batches([batch]), kind), grouped=True)
+            for first, second in _close(mine, other, config):
                 links.join(first, second)
     return links.groups()
 
@@ -80,14 +87,47 @@ def unit_vectors(clips: pa.Table) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
 
 
-def _close(
-    ids: list[str], vectors_ND: np.ndarray, others: list[str], others_MD: np.ndarray, config: Dedup
-) -> Iterator[tuple[str, str]]:
-    for top in range(0, len(ids), config.block):
-        for start in range(0, len(others), config.block):
-            cosine = vectors_ND[top : top + config.block] @ others_MD[start : start + config.block].T
+@dataclass(frozen=True)
+class _Side:
+    """Clips that are compared with others."""
+
+    names: list[str]
+    """Of the clips, or of the groups that they are in."""
+    vectors: np.ndarray
+    """[N, D]."""
+    thumbnails: list[bytes | None]
+
+    @classmethod
+    def of(cls, clips: pa.Table, *, grouped: bool = False) -> _Side:
+        ids, groups = clips["clip_id"].to_pylist(), clips["duplicate_group"].to_pylist()
+        names = [group or clip for clip, group in zip(ids, groups, strict=True)] if grouped else ids
+        return cls(names, unit_vectors(clips), clips["thumbnails"].to_pylist())
+
+
+def _close(ours: _Side, others: _Side, config: Dedup) -> Iterator[tuple[str, str]]:
+    for top in range(0, len(ours.names), config.block):
+        for start in range(0, len(others.names), config.block):
+            cosine = ours.vectors[top : top + config.block] @ others.vectors[start : start + config.block].T
             for row, column in np.argwhere(cosine >= config.threshold):
-                yield ids[top + row], others[start + column]
+                one, two = top + row, start + column
+                seen = (ours.thumbnails[one], others.thumbnails[two])
+                if config.alike is None or correlation(*seen) >= config.alike:
+                    yield ours.names[one], others.names[two]
+
+
+def correlation(first: bytes | None, second: bytes | None) -> float:
+    """Of the pixels of two clips' thumbnails, whatever their brightness and contrast; -1 where one has more of them.
+
+    1 where either has none or shows nothing: there is nothing then that could differ.
+    """
+    if first is None or second is None:
+        return 1.0
+    if len(first) != len(second):
+        return -1.0
+    one, two = (np.frombuffer(each, np.uint8).astype(np.float32) for each in (first, second))
+    if min(one.std(), two.std()) < FLAT:
+        return 1.0
+    return float(np.corrcoef(one, two)[0, 1])
 
 
 class Links:

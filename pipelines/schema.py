@@ -77,9 +77,10 @@ COLUMNS: dict[str, Column] = {
     "aesthetic_min": Column(FLOAT, "aesthetic", "aesthetic score, lowest over frames"),
     "aesthetic_by": Column(STRING, "aesthetic", "fingerprint of the CLIP model and the head"),
     **array_columns("embedding", "aesthetic", "unit-length mean CLIP image embedding [D]"),
+    "thumbnails": Column(BINARY, "aesthetic", "the frames that were scored, RGB uint8 [frames, 16, 16, 3]"),
     # decisions
     "duplicate_group": Column(STRING, "dedup", "smallest clip_id of the near-duplicate group, null when alone"),
-    "dedup_by": Column(STRING, "dedup", "fingerprint of the embedding and threshold that grouped it"),
+    "dedup_by": Column(STRING, "dedup", "fingerprint of the embedding and thresholds that grouped it"),
     "accepted": Column(BOOL, "decide", "whether the clip is used for training, null before deciding"),
     "reason": Column(STRING, "decide", "why the clip was rejected, null when accepted"),
     # captions
@@ -155,7 +156,7 @@ FAILED = ("failed_stage", "failed_error", "failed_message")
 
 _SCORES = (
     "motion_score motion_raw_mean motion_raw_std motion_raw_max motion_pairs motion_interval motion_short_side "
-    "motion_by aesthetic_mean aesthetic_min aesthetic_by embedding embedding_shape embedding_dtype"
+    "motion_by aesthetic_mean aesthetic_min aesthetic_by embedding embedding_shape embedding_dtype thumbnails"
 ).split()
 _ENCODINGS = (
     "bucket bucket_frames bucket_height bucket_width bucket_fps moments moments_shape moments_dtype latents_by "

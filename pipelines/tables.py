@@ -21,6 +21,7 @@ import pyarrow.dataset
 import pyarrow.fs
 import pyarrow.parquet as pq
 from deltalake import DeltaTable, write_deltalake
+from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import TableNotFoundError
 from deltalake.transaction import AddAction
 
@@ -70,12 +71,18 @@ class Tables:
         return DeltaTable.is_deltatable(self.uri(table))
 
     def create(self) -> None:
-        """Creates the tables that are missing.
+        """Creates the tables that are missing, and the columns that an older version of the project did not write.
 
         Raises:
             ValueError: the folder holds something that is not ours, or cannot be written.
         """
         names = [name for name in schema.TABLES if not self.exists(name)]
+        for name in schema.TABLES.keys() - names:
+            table = self._open(name)
+            known = {field.name for field in table.schema().fields}
+            new = [field for field in schema.table_schema(name) if field.name not in known]
+            if new:
+                table.alter.add_columns(DeltaSchema.from_arrow(pa.schema(new)).fields)
         if len(names) == len(schema.TABLES):
             self._refuse_foreign()
         for name in names:

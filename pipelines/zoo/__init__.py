@@ -4,10 +4,8 @@
     zoo/clip            open_clip                                   clip.py
     zoo/aesthetic       a linear head for zoo/clip                  clip.py
     zoo/raft            torchvision raft_small                      raft.py
-    zoo/captioner       transformers Qwen2.5-VL                     captioner.py
+    zoo/captioner       transformers Qwen3-VL                       captioner.py
     zoo/text_encoder    transformers Phi                            text_encoder.py
-
-VAE, RAFT and captioner are not carried yet: their trainings are written, and take longer than they were given so far.
 
 `models/NAME` is what the project carries: what the class's own loader reads, and a card (README.md). `build.py` trains
 each again from nothing, `check.py` scores them on scenes that none of them has seen.

@@ -3,7 +3,7 @@
     OUTPUT/NAME/            what the class's own loader reads, and README.md, the card
     OUTPUT/.training/       the states of trainings, and their curves
 
-Trainings take from a quarter of an hour (the text encoder) over one or two hours (the captioner) to about five (RAFT,
+Trainings take from a quarter of an hour (the text encoder) over 40 minutes (the captioner) to about five hours (RAFT,
 the VAE) of two cores, and minutes of a GPU; each card says how long its model took, and on what.
 """
 
@@ -41,7 +41,7 @@ KINDS = {
     "clip": Kind("clip", "An open_clip model of pictures of the shapes world and captions.", checked=("retrieval",)),
     "aesthetic": Kind("clip", "A linear head for zoo/clip, as LAION's.", save="save_head", checked=("aesthetic",)),
     "raft": Kind("raft", "torchvision's raft_small.", checked=("motion",)),
-    "captioner": Kind("captioner", "A small Qwen2.5-VL, with its processor.", checked=("captions",)),
+    "captioner": Kind("captioner", "A small Qwen3-VL, with its processor.", checked=("captions",)),
     "text_encoder": Kind("text_encoder", "A small Phi, with its tokenizer."),
 }
 assert tuple(KINDS) == NAMES

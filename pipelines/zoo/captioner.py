@@ -1,7 +1,6 @@
 """zoo/captioner: a Qwen3-VL of a million parameters that says what it sees in the shapes world.
 
-It is asked for one sentence, or for detail, and answers as the world's captions do, but for how fast things go: a few
-frames without their times do not show it.
+It is asked for one sentence, or for detail, and answers as the world's captions do, but for how fast things go.
 
 Frames of a video come in pairs, as a Qwen-VL takes them: each patch holds its part of two frames, which shows where
 things go. While it learns, a helper is asked what the words need, and is thrown away afterwards: it reads what the eye
@@ -41,7 +40,7 @@ PIXELS = {"shortest_edge": SIDE * SIDE, "longest_edge": FRAMES * SIDE * 2 * SIDE
 """Least and most pixels of a picture, or of all frames of a video."""
 SHORT = "Describe this {kind} in one sentence."
 LONG = "Describe this {kind} in detail."
-PLAN = Plan(steps=4000, lr=1.5e-3, warmup=100, cool=0.6, weight_decay=0.05, ema=0.99)
+PLAN = Plan(steps=6500, lr=1.5e-3, warmup=100, cool=0.6, weight_decay=0.05, ema=0.99)
 BATCH = 16
 VIDEO_TURNS = 3
 """Of four batches, those of videos; the fourth one is of pictures."""

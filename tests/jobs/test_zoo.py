@@ -50,7 +50,7 @@ def test_each_part_shows_its_defaults_and_an_example(part, capsys):
     assert "(default" in said
 
 
-@pytest.mark.parametrize("name", ["vae", "motion", "aesthetic", "retrieval"])
+@pytest.mark.parametrize("name", ["vae", "motion", "aesthetic", "retrieval", "captions"])
 def test_the_carried_models_reach_their_bars(name):
     models = check.Models.in_folder(CARRIED)
     found = check.CHECKS[name](models, SEED, COUNT)

@@ -16,7 +16,14 @@ from pipelines.stage import apply
 class Fake:
     """Answers with what it was shown and asked."""
 
-    def answer(self, clips: Sequence[np.ndarray], questions: Sequence[str], max_tokens: int) -> list[str]:
+    def answer(
+        self,
+        clips: Sequence[np.ndarray],
+        questions: Sequence[str],
+        max_tokens: int,
+        seconds: Sequence[float] | None = None,
+    ) -> list[str]:
+        self.seconds = seconds
         pairs = zip(clips, questions, strict=True)
         return [f"{len(frames)} frames of level {frames.mean():.0f}: {text} [{max_tokens}]" for frames, text in pairs]
 
@@ -45,9 +52,16 @@ def test_each_clip_gets_the_captions_of_its_own_frames(rows: list[dict[str, obje
     assert (gone["failed_stage"], gone["failed_error"]) == ("caption", "MediaError")
 
 
+def test_videos_are_shown_as_videos_where_that_is_asked_for(rows: list[dict[str, object]]) -> None:
+    shown, pictures = Fake(), Fake()
+    apply(Caption(short_side=32, as_video=True), shown, rows)
+    apply(Caption(short_side=32), pictures, rows)
+    assert (shown.seconds, pictures.seconds) == ([1.0, 0.0], None)
+
+
 def test_an_empty_caption_is_a_failure(rows: list[dict[str, object]]) -> None:
     class Silent(Fake):
-        def answer(self, clips: Sequence[np.ndarray], questions: Sequence[str], max_tokens: int) -> list[str]:
+        def answer(self, clips: Sequence[np.ndarray], *asked: object) -> list[str]:
             return [""] * len(clips)
 
     made = apply(Caption(short_side=32), Silent(), rows[:1])[0]

@@ -7,7 +7,7 @@ import pytest
 from pipelines.dedup import COLUMNS, Dedup, changes, regroup
 
 
-def clips(**angles):
+def clips(pictures=None, **angles):
     """Clips whose embeddings are unit vectors at these angles in degrees; 'v' names are videos."""
     rows = []
     for name, value in angles.items():
@@ -19,10 +19,11 @@ def clips(**angles):
                 "kind": "video" if name.startswith("v") else "image",
                 "embedding": vector.tobytes(),
                 "embedding_dtype": "float16",
+                "thumbnails": (pictures or {}).get(name),
                 "duplicate_group": group,
             }
         )
-    types = {"embedding": pa.binary()}
+    types = {"embedding": pa.binary(), "thumbnails": pa.binary()}
     return pa.Table.from_pylist(rows, schema=pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS]))
 
 
@@ -78,3 +79,35 @@ def test_blocks_do_not_change_the_result():
 def test_a_threshold_that_is_no_cosine_is_refused():
     with pytest.raises(ValueError, match="cosine"):
         Dedup(threshold=0.0)
+
+
+def picture(*values):
+    return np.array(values, np.uint8).tobytes()
+
+
+def test_what_only_the_embedding_takes_for_the_same_is_told_apart_by_its_pixels():
+    seen = {
+        "a": picture(10, 200, 30, 90),
+        "b": picture(25, 180, 42, 91),  # paler
+        "c": picture(200, 10, 90, 30),  # elsewhere
+        "d": picture(10, 200, 30, 90, 10, 200, 30, 90),  # of more frames
+        "f": picture(7, 7, 7, 7),  # flat
+    }
+    config = Dedup(threshold=0.9, alike=0.95)
+    close = clips(seen, a=0, b=0, c=0, d=0)
+    assert regroup(config, close, list) == {"a": "a", "b": "a"}
+    assert regroup(config, clips(seen, a=0, e=0), list) == {"a": "a", "e": "a"}, "without pixels the cosine decides"
+    assert regroup(config, clips(seen, a=0, f=0), list) == {"a": "a", "f": "a"}, "what is flat differs in nothing"
+    placed = clips(seen, b=(0, None), c=(0, None)).to_batches()
+    assert regroup(config, clips(seen, a=0), lambda: placed) == {"a": "a", "b": "a"}
+
+
+def test_the_fingerprint_follows_every_threshold():
+    asked = [Dedup(), Dedup(threshold=0.9), Dedup(alike=0.95), Dedup(alike=0.9)]
+    assert len({each.fingerprint("clip") for each in asked}) == 4
+
+
+@pytest.mark.parametrize("alike", [0, 1.5])
+def test_a_correlation_that_makes_no_sense_is_refused(alike):
+    with pytest.raises(ValueError, match=r"dedup\.alike"):
+        Dedup(alike=alike)

@@ -91,6 +91,24 @@ def test_creating_again_keeps_the_rows(tables):
     assert tables.count("clips") == 1
 
 
+def test_tables_of_an_older_version_get_the_columns_that_they_lack(tmp_path, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setitem(schema.TABLES, "clips", tuple(each for each in schema.TABLES["clips"] if each != "thumbnails"))
+        Tables(tmp_path).create()
+        Tables(tmp_path).upsert("clips", [{"clip_id": "a", "motion_score": 1.5}])
+    tables = Tables(tmp_path)
+    tables.create()
+    tables.upsert("clips", [{"clip_id": "a", "thumbnails": b"seen"}, {"clip_id": "b", "thumbnails": None}])
+    found = tables.read("clips", columns=["clip_id", "motion_score", "thumbnails"]).sort_by("clip_id").to_pylist()
+    assert found == [
+        {"clip_id": "a", "motion_score": 1.5, "thumbnails": b"seen"},
+        {"clip_id": "b", "motion_score": None, "thumbnails": None},
+    ]
+    before = tables.version("clips")
+    tables.create()
+    assert tables.version("clips") == before, "nothing is written where nothing is missing"
+
+
 def test_scan_filters_in_batches(tables):
     tables.upsert("clips", [{"clip_id": f"{n:03d}", "accepted": n % 2 == 0} for n in range(100)])
     batches = list(tables.scan("clips", columns=["clip_id"], where=pc.field("accepted"), batch_rows=10))
