@@ -1,9 +1,10 @@
-"""`nova demo`: the whole loop on a corpus of its own, with small untrained models. `make demo` runs it.
+"""`nova demo`: the whole loop on a corpus of its own, with the zoo's small models. `make demo` runs it.
 
     nova demo --output demo
 
-It writes moving shapes as real mp4 and png files (some ugly, duplicated or broken on purpose), curates them, trains for
-a few minutes, generates images and videos, scores them, and reports. Run again, it goes on where it was.
+It writes moving shapes as real mp4 and png files (some ugly, duplicated or broken on purpose), curates them, goes on
+for a few steps with the training of the checkpoint that the project carries, generates images and videos, scores them,
+asks whether prompts are obeyed, and reports. Run again, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from pipelines.work import Summary
 
 
+ASKED = ("single_object", "colors", "direction")
+"""Tasks of the benchmark `shapes` that the demo asks for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
     """Runs the whole loop: media -> tables -> trained NOVA -> images and videos -> scores.
@@ -40,6 +45,8 @@ class DemoConfig:
     """Captions that are generated from, as images and as videos."""
     frames: int = 17
     """Frames of the videos."""
+    questions: int = 24
+    """Samples of each task that the benchmark `shapes` asks for."""
     seed: int = 0
     """Of the corpus and of the samples."""
     address: str | None = None
@@ -73,8 +80,8 @@ def run(config: DemoConfig) -> int:
     if output.is_dir() and any(output.iterdir()) and not (output / "corpus").exists():
         raise ValueError(f"--output {output} holds other files; give an empty or new folder")
     began = time.monotonic()
-    note = settings.untrained(config)[0]
-    print(note)
+    notes = [_how_trained(config.train), *settings.untrained(config)]
+    print(*notes, sep="\n")
     flat = {key: value for key, value in settings.flatten(config).items() if "." not in key}
     resume = output / ".demo-mlflow.json"
     with (
@@ -86,7 +93,8 @@ def run(config: DemoConfig) -> int:
         _train(config, output, tracked)
         groups = _samples(config, output, tracked)
         _scores(config, output, tracked, groups)
-        report = _report(output, summary, findings, groups, note)
+        _obeyed(config, output, tracked)
+        report = _report(output, summary, findings, groups, notes)
         tracked.log_artifact(report)
         tracked.log_metrics({"minutes": (time.monotonic() - began) / 60})
         print(f"\nThe demo took {(time.monotonic() - began) / 60:.1f} minutes. What it made:")
@@ -95,6 +103,12 @@ def run(config: DemoConfig) -> int:
             print(f"  {name:<15} {output / 'samples' / name / 'contact_sheet.png'}")
         print(f"  runs in MLflow  {tracked.hint}")
     return 0
+
+
+def _how_trained(config: TrainConfig) -> str:
+    if not config.init_from:
+        return f"NOVA is trained from nothing, for {config.steps} steps."
+    return f"NOVA's training goes on from {config.init_from}, for {config.steps} steps; it does not begin from nothing."
 
 
 def _say(what: str) -> None:
@@ -195,16 +209,39 @@ def _scores(config: DemoConfig, output: Path, tracked: Run, groups: dict[str, st
         )
 
 
-def _report(output: Path, summary: Summary, findings: Findings, groups: dict[str, str], note: str) -> Path:
+def _obeyed(config: DemoConfig, output: Path, tracked: Run) -> None:
+    """Whether pictures and videos are as their prompts say, read from the pixels."""
+    from jobs.evaluate_shapes import evaluate
+
+    _say("evaluate: are prompts obeyed?")
+    found = evaluate(
+        replace(
+            config.evaluate,
+            benchmark="shapes",
+            shapes=replace(config.evaluate.shapes, tasks=ASKED, samples=config.questions),
+            generate=config.generate,
+            checkpoint=str(output / "run"),
+            output=str(output / "benchmark"),
+            address=config.address,
+            parent_run=tracked.id,
+        )
+    )
+    tracked.log_metrics({name: score["value"] for name, score in found["scores"].items()})
+
+
+def _report(output: Path, summary: Summary, findings: Findings, groups: dict[str, str], notes: list[str]) -> Path:
     from pipelines.report import curation_part, samples_part, scores_part, training_part, write_report
     from pipelines.tables import Tables
 
     return write_report(
         output / "report.html",
         title="NOVA demo: from media to scores",
-        notes=[note, "Captions, and so prompts, are what the untrained captioner says."],
+        notes=[*notes, "Captions, and so prompts, are what the captioner says."],
         curation=curation_part(Tables(output / "tables"), summary, findings),
         training=training_part(output / "run"),
         samples=[samples_part(output / "samples" / name, title) for name, title in groups.items()],
-        scores=[scores_part(output / "scores" / name, title) for name, title in groups.items()],
+        scores=[
+            scores_part(output / "benchmark", "Are prompts obeyed? (benchmark shapes)"),
+            *(scores_part(output / "scores" / name, title) for name, title in groups.items()),
+        ],
     )

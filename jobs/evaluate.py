@@ -39,7 +39,7 @@ class EvaluateConfig(Metrics):
     benchmark: str | None = None
     """`shapes`: generates from a checkpoint what its prompts ask for, and judges that, instead of --samples."""
     checkpoint: str = ""
-    """For a benchmark: a training run, one of its checkpoints, or a released folder or hub id."""
+    """For a benchmark: a training run, one of its checkpoints, zoo/nova, or a released folder or hub id."""
     json: bool = False
     """Print what summary.json holds as one line of JSON, the last one."""
     address: str | None = None

@@ -38,7 +38,7 @@ class GenerateConfig:
     """
 
     checkpoint: str = ""
-    """A training run, one of its checkpoints, or a released folder or hub id."""
+    """A training run, one of its checkpoints, zoo/nova, or a released folder or hub id."""
     prompt: str | None = None
     """One prompt."""
     prompts: str | None = None

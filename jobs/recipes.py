@@ -1,8 +1,8 @@
 """Named runs: what `--recipe NAME` starts from. Each is a function that returns the config of every command.
 
     debug               small untrained models that the project builds itself, seconds; what runs without --recipe
-    demo                the zoo's models, as far as they are trained, on the demo's corpus; minutes of training
-    shapes              the zoo's models, as far as they are trained, on a corpus of `nova shapes`; an hour of training
+    shapes              the zoo's models on a corpus of `nova shapes`; an hour of training
+    demo                the same on the demo's corpus, going on from zoo/nova; a minute of training
     t2i-512-0.6b        one per released checkpoint, with hub ids, for machines with GPUs
     t2i-1024-0.3b
     t2i-1024-0.6b
@@ -121,75 +121,62 @@ def debug() -> Recipe:
     )  # fmt: skip
 
 
-def demo() -> Recipe:
-    """The zoo's CLIP and beauty on the demo's own corpus of shapes; all other models are the debug ones, and of motion
-    the best share is kept; a few minutes of training."""
-    from nova_model.config import SamplingConfig
-    from pipelines.decide import Decide
-    from pipelines.dedup import Dedup
-
-    base = debug()
-    aesthetic = replace(base.curate.aesthetic, model="zoo/clip", head="zoo/aesthetic")
-    return Recipe(
-        curate=replace(
-            base.curate,
-            aesthetic=aesthetic,
-            dedup=Dedup(threshold=0.9, alike=0.95),  # of many that show the same, few have it in the same places
-            decide=Decide(keep_motion=0.85, min_aesthetic=5.0, min_short_side=32),  # ugly is about 3.9, clean 6.2
-            text=replace(base.curate.text, max_tokens=24),
-            latents=replace(base.curate.latents, lengths=(9, 17)),
-        ),
-        train=replace(
-            base.train, preset="demo", steps=600, global_batch=16, global_batch_video=8, checkpoint_every=50,
-            log_every=10, warmup_steps=30, ema_every=5, ema_decay=0.95,
-        ),
-        generate=replace(
-            base.generate, sampling=SamplingConfig(set_steps=8, diffusion_steps=15, guidance_scale=2.0)
-        ),
-        evaluate=replace(
-            base.evaluate,
-            clip_alignment=replace(base.evaluate.clip_alignment, model="zoo/clip"),
-            aesthetic=aesthetic,
-        ),
-    )  # fmt: skip
-
-
 def shapes() -> Recipe:
     """The zoo's models on a corpus of `nova shapes`: an hour of training on two cores.
 
     Motion of this world is slight, as its things cover a tenth of a frame: scores are multiplied, so that they span
     what can be asked for (up to about 8).
     """
-    from nova_model.config import SamplingConfig
+    from nova_model.config import MaskRatios, SamplingConfig
     from pipelines.decide import Decide
+    from pipelines.dedup import Dedup
     from pipelines.zoo import captioner
 
-    base = demo()
+    base = debug()
+    aesthetic = replace(base.curate.aesthetic, model="zoo/clip", head="zoo/aesthetic")
     return Recipe(
         curate=replace(
             base.curate,
             shots=replace(base.curate.shots, min_seconds=1.0),
             motion=replace(base.curate.motion, weights="zoo/raft", updates=8, calibration=25.0),
-            decide=Decide(min_aesthetic=5.0, min_short_side=60),
+            aesthetic=aesthetic,
+            dedup=Dedup(threshold=0.9, alike=0.95),  # of many that show the same, few have it in the same places
+            decide=Decide(min_aesthetic=5.0, min_short_side=60),  # ugly is about 3.9, clean 6.2
             caption=replace(
                 base.curate.caption, model="zoo/captioner", frames=captioner.FRAMES, as_video=True,
                 short_side=captioner.SIDE, short_prompt=captioner.SHORT, long_prompt=captioner.LONG, short_tokens=24,
                 long_tokens=40,
             ),
-            text=replace(base.curate.text, model="zoo/text_encoder"),
+            text=replace(base.curate.text, model="zoo/text_encoder", max_tokens=24),
             latents=replace(base.curate.latents, model="zoo/vae", lengths=(17,)),
         ),
         train=replace(
             base.train, preset="shapes", steps=10000, global_batch=48, global_batch_video=24, loss_repeat=1,
-            checkpoint_every=200, log_every=20, warmup_steps=100, lr=4e-4, ema_decay=0.99, short_captions=0.5,
-            cpus_per_worker=2, vae="zoo/vae", text_encoder="zoo/text_encoder",
+            masks=MaskRatios(least=0.1, std=0.5), checkpoint_every=200, log_every=20, warmup_steps=100, lr=4e-4,
+            ema_decay=0.99, short_captions=0.5, cpus_per_worker=2, vae="zoo/vae", text_encoder="zoo/text_encoder",
         ),
         generate=replace(
             base.generate, sampling=SamplingConfig(set_steps=16, diffusion_steps=25, guidance_scale=3.0),
             samples_at_once=32,
         ),
         evaluate=replace(
-            base.evaluate, dynamic_degree=replace(base.evaluate.dynamic_degree, weights="zoo/raft")
+            base.evaluate,
+            clip_alignment=replace(base.evaluate.clip_alignment, model="zoo/clip"),
+            aesthetic=aesthetic,
+            dynamic_degree=replace(base.evaluate.dynamic_degree, weights="zoo/raft"),
+        ),
+    )  # fmt: skip
+
+
+def demo() -> Recipe:
+    """As `shapes`, on the demo's own small corpus: some steps that go on from the checkpoint that is carried."""
+    base = shapes()
+    return replace(
+        base,
+        curate=replace(base.curate, decide=replace(base.curate.decide, min_motion=0.3)),  # what stands still is below
+        train=replace(
+            base.train, init_from="zoo/nova", steps=100, checkpoint_every=50, log_every=5, warmup_steps=20, lr=1e-4,
+            ema_decay=0.9,
         ),
     )  # fmt: skip
 

@@ -8,11 +8,12 @@ The same command again goes on from the last checkpoint. What a worker does is i
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs import disk
+from nova_model.config import MaskRatios
 
 if TYPE_CHECKING:
     from nova_model.config import NovaConfig
@@ -44,7 +45,7 @@ class TrainConfig:
     """Parts that keep no activations and compute them again in the backward pass, for less memory and more time:
     temporal, spatial, denoiser. `python -m nova_model.describe PRESET` says what each takes."""
     init_from: str | None = None
-    """Checkpoint folder to take weights from; parts that it lacks start fresh (T2V from T2I weights)."""
+    """Checkpoint folder, or zoo/nova, to take weights from; parts that it lacks start fresh (T2V from T2I weights)."""
     schedule: str = "flow"
     """Noise schedule: flow (flow matching) or ddpm (epsilon)."""
     shift: float = 1.0
@@ -66,6 +67,8 @@ class TrainConfig:
     """Chance that a prompt is replaced by the unconditional one."""
     loss_repeat: int = 4
     """Noise draws per token."""
+    masks: MaskRatios = field(default_factory=MaskRatios)
+    """Share of a frame's tokens that is masked."""
 
     lr: float = 1e-4
     """Learning rate, constant after the warm-up."""

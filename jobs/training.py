@@ -250,6 +250,7 @@ class Worker:
             "generator": generator,
             "loss_repeat": self.config.loss_repeat,
             "text_dropout": self.config.text_dropout,
+            "ratios": self.config.masks,
         }
 
     def save(self, progress: Progress) -> None:
@@ -384,8 +385,10 @@ def copy_weights(source: str, model: Nova) -> None:
         ValueError: the checkpoint is of another width.
     """
     from nova_model.checkpoint import load_transformer
+    from pipelines.models import folder as folder_of
 
-    folder = Path(source) / "transformer" if (Path(source) / "transformer").is_dir() else Path(source)
+    folder = folder_of(source)
+    folder = folder / "transformer" if (folder / "transformer").is_dir() else folder
     theirs = load_transformer(folder).state_dict()
     mine = model.state_dict()
     wrong = [name for name, value in theirs.items() if name in mine and value.shape != mine[name].shape]

@@ -224,6 +224,26 @@ class SamplingConfig:
             raise ValueError(f"guidance_scale is {self.guidance_scale}; it is 1 (off) or more")
 
 
+@dataclass(frozen=True, kw_only=True)
+class MaskRatios:
+    """Share of a frame's tokens that is masked in training: normal around 1, cut at both ends; by default as published.
+
+    Raises:
+        ValueError: a share or a deviation that makes no sense.
+    """
+
+    least: float = 0.7
+    """Lower where frames have few tokens: the last ones are sampled with many others in view, and 0.7 shows few."""
+    std: float = 0.25
+    """Standard deviation before the cut."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.least < 1:
+            raise ValueError(f"masks.least is {self.least}; it is a share from 0 up to below 1, such as 0.7")
+        if self.std <= 0:
+            raise ValueError(f"masks.std is {self.std}; it is above 0, such as 0.25")
+
+
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and value >= 1
 
@@ -295,5 +315,4 @@ PRESETS: dict[str, NovaConfig] = {
         video_mixer_rank=16,
         arch=("vit_d4w128h4", "vit_d6w128h4", "mlp_d3w256"),
     ),
-    "demo": replace(_TINY, text_token_len=24, video_mixer_rank=16, arch=("vit_d4w128h4", "vit_d6w128h4", "mlp_d3w128")),
 }

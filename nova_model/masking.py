@@ -8,23 +8,23 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-RATIO_MEAN, RATIO_STD, RATIO_LEAST = 1.0, 0.25, 0.7
+from nova_model.config import MaskRatios
+
+PUBLISHED = MaskRatios()
 
 
-def draw_mask_ratio(generator: torch.Generator) -> float:
-    """Share of tokens that are masked in a training step: normal (1, 0.25), truncated to [0.7, 1]."""
-    low = torch.special.ndtr(torch.tensor((RATIO_LEAST - RATIO_MEAN) / RATIO_STD, dtype=torch.float64))
-    high = torch.special.ndtr(torch.tensor((1.0 - RATIO_MEAN) / RATIO_STD, dtype=torch.float64))
+def draw_mask_ratio(generator: torch.Generator, ratios: MaskRatios = PUBLISHED) -> float:
+    """Share of tokens that are masked in a training step: by default normal (1, 0.25), truncated to [0.7, 1]."""
+    low = torch.special.ndtr(torch.tensor((ratios.least - 1.0) / ratios.std, dtype=torch.float64))
     uniform = torch.rand((), generator=generator, device=generator.device, dtype=torch.float64).cpu()
-    return float(RATIO_MEAN + RATIO_STD * torch.special.ndtri(low + (high - low) * uniform))
+    return float(1.0 + ratios.std * torch.special.ndtri(low + (0.5 - low) * uniform))
 
 
-def mean_mask_ratio() -> float:
-    """Expected value of what `draw_mask_ratio` draws, 0.867."""
-    low, high = ((each - RATIO_MEAN) / RATIO_STD for each in (RATIO_LEAST, 1.0))
-    density = [math.exp(-0.5 * each**2) / math.sqrt(2 * math.pi) for each in (low, high)]
-    share = 0.5 * (math.erf(high / math.sqrt(2)) - math.erf(low / math.sqrt(2)))
-    return RATIO_MEAN + RATIO_STD * (density[0] - density[1]) / share
+def mean_mask_ratio(ratios: MaskRatios = PUBLISHED) -> float:
+    """Expected value of what `draw_mask_ratio` draws, 0.867 by default."""
+    low = (ratios.least - 1.0) / ratios.std
+    density = [math.exp(-0.5 * each**2) / math.sqrt(2 * math.pi) for each in (low, 0.0)]
+    return 1.0 + ratios.std * (density[0] - density[1]) / (0.5 * math.erf(-low / math.sqrt(2)))
 
 
 def visible_count(ratio: float, tokens: int) -> int:

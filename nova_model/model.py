@@ -14,7 +14,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from nova_model import masking, ops
-from nova_model.config import PARTS, NovaConfig
+from nova_model.config import PARTS, MaskRatios, NovaConfig
 from nova_model.denoiser import Denoiser
 from nova_model.embeddings import LabelEmbed, MaskEmbed, MotionEmbed, TextEmbed, TimeEmbed
 from nova_model.layers import take
@@ -124,6 +124,7 @@ class Nova(nn.Module):
         generator: torch.Generator,
         loss_repeat: int = 4,
         text_dropout: float = 0.1,
+        ratios: MaskRatios = masking.PUBLISHED,
     ) -> Losses:
         """One training step (spec section 4). A function of its arguments and the generator alone.
 
@@ -139,15 +140,15 @@ class Nova(nn.Module):
             generator: of all draws, on the latents' device.
             loss_repeat: R, noise draws a token.
             text_dropout: chance that a prompt is replaced by the unconditional one.
+            ratios: share of a frame's tokens that is masked.
 
         Raises:
             ValueError: latents of a size that the patches do not divide.
         """
         self.check_size(latents)
         context = self.context(self.drop(text, labels, text_dropout, generator), motion, fps, len(latents))
-        return self.losses(
-            latents, self.indicators(context, latents), schedule, self.draw(latents, schedule, generator, loss_repeat)
-        )
+        draws = self.draw(latents, schedule, generator, loss_repeat, ratios)
+        return self.losses(latents, self.indicators(context, latents), schedule, draws)
 
     def losses(self, latents: Tensor, indicators: Tensor, schedule: Schedule, draws: Draws) -> Losses:
         """Spatial pass and diffusion loss.
@@ -189,11 +190,18 @@ class Nova(nn.Module):
         later = frames / (frames - 1) * weighted[:, :, 1:].sum()
         return Losses(first + later, first, later)
 
-    def draw(self, latents: Tensor, schedule: Schedule, generator: torch.Generator, loss_repeat: int) -> Draws:
+    def draw(
+        self,
+        latents: Tensor,
+        schedule: Schedule,
+        generator: torch.Generator,
+        loss_repeat: int,
+        ratios: MaskRatios = masking.PUBLISHED,
+    ) -> Draws:
         """Everything random of a step but the prompts' dropout."""
         batch, _, frames, _, _ = latents.shape
         tokens = self.grid(latents)[0] * self.grid(latents)[1]
-        count = masking.visible_count(masking.draw_mask_ratio(generator), tokens)
+        count = masking.visible_count(masking.draw_mask_ratio(generator, ratios), tokens)
         rows = loss_repeat * batch * frames
         device = latents.device
         return Draws(

@@ -1,7 +1,8 @@
 """Finds the parts of a checkpoint: transformer, schedule, VAE and text encoder.
 
 A checkpoint is a training run (RUN), one of its checkpoints (RUN/checkpoints/step-00000100), an exported model
-(RUN/model), or a released folder or hub id as diffusers lays it out (`model_index.json`).
+(RUN/model), the one that the project carries (zoo/nova), or a released folder or hub id as diffusers lays it out
+(`model_index.json`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+
+from pipelines import models
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,7 @@ def find(checkpoint: str, *, vae: str | None = None, text_encoder: str | None = 
     """The parts of a checkpoint.
 
     Args:
-        checkpoint: a folder or a hub id.
+        checkpoint: a folder, zoo/nova or a hub id.
         vae: takes the place of the checkpoint's own.
         text_encoder: likewise.
 
@@ -70,6 +73,8 @@ def find(checkpoint: str, *, vae: str | None = None, text_encoder: str | None = 
 
 
 def _folder(checkpoint: str) -> Path:
+    if checkpoint.startswith(models.ZOO):
+        return models.folder(checkpoint)
     folder = Path(checkpoint).expanduser()
     if folder.is_dir():
         return folder.absolute()

@@ -6,9 +6,10 @@
     zoo/raft            torchvision raft_small                      raft.py
     zoo/captioner       transformers Qwen3-VL                       captioner.py
     zoo/text_encoder    transformers Phi                            text_encoder.py
+    zoo/nova            NOVA                                        nova train --recipe shapes
 
 `models/NAME` is what the project carries: what the class's own loader reads, and a card (README.md). `build.py` trains
-each again from nothing, `check.py` scores them on scenes that none of them has seen.
+each but NOVA again from nothing, `check.py` scores them on scenes that none of them has seen.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from __future__ import annotations
 from pathlib import Path
 
 NAMES = ("vae", "clip", "aesthetic", "raft", "captioner", "text_encoder")
+"""What `nova zoo build` makes."""
+NOVA = "nova"
+"""What the pipeline itself makes of the others: a checkpoint of `nova train`."""
 CARRIED = Path(__file__).parent / "models"
 
 
@@ -25,8 +29,8 @@ def path(name: str) -> Path:
     Raises:
         ValueError: there is no such model, or none is carried yet.
     """
-    if name not in NAMES:
-        raise ValueError(f"model 'zoo/{name}': the zoo has {', '.join(NAMES)}")
+    if name not in (*NAMES, NOVA):
+        raise ValueError(f"model 'zoo/{name}': the zoo has {', '.join((*NAMES, NOVA))}")
     if not (CARRIED / name).is_dir():
         raise ValueError(
             f"model 'zoo/{name}' is not carried yet; train it with nova zoo build {name}, and name its folder"

@@ -163,9 +163,9 @@ def test_activation_checkpointing_trains_the_same(trained: Path, curated: Path, 
 def test_ablations_are_changes_of_the_preset() -> None:
     from nova_model.config import PRESETS
 
-    ablated = train.model_config(train_config(preset="demo", ablate=("no_temporal", "no_scaling", "post_add_norm")))
+    ablated = train.model_config(train_config(preset="shapes", ablate=("no_temporal", "no_scaling", "post_add_norm")))
     assert (ablated.sees_frames, ablated.video_mixer_rank, ablated.norm) == (False, None, "post_add")
-    assert train.model_config(train_config(preset="demo")) == PRESETS["demo"]
+    assert train.model_config(train_config(preset="shapes")) == PRESETS["shapes"]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_init_from_takes_what_fits(trained: Path) -> None:
     copy_weights(str(trained / "model"), model)
     assert same(model.state_dict(), weights(trained) | dict(model.named_buffers()))
     with pytest.raises(ValueError, match="same preset family"):
-        copy_weights(str(trained / "model"), Nova(PRESETS["demo"]))
+        copy_weights(str(trained / "model"), Nova(PRESETS["shapes"]))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from nova_model import describe as module
+from nova_model.config import MaskRatios
 from nova_model.describe import describe, main
 from nova_model.masking import draw_mask_ratio, mean_mask_ratio
 from tests.nova_model.models import generator
@@ -40,11 +41,11 @@ def test_the_largest_model_is_described_in_little_memory():
 
 
 def test_what_it_says(capsys):
-    assert main(["demo", "--batch", "2", "--frames", "3", "--set-steps", "8", "--precision", "fp32"]) == 0
+    assert main(["shapes", "--batch", "2", "--frames", "3", "--set-steps", "8", "--precision", "fp32"]) == 0
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     found = json.loads(out)
-    assert found["latents"] == {"channels": 4, "frames": 3, "height": 8, "width": 8}
+    assert found["latents"] == {"channels": 8, "frames": 3, "height": 8, "width": 8}
     step, made, held = found["training_step"], found["generation"], found["training_memory_bytes"]
     for cost in (step["flops"], step["flops_forward"], step["flops_with_checkpointing"], made["flops"]):
         assert cost["total"] == cost["temporal"] + cost["spatial"] + cost["denoiser"] > 0
@@ -87,10 +88,13 @@ def test_steps_are_those_of_the_release(name, steps, quick):
     assert describe(name, diffusion_steps=7)["generation"]["diffusion_steps"] == 7
 
 
-def test_the_mean_mask_ratio_is_that_of_the_draws():
+@pytest.mark.parametrize("ratios", [MaskRatios(), MaskRatios(least=0.1, std=0.5)])
+def test_the_mean_mask_ratio_is_that_of_the_draws(ratios):
     rng = generator()
-    drawn = [draw_mask_ratio(rng) for _ in range(20000)]
-    assert mean_mask_ratio() == pytest.approx(sum(drawn) / len(drawn), abs=2e-3)
+    drawn = [draw_mask_ratio(rng, ratios) for _ in range(20000)]
+    assert mean_mask_ratio(ratios) == pytest.approx(sum(drawn) / len(drawn), abs=4e-3)
+    assert ratios.least <= min(drawn) < ratios.least + 0.02
+    assert max(drawn) <= 1
 
 
 @pytest.mark.parametrize(
