@@ -118,7 +118,7 @@ def ablate(config: AblateConfig) -> Path:
             tracked.log_artifact(work.output / name)
         tracked.log_artifact(ablate_plots.draw(work.output, results, work.changes, norms), "plots")
         print("", table.read_text(), f"table: {table}", f"plots: {work.output / 'plots'}", sep="\n")
-        print(*settings.untrained(config), sep="\n")
+        print(*settings.small_models(config), sep="\n")
     return work.output
 
 

@@ -34,7 +34,7 @@ commands:
 {commands}
 
 options of every command:
-  --recipe NAME       start from a named run; without it the small untrained models of `debug`:
+  --recipe NAME       start from a named run; without it the small models of `debug`:
                       {recipes}
   --set key=value     change any field of its config; may be given often
   --print-config      print the config, one key=value a line as --set takes it, and stop

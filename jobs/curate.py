@@ -107,7 +107,7 @@ def _curated(config: CurateConfig, sources: Iterator[Source], curator: Curator, 
         tracked.log_metrics(summary.counts())
         tracked.log_dataset(root, summary.version, "curated")
         Console(file=sys.stdout).print(summary_table(summary))
-        notes = settings.untrained(config)
+        notes = settings.small_models(config)
         report = _publish(tracked, curator.tables, summary, notes)
         print(f"tables: {root} (examples at version {summary.version})", f"report: {report}", *notes, sep="\n")
     return summary

@@ -80,7 +80,7 @@ def run(config: DemoConfig) -> int:
     if output.is_dir() and any(output.iterdir()) and not (output / "corpus").exists():
         raise ValueError(f"--output {output} holds other files; give an empty or new folder")
     began = time.monotonic()
-    notes = [_how_trained(config.train), *settings.untrained(config)]
+    notes = [_how_trained(config.train), *settings.small_models(config)]
     print(*notes, sep="\n")
     flat = {key: value for key, value in settings.flatten(config).items() if "." not in key}
     resume = output / ".demo-mlflow.json"

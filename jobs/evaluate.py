@@ -100,7 +100,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Score]:
         tracked.log_artifact(output / "scores.parquet")
         tracked.log_artifact(output / "summary.json")
     Console().print(table(summary, len(scored), len(failures)))
-    print(f"scores: {output}", *settings.untrained(config), sep="\n")
+    print(f"scores: {output}", *settings.small_models(config), sep="\n")
     if config.json:
         print(json.dumps(found))
     return summary

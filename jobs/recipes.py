@@ -1,7 +1,7 @@
 """Named runs: what `--recipe NAME` starts from. Each is a function that returns the config of every command.
 
-    debug               small untrained models that the project builds itself, seconds; what runs without --recipe
-    shapes              the zoo's models on a corpus of `nova shapes`; an hour of training
+    debug               small models that the project carries (the zoo), seconds; what runs without --recipe
+    shapes              the same on a corpus of `nova shapes`; an hour of training
     demo                the same on the demo's corpus, going on from zoo/nova; a minute of training
     t2i-512-0.6b        one per released checkpoint, with hub ids, for machines with GPUs
     t2i-1024-0.3b
@@ -75,7 +75,7 @@ class Recipe:
 
 
 def debug() -> Recipe:
-    """Everything in seconds, nothing rejected but duplicates."""
+    """The zoo's models in seconds, nothing rejected but duplicates."""
     from jobs.curate import CurateConfig
     from jobs.evaluate import EvaluateConfig
     from jobs.generate import GenerateConfig
@@ -92,31 +92,39 @@ def debug() -> Recipe:
     from pipelines.motion import Motion
     from pipelines.shots import Shots
     from pipelines.text import TextFeatures
+    from pipelines.zoo import captioner
 
     small = _small_batches(8)
+    aesthetic = Aesthetic(model="zoo/clip", head="zoo/aesthetic", frames=3, short_side=128, resources=small)
     return Recipe(
         curate=CurateConfig(
             ingest=Ingest(resources=small),
             shots=Shots(min_seconds=0.4, resources=_small_batches(2)),
-            motion=Motion(short_side=128, updates=4, max_pairs=4, pairs_at_once=4, resources=small),
-            aesthetic=Aesthetic(frames=3, short_side=128, resources=small),
-            dedup=Dedup(threshold=0.97),  # the embedded CLIP: near duplicates 0.99, other pictures below 0.8
+            motion=Motion(
+                weights="zoo/raft", short_side=128, updates=4, max_pairs=4, pairs_at_once=4, resources=small
+            ),
+            aesthetic=aesthetic,
+            dedup=Dedup(threshold=0.9, alike=0.95),  # of many that show the same, few have it in the same places
             decide=Decide(),
-            caption=Caption(frames=2, short_side=112, short_tokens=12, long_tokens=24, resources=small),
-            text=TextFeatures(max_tokens=16, resources=small),
-            latents=Latents(lengths=(5, 17), resources=small),
+            caption=Caption(
+                model="zoo/captioner", frames=captioner.FRAMES, as_video=True, short_side=captioner.SIDE,
+                short_prompt=captioner.SHORT, long_prompt=captioner.LONG, short_tokens=24, long_tokens=40,
+                resources=small,
+            ),
+            text=TextFeatures(model="zoo/text_encoder", max_tokens=24, resources=small),
+            latents=Latents(model="zoo/vae", lengths=(5, 17), resources=small),
         ),
         train=TrainConfig(
-            preset="tiny", steps=20, global_batch=8, global_batch_video=4, checkpoint_every=10, log_every=5,
-            warmup_steps=5, lr=1e-3, ema_every=5, vae="embedded/video_vae", text_encoder="embedded/text_encoder",
+            preset="shapes", steps=20, global_batch=8, global_batch_video=4, checkpoint_every=10, log_every=5,
+            warmup_steps=5, lr=4e-4, ema_every=5, vae="zoo/vae", text_encoder="zoo/text_encoder",
         ),
         generate=GenerateConfig(
             sampling=SamplingConfig(set_steps=4, diffusion_steps=5, guidance_scale=2.0), resources=_small_batches(2)
         ),
         evaluate=EvaluateConfig(
-            clip_alignment=ClipAlignment(short_side=64, resources=small),
-            aesthetic=Aesthetic(frames=3, short_side=128, resources=small),
-            dynamic_degree=DynamicDegree(updates=4, resources=small),
+            clip_alignment=ClipAlignment(model="zoo/clip", short_side=64, resources=small),
+            aesthetic=aesthetic,
+            dynamic_degree=DynamicDegree(weights="zoo/raft", updates=4, resources=small),
         ),
     )  # fmt: skip
 
@@ -129,41 +137,25 @@ def shapes() -> Recipe:
     """
     from nova_model.config import MaskRatios, SamplingConfig
     from pipelines.decide import Decide
-    from pipelines.dedup import Dedup
-    from pipelines.zoo import captioner
 
     base = debug()
-    aesthetic = replace(base.curate.aesthetic, model="zoo/clip", head="zoo/aesthetic")
-    return Recipe(
+    return replace(
+        base,
         curate=replace(
             base.curate,
             shots=replace(base.curate.shots, min_seconds=1.0),
-            motion=replace(base.curate.motion, weights="zoo/raft", updates=8, calibration=25.0),
-            aesthetic=aesthetic,
-            dedup=Dedup(threshold=0.9, alike=0.95),  # of many that show the same, few have it in the same places
+            motion=replace(base.curate.motion, updates=8, calibration=25.0),
             decide=Decide(min_aesthetic=5.0, min_short_side=60),  # ugly is about 3.9, clean 6.2
-            caption=replace(
-                base.curate.caption, model="zoo/captioner", frames=captioner.FRAMES, as_video=True,
-                short_side=captioner.SIDE, short_prompt=captioner.SHORT, long_prompt=captioner.LONG, short_tokens=24,
-                long_tokens=40,
-            ),
-            text=replace(base.curate.text, model="zoo/text_encoder", max_tokens=24),
-            latents=replace(base.curate.latents, model="zoo/vae", lengths=(17,)),
+            latents=replace(base.curate.latents, lengths=(17,)),
         ),
         train=replace(
-            base.train, preset="shapes", steps=10000, global_batch=48, global_batch_video=24, loss_repeat=1,
-            masks=MaskRatios(least=0.1, std=0.5), checkpoint_every=200, log_every=20, warmup_steps=100, lr=4e-4,
-            ema_decay=0.99, short_captions=0.5, cpus_per_worker=2, vae="zoo/vae", text_encoder="zoo/text_encoder",
+            base.train, steps=10000, global_batch=48, global_batch_video=24, loss_repeat=1,
+            masks=MaskRatios(least=0.1, std=0.5), checkpoint_every=200, log_every=20, warmup_steps=100, ema_decay=0.99,
+            short_captions=0.5, cpus_per_worker=2,
         ),
         generate=replace(
             base.generate, sampling=SamplingConfig(set_steps=16, diffusion_steps=25, guidance_scale=3.0),
             samples_at_once=32,
-        ),
-        evaluate=replace(
-            base.evaluate,
-            clip_alignment=replace(base.evaluate.clip_alignment, model="zoo/clip"),
-            aesthetic=aesthetic,
-            dynamic_degree=replace(base.evaluate.dynamic_degree, weights="zoo/raft"),
         ),
     )  # fmt: skip
 

@@ -20,15 +20,16 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def untrained(config: Any) -> list[str]:
-    """What must be said of results that rest on embedded models; nothing where there are none."""
-    named = sorted({value for value in flatten(config).values() if str(value).startswith("embedded/")})
-    if not named:
-        return []
-    return [
-        f"Untrained models: {', '.join(named)}. What they say tells inputs apart and means nothing; "
-        "choose a recipe with real models for real data."
-    ]
+def small_models(config: Any) -> list[str]:
+    """What must be said of results that rest on the project's own small models; nothing where there are none."""
+    values = {str(value) for value in flatten(config).values()}
+    zoo, embedded = (sorted(each for each in values if each.startswith(prefix)) for prefix in ("zoo/", "embedded/"))
+    said = []
+    if zoo:
+        said.append(f"Small models: {', '.join(zoo)}. They know drawn shapes and nothing else")
+    if embedded:
+        said.append(f"Untrained models: {', '.join(embedded)}. What they say tells inputs apart and means nothing")
+    return [f"{each}; choose a recipe with real models for real data." for each in said]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -59,6 +59,8 @@ class TrainConfig:
     """Images per step over all workers."""
     global_batch_video: int = 4
     """Videos per step over all workers."""
+    images_first: int = 0
+    """Steps at the start that take images alone: what things look like is learnt cheaper than how they move."""
     accumulate: int = 1
     """Parts that a worker's share of a batch is computed in, one after the other, where memory is short."""
     short_captions: float = 0.5
@@ -129,6 +131,8 @@ class TrainConfig:
         for name in ("global_batch", "global_batch_video"):
             if getattr(self, name) % parts:
                 raise ValueError(f"{name}={getattr(self, name)} must be a multiple of workers x accumulate = {parts}")
+        if self.images_first < 0:
+            raise ValueError(f"images_first={self.images_first}: must be at least 0")
         self._check_names()
         if self.schedule not in ("flow", "ddpm"):
             raise ValueError(f"schedule={self.schedule!r}: choose flow or ddpm")
@@ -251,7 +255,7 @@ def check(config: TrainConfig, root: str, version: int) -> Plan:
     from pipelines.batches import load_plan
     from pipelines.tables import Tables
 
-    plan = load_plan(root, version, config.batch_size, config.seed)
+    plan = load_plan(root, version, config.batch_size, config.seed, config.images_first)
     model = model_config(config)
     columns = ["bucket", "moments_shape", "short_text_shape", "latents_by", "text_by"]
     fingerprints: set[tuple[str, str]] = set()

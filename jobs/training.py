@@ -39,6 +39,11 @@ class Progress:
     device_hours: float = 0.0
     """Hours of training times number of workers."""
 
+    @property
+    def before(self) -> int:
+        """Steps that were done on earlier versions."""
+        return self.step - self.position
+
 
 def learning_rate(config: TrainConfig, step: int) -> float:
     """Linear warm-up, then constant.
@@ -111,7 +116,8 @@ def _train_loop(given: dict[str, Any]) -> None:
     parallel = {"find_unused_parameters": True}  # images use neither the mixer nor later frames
     trained = prepare_model(model, parallel_strategy_kwargs=parallel if world > 1 else None)
 
-    plan = load_plan(given["tables"], given["version"], config.batch_size, config.seed)
+    images_first = max(0, config.images_first - progress.before)
+    plan = load_plan(given["tables"], given["version"], config.batch_size, config.seed, images_first)
     reader = Reader(plan)
     log = Log(Path(given["run"]) / "metrics.jsonl", given["tracking"], progress.step) if rank == 0 else None
     batches = Prefetcher(lambda position: reader.read(position, rank, world), progress.position)

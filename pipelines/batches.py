@@ -90,15 +90,30 @@ class Plan:
         parts: the Parquet files of a version, from `Tables.parts`.
         global_batch: number of examples per batch, over all workers, for a bucket.
         seed: of the order.
+        images_first: batches at the start that hold images alone.
+
+    Raises:
+        ValueError: images come first, and there are none.
     """
 
-    def __init__(self, parts: Sequence[StoredPart], global_batch: Callable[[Bucket], int], seed: int) -> None:
+    def __init__(
+        self,
+        parts: Sequence[StoredPart],
+        global_batch: Callable[[Bucket], int],
+        seed: int,
+        images_first: int = 0,
+    ) -> None:
         self.parts = list(parts)
         self.seed = seed
+        self.images_first = images_first
         self._by_bucket: dict[Bucket, list[int]] = {}
         for index, part in enumerate(self.parts):
             self._by_bucket.setdefault(Bucket.parse(part.partition["bucket"]), []).append(index)
         self._sizes = {bucket: global_batch(bucket) for bucket in self._by_bucket}
+        self._buckets = tuple(sorted(self._by_bucket))
+        self._images = tuple(bucket for bucket in self._buckets if bucket.frames == 1)
+        if images_first and not self._images:
+            raise ValueError(f"images_first is {images_first}, but there are no images; leave it out")
         self._epoch = lru_cache(maxsize=2)(self._shuffled_epoch)
 
     @property
@@ -108,7 +123,11 @@ class Plan:
 
     @property
     def batches_per_epoch(self) -> int:
-        return sum(-(-count // self._sizes[bucket]) for bucket, count in self.examples.items())
+        return self._count(self._buckets)
+
+    def _count(self, buckets: Sequence[Bucket]) -> int:
+        examples = self.examples
+        return sum(-(-examples[bucket] // self._sizes[bucket]) for bucket in buckets)
 
     def batch(self, position: int) -> tuple[Bucket, list[tuple[int, int]]]:
         """Bucket and (part, row) pairs of a batch.
@@ -116,19 +135,21 @@ class Plan:
         Args:
             position: 0 for the first batch; goes on over epochs.
         """
-        epoch, index = divmod(position, self.batches_per_epoch)
-        return self._epoch(epoch)[index]
+        early = position < self.images_first
+        buckets = self._images if early else self._buckets
+        epoch, index = divmod(position if early else position - self.images_first, self._count(buckets))
+        return self._epoch(epoch, buckets)[index]
 
-    def _shuffled_epoch(self, epoch: int) -> list[tuple[Bucket, list[tuple[int, int]]]]:
+    def _shuffled_epoch(self, epoch: int, buckets: Sequence[Bucket]) -> list[tuple[Bucket, list[tuple[int, int]]]]:
         batches = []
-        for number, bucket in enumerate(sorted(self._by_bucket)):
+        for number, bucket in enumerate(buckets):
             order = self._shuffled_rows(bucket, np.random.default_rng((self.seed, epoch, number)))
             size = self._sizes[bucket]
             for start in range(0, len(order), size):
                 # take wraps around: the last batch is filled from the start of the order, however small the bucket
                 rows = order.take(range(start, start + size), axis=0, mode="wrap")
                 batches.append((bucket, [(int(part), int(row)) for part, row in rows]))
-        mixed = np.random.default_rng((self.seed, epoch, len(self._by_bucket))).permutation(len(batches))
+        mixed = np.random.default_rng((self.seed, epoch, len(buckets))).permutation(len(batches))
         return [batches[index] for index in mixed]
 
     def _shuffled_rows(self, bucket: Bucket, rng: np.random.Generator) -> np.ndarray:
@@ -233,13 +254,15 @@ class Prefetcher:
         self._thread.join()
 
 
-def load_plan(address: str, version: int, global_batch: Callable[[Bucket], int], seed: int) -> Plan:
+def load_plan(
+    address: str, version: int, global_batch: Callable[[Bucket], int], seed: int, images_first: int = 0
+) -> Plan:
     """The plan of a version of the tables at an address.
 
     Raises:
-        ValueError: no such version, or a version without examples.
+        ValueError: no such version, a version without examples, or one without the images that come first.
     """
     parts = [part for part in Tables(address).parts("examples", version) if part.rows]
     if not parts:
         raise ValueError(f"examples at {address} version {version} is empty; curate something first")
-    return Plan(parts, global_batch, seed)
+    return Plan(parts, global_batch, seed, images_first)

@@ -18,10 +18,13 @@ def test_the_whole_loop(work: Path, ray_session: None, capsys: pytest.CaptureFix
 
     base = recipes.get("debug", "demo")
     output = work / "demo"
-    wanted = replace(base, output=str(output), items=24, prompts=1, train=replace(base.train, steps=4, log_every=2))
+    wanted = replace(
+        base, output=str(output), items=24, prompts=1, questions=2, train=replace(base.train, steps=4, log_every=2)
+    )
     assert demo.run(wanted) == 0
     said = capsys.readouterr().out
-    assert "Untrained models" in said
+    assert "Small models: zoo/" in said
+    assert "NOVA is trained from nothing, for 4 steps" in said
     assert f"report          {output}/report.html" in said
     page = (output / "report.html").read_text()
     for section in ("curation", "training", "samples", "scores"):
@@ -43,7 +46,7 @@ def test_the_whole_loop(work: Path, ray_session: None, capsys: pytest.CaptureFix
     parent = next(run for run in runs if run.data.tags["nova.command"] == "demo")
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert Counter(run.data.tags["nova.command"] for run in children) == {
-        "curate": 1, "train": 1, "generate": 3, "evaluate": 3,
+        "curate": 1, "train": 1, "generate": 4, "evaluate": 4,
     }  # fmt: skip
     assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
     assert parent.data.metrics["planted_broken_failed"] == 1.0

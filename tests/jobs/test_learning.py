@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from pipelines.generation import Generate, Wanted
 from pipelines.models import folder
 from pipelines.shapes.benchmark import judge_sample
 from pipelines.shapes.draw import render
+from pipelines.shapes.prompts import Canvas, ShapesBenchmark, questions
 from pipelines.shapes.scenes import COLOURS, Scene, sample_scene, short_caption
 from pipelines.text import TextEncoder
 from pipelines.zoo.scenes import video_pixels
@@ -81,17 +83,20 @@ def test_a_minute_of_training_teaches_colours(pictures: Batch, tmp_path: Path) -
         losses.append(worker.step(model, pictures.part(step % parts, parts), step)["loss"])
     assert np.mean(losses[-20:]) < LOSS, f"after {len(losses)} steps"
 
-    worker.run = tmp_path
     worker.export(Progress(step=len(losses)))
-    right = colours_right(tmp_path / "model")
+    right = colours_right(tmp_path / "model", scenes(ASKED, seed=2))
     assert right > 3 * CHANCE, f"{right:.2f} of the colours are right after {len(losses)} steps"
 
 
-def colours_right(checkpoint: Path) -> float:
-    """Share of samples whose thing has the colour of the prompt."""
-    asked = scenes(ASKED, seed=2)
+def test_the_carried_checkpoint_paints_the_colours_of_its_prompts() -> None:
+    asked = questions(ShapesBenchmark(tasks=("colors",), samples=ASKED), Canvas(height=SIDE, width=SIDE, frames=17))
+    assert colours_right("zoo/nova", [question.scene for question in asked]) >= 0.8
+
+
+def colours_right(checkpoint: str | Path, asked: Sequence[Scene]) -> float:
+    """Share of samples whose largest thing has the colour of the prompt."""
     stage = Generate(
-        components=find(str(checkpoint)), output=str(checkpoint),
+        components=find(str(checkpoint)), output="",
         sampling=SamplingConfig(set_steps=16, diffusion_steps=15, guidance_scale=3.0),
     )  # fmt: skip
     wanted = [Wanted(prompt=short_caption(scene), seed=seed, frames=1, motion=0.0) for seed, scene in enumerate(asked)]

@@ -14,10 +14,10 @@ from pipelines.tables import StoredPart, Tables
 IMAGE, VIDEO = Bucket(1, 64, 64), Bucket(5, 64, 64)
 
 
-def plan(images=(7, 5), videos=(3,), size=4, seed=0):
+def plan(images=(7, 5), videos=(3,), size=4, seed=0, images_first=0):
     parts = [StoredPart(f"i{n}", rows, {"bucket": str(IMAGE)}) for n, rows in enumerate(images)]
     parts += [StoredPart(f"v{n}", rows, {"bucket": str(VIDEO)}) for n, rows in enumerate(videos)]
-    return Plan(parts, lambda bucket: size if bucket.frames == 1 else 2, seed)
+    return Plan(parts, lambda bucket: size if bucket.frames == 1 else 2, seed, images_first)
 
 
 def epoch(plan, number=0):
@@ -42,6 +42,17 @@ def test_batches_hold_one_bucket_and_buckets_are_mixed():
     assert sorted(order) != order
     for bucket, pairs in epoch(plan()):
         assert {IMAGE if part < 2 else VIDEO for part, _ in pairs} == {bucket}
+
+
+def test_images_come_first_and_then_the_epochs_that_there_would_have_been():
+    mixed, first = plan(images=(40,), videos=(20,)), plan(images=(40,), videos=(20,), images_first=25)
+    early = [first.batch(position) for position in range(25)]
+    assert {bucket for bucket, _ in early} == {IMAGE}
+    seen = [pair for _, pairs in early[:10] for pair in pairs]
+    assert len(set(seen)) == 40, "an epoch of images takes each once"
+    assert [first.batch(25 + position) for position in range(30)] == [mixed.batch(position) for position in range(30)]
+    with pytest.raises(ValueError, match="no images"):
+        plan(images=(), images_first=1)
 
 
 def test_the_order_is_a_function_of_seed_and_position():

@@ -41,6 +41,13 @@ def test_a_released_folder_brings_its_own_parts(tmp_path: Path) -> None:
     assert (other.vae, other.text_encoder, other.tokenizer) == ("embedded/vae", "embedded/text_encoder", None)
 
 
+def test_the_carried_checkpoint_is_made_of_the_zoo() -> None:
+    found = find("zoo/nova")
+    assert Path(found.transformer).is_dir()
+    assert Path(found.scheduler).is_dir()
+    assert (found.vae, found.text_encoder, found.preset) == ("zoo/vae", "zoo/text_encoder", "shapes")
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "transformer").mkdir()
     (tmp_path / "model_index.json").write_text("{}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from pipelines import models
-from pipelines.zoo import CARRIED, NAMES, build, path
+from pipelines.zoo import CARRIED, NAMES, NOVA, build, path
 
 
 def test_a_model_is_trained_written_and_described(tmp_path):
@@ -34,12 +36,18 @@ def test_an_unknown_model_is_told():
 
 def test_the_zoo_is_small():
     """All of it is carried by the project, so that nothing has to be fetched."""
-    sizes = [file.stat().st_size for file in CARRIED.rglob("*") if file.is_file()]
-    assert 0 < sum(sizes) < 24e6
+    sizes = {name: size(CARRIED / name) for name in (*NAMES, NOVA)}
+    assert 0 < sizes.pop(NOVA) < 10e6
+    assert 0 < sum(sizes.values()) < 24e6
+    assert all(sizes.values())
+
+
+def size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def test_what_is_carried_is_in_the_zoo_and_has_a_card():
     for folder in CARRIED.iterdir():
-        assert folder.name in NAMES
+        assert folder.name in (*NAMES, NOVA)
         assert path(folder.name) == folder
         assert (folder / "README.md").read_text().startswith(f"# zoo/{folder.name}\n")
