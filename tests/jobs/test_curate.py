@@ -70,9 +70,9 @@ def test_an_example_leads_back_to_its_clip_and_holds_what_training_needs(curated
         clip = clips[row["clip_id"]]
         assert (row["caption_short"], row["motion_score"]) == (clip["caption_short"], clip["motion_score"])
         moments = np.frombuffer(row["moments"], row["moments_dtype"]).reshape(row["moments_shape"])
-        assert moments.shape == (8, 1 + (row["bucket_frames"] - 1) // 4, 8, 8), "a latent is four frames"
+        assert moments.shape == (16, 1 + (row["bucket_frames"] - 1) // 4, 8, 8), "a latent is four frames"
         assert np.isfinite(moments).all()
-        assert row["short_text_shape"][1] == 64
+        assert row["short_text_shape"][1] == 96
 
 
 def test_pandas_duckdb_and_pyarrow_read_the_files(curated: Path) -> None:

@@ -48,7 +48,7 @@ def test_what_is_logged(trained: Path) -> None:
         assert 0 <= entry["data_wait_share"] <= 1
         assert entry["samples_per_second"] > 0
         assert entry["tokens_per_second"] > entry["samples_per_second"]
-    assert [entry["lr"] for entry in entries[:6]] == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 1e-3, 1e-3])
+    assert [entry["lr"] for entry in entries[:6]] == pytest.approx([8e-5, 1.6e-4, 2.4e-4, 3.2e-4, 4e-4, 4e-4])
     assert entries[-1]["device_hours"] > entries[0]["device_hours"]
 
 
@@ -188,11 +188,11 @@ def test_init_from_takes_what_fits(trained: Path) -> None:
     from nova_model.config import PRESETS
     from nova_model.model import Nova
 
-    model = Nova(PRESETS["tiny"])
+    model = Nova(PRESETS["shapes"])
     copy_weights(str(trained / "model"), model)
     assert same(model.state_dict(), weights(trained) | dict(model.named_buffers()))
     with pytest.raises(ValueError, match="same preset family"):
-        copy_weights(str(trained / "model"), Nova(PRESETS["shapes"]))
+        copy_weights(str(trained / "model"), Nova(PRESETS["tiny"]))
 
 
 @pytest.mark.parametrize(
