@@ -147,13 +147,13 @@ def test_samples_of_their_own_kind_are_what_they_are_alone(trained: Path, work: 
 
 
 def test_a_released_folder_gives_what_the_run_gives(trained: Path, work: Path, images: Path) -> None:
-    from pipelines import embedded
+    from pipelines import zoo
 
     released = work / "released"
     for part in ("transformer", "scheduler"):
         shutil.copytree(trained / "model" / part, released / part)
-    for part, name in (("vae", "video_vae"), ("text_encoder", "text_encoder"), ("tokenizer", "text_encoder")):
-        shutil.copytree(embedded.path(name), released / part)
+    for part, name in (("vae", "vae"), ("text_encoder", "text_encoder"), ("tokenizer", "text_encoder")):
+        shutil.copytree(zoo.path(name), released / part)
     (released / "model_index.json").write_text('{"_class_name": "NOVAPipeline"}')
     generate(config(released, work / "from_released", prompt="a red circle"))
     made = Path(manifest(work / "from_released")[0]["uri"])
