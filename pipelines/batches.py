@@ -114,6 +114,7 @@ class Plan:
         self._images = tuple(bucket for bucket in self._buckets if bucket.frames == 1)
         if images_first and not self._images:
             raise ValueError(f"images_first is {images_first}, but there are no images; leave it out")
+        self._batches = {bucket: -(-count // self._sizes[bucket]) for bucket, count in self.examples.items()}
         self._epoch = lru_cache(maxsize=2)(self._shuffled_epoch)
 
     @property
@@ -126,8 +127,7 @@ class Plan:
         return self._count(self._buckets)
 
     def _count(self, buckets: Sequence[Bucket]) -> int:
-        examples = self.examples
-        return sum(-(-examples[bucket] // self._sizes[bucket]) for bucket in buckets)
+        return sum(self._batches[bucket] for bucket in buckets)
 
     def batch(self, position: int) -> tuple[Bucket, list[tuple[int, int]]]:
         """Bucket and (part, row) pairs of a batch.
@@ -135,9 +135,10 @@ class Plan:
         Args:
             position: 0 for the first batch; goes on over epochs.
         """
-        early = position < self.images_first
-        buckets = self._images if early else self._buckets
-        epoch, index = divmod(position if early else position - self.images_first, self._count(buckets))
+        buckets, place = self._images, position
+        if position >= self.images_first:
+            buckets, place = self._buckets, position - self.images_first
+        epoch, index = divmod(place, self._count(buckets))
         return self._epoch(epoch, buckets)[index]
 
     def _shuffled_epoch(self, epoch: int, buckets: Sequence[Bucket]) -> list[tuple[Bucket, list[tuple[int, int]]]]:

@@ -60,24 +60,21 @@ class Captioner:
         """
         import torch
 
-        chats, metadata = [], []
-        for number, (frames, question) in enumerate(zip(clips, questions, strict=True)):
-            as_video = seconds is not None and len(frames) > 1
-            chats.append(_chat(frames, question, as_video))
-            if seconds is not None and as_video:
-                metadata.append(video_metadata(len(frames), seconds[number]))
-        videos: dict[str, Any] = {"do_sample_frames": False, "video_metadata": metadata} if metadata else {}
+        as_videos = [seconds is not None and len(frames) > 1 for frames in clips]
+        chats = [_chat(*each) for each in zip(clips, questions, as_videos, strict=True)]
+        # Answers must follow right behind questions.
+        options: dict[str, Any] = {"padding": True, "padding_side": "left"}
+        if seconds is not None and any(as_videos):
+            told = zip(clips, seconds, as_videos, strict=True)
+            metadata = [video_metadata(len(frames), each) for frames, each, as_video in told if as_video]
+            options |= {"do_sample_frames": False, "video_metadata": metadata}
         inputs = self.processor.apply_chat_template(
             chats,
             tokenize=True,
             add_generation_prompt=True,
             return_dict=True,
             return_tensors="pt",
-            processor_kwargs={
-                "padding": True,
-                "padding_side": "left",
-                **videos,
-            },  # answers follow right behind questions
+            processor_kwargs=options,
         ).to(self.model.device)
         with torch.inference_mode():
             tokens = self.model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)

@@ -161,7 +161,7 @@ class Curator:
         embedded = pc.field("embedding").is_valid() & (text("aesthetic_by") == embedder.fingerprint)
         placed = embedded & (text("dedup_by") == fingerprint)
         unplaced = embedded & differs("dedup_by", fingerprint)
-        columns = grouping.COLUMNS
+        columns = config.columns
         for new in _tables(self.tables.scan("clips", columns=columns, where=unplaced), self.work.commits.round_items):
             groups = grouping.regroup(config, new, lambda: self.tables.scan("clips", columns=columns, where=placed))
             members = self.tables.scan("clips", columns=["clip_id", "duplicate_group"], where=placed)

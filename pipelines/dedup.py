@@ -19,6 +19,7 @@ import pyarrow.compute
 from pipelines import schema
 
 COLUMNS = ("clip_id", "kind", "embedding", "embedding_dtype", "thumbnails", "duplicate_group")
+"""What is read of clips; `thumbnails` only where pixels are compared."""
 FLAT = 1.0
 """Standard deviation, of 255, below which thumbnails show nothing that could agree."""
 
@@ -41,6 +42,11 @@ class Dedup:
         if self.alike is not None and not 0 < self.alike <= 1:
             raise ValueError(f"dedup.alike is {self.alike}; it is a correlation above 0 and up to 1, such as 0.95")
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those of `COLUMNS` that are needed."""
+        return COLUMNS if self.alike is not None else tuple(name for name in COLUMNS if name != "thumbnails")
+
     def fingerprint(self, embedded_by: str) -> str:
         """Changes when grouping must be done again: with the thresholds or the model of the embeddings."""
         asked = (self.threshold,) if self.alike is None else (self.threshold, self.alike)
@@ -52,8 +58,8 @@ def regroup(config: Dedup, new: pa.Table, placed: Callable[[], Iterable[pa.Recor
 
     Args:
         config: the threshold.
-        new: clips to place, with `COLUMNS`; their `duplicate_group` is ignored.
-        placed: gives batches of the clips that were placed before, with `COLUMNS`; called once per kind of clip.
+        new: clips to place, with the config's columns; their `duplicate_group` is ignored.
+        placed: gives batches of the clips that were placed before, with the same columns; called once per kind of clip.
 
     Returns:
         New name to group: for new clips that have one, for earlier clips that had none, and for earlier groups that
@@ -101,7 +107,8 @@ class _Side:
     def of(cls, clips: pa.Table, *, grouped: bool = False) -> _Side:
         ids, groups = clips["clip_id"].to_pylist(), clips["duplicate_group"].to_pylist()
         names = [group or clip for clip, group in zip(ids, groups, strict=True)] if grouped else ids
-        return cls(names, unit_vectors(clips), clips["thumbnails"].to_pylist())
+        seen = clips["thumbnails"].to_pylist() if "thumbnails" in clips.column_names else [None] * len(names)
+        return cls(names, unit_vectors(clips), seen)
 
 
 def _close(ours: _Side, others: _Side, config: Dedup) -> Iterator[tuple[str, str]]:

@@ -142,7 +142,8 @@ def _batch(seed: int, processor: Any, step: int) -> dict[str, Any]:
         times = frame_times(seconds)
         size = _size(scene)
         clips.append(worn(rng, resized(render(scene, times), size)))
-        cells += [_cells(scene, (times[number], times[number + video]), size) for number in range(0, len(times), 2)]
+        pairs = zip(times[::2], times[1::2] or times, strict=True)  # a picture is a pair by itself
+        cells += [_cells(scene, pair, size) for pair in pairs]
         metadata.append(video_metadata(len(times), seconds))
         texts.append(_chat(scene, video, detailed=rng.random() < 0.5))
     shown: dict[str, Any] = {"images": [Image.fromarray(clip[0]) for clip in clips]}

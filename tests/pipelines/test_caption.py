@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +17,7 @@ from pipelines.stage import apply
 class Fake:
     """Answers with what it was shown and asked."""
 
-    def answer(
-        self,
-        clips: Sequence[np.ndarray],
-        questions: Sequence[str],
-        max_tokens: int,
-        seconds: Sequence[float] | None = None,
-    ) -> list[str]:
+    def answer(self, clips: Sequence[np.ndarray], questions: Sequence[str], max_tokens: int, seconds: Any) -> list[str]:
         self.seconds = seconds
         pairs = zip(clips, questions, strict=True)
         return [f"{len(frames)} frames of level {frames.mean():.0f}: {text} [{max_tokens}]" for frames, text in pairs]
