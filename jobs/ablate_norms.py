@@ -63,7 +63,7 @@ def _batch(config: TrainConfig) -> tuple[str, Batch]:
 
 def tries(config: TrainConfig, rates: Sequence[float], steps: int, folder: Path) -> list[dict[str, Any]]:
     """Short trainings at rising learning rates, up to the first one that is not stable. One that was done before is
-    not done again.
+    not done again. AdamW takes every weight, at a rate that stays: whatever the recipe does, that is what is compared.
 
     Args:
         config: of the training; its warm-up becomes a quarter of the steps, where it is longer.
@@ -76,7 +76,7 @@ def tries(config: TrainConfig, rates: Sequence[float], steps: int, folder: Path)
     """
     short = replace(
         config, steps=steps, warmup_steps=min(config.warmup_steps, max(1, steps // 4)), log_every=max(1, steps // 20),
-        checkpoint_every=steps, max_failures=0,
+        checkpoint_every=steps, max_failures=0, optimizer="adamw", cooldown=0.0,
     )  # fmt: skip
     found: list[dict[str, Any]] = []
     for rate in rates:

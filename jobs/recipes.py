@@ -144,14 +144,14 @@ def shapes() -> Recipe:
         curate=replace(
             base.curate,
             shots=replace(base.curate.shots, min_seconds=1.0),
-            motion=replace(base.curate.motion, updates=8, calibration=25.0),
+            motion=replace(base.curate.motion, updates=8, calibration=16.0),
             decide=Decide(min_aesthetic=5.0, min_short_side=60),  # ugly is about 3.9, clean 6.2
             latents=replace(base.curate.latents, lengths=(17,)),
         ),
         train=replace(
-            base.train, steps=10000, global_batch=48, global_batch_video=24, loss_repeat=1,
-            masks=MaskRatios(least=0.1, std=0.5), checkpoint_every=200, log_every=20, warmup_steps=100, ema_decay=0.99,
-            short_captions=0.5, cpus_per_worker=2,
+            base.train, steps=9500, images_first=1500, global_batch=48, global_batch_video=24, loss_repeat=1,
+            masks=MaskRatios(least=0.1, std=0.5), optimizer="muon", warmup_steps=200, cooldown=0.8, ema_decay=0.99,
+            checkpoint_every=200, log_every=20, cpus_per_worker=2,
         ),
         generate=replace(
             base.generate, sampling=SamplingConfig(set_steps=16, diffusion_steps=25, guidance_scale=3.0),
@@ -165,10 +165,10 @@ def demo() -> Recipe:
     base = shapes()
     return replace(
         base,
-        curate=replace(base.curate, decide=replace(base.curate.decide, min_motion=0.3)),  # what stands still is below
+        curate=replace(base.curate, decide=replace(base.curate.decide, min_motion=0.5)),  # what stands still is below
         train=replace(
-            base.train, init_from="zoo/nova", steps=100, checkpoint_every=50, log_every=5, warmup_steps=20, lr=1e-4,
-            ema_decay=0.9,
+            base.train, init_from="zoo/nova", steps=100, images_first=0, checkpoint_every=50, log_every=5,
+            warmup_steps=20, lr=1e-4, muon_lr=2e-4, ema_decay=0.9,
         ),
     )  # fmt: skip
 

@@ -72,14 +72,20 @@ class TrainConfig:
     masks: MaskRatios = field(default_factory=MaskRatios)
     """Share of a frame's tokens that is masked."""
 
+    optimizer: str = "adamw"
+    """adamw, or muon: Muon for the matrices inside the blocks, AdamW for the rest; learns faster by the step."""
     lr: float = 1e-4
-    """Learning rate, constant after the warm-up."""
+    """AdamW's learning rate."""
+    muon_lr: float = 2e-3
+    """Muon's learning rate, on AdamW's scale."""
     warmup_steps: int = 10
-    """Steps over which the learning rate rises from zero."""
+    """Steps over which learning rates rise from zero."""
+    cooldown: float = 0.0
+    """Share of the steps, at the end, over which learning rates fall to zero; they stay as they are where it is 0."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's moment decays."""
     weight_decay: float = 0.02
-    """AdamW's, on matrices only: none on norms and biases."""
+    """On matrices only: none on norms and biases."""
     clip_norm: float = 1.0
     """Largest gradient norm."""
     ema_decay: float = 0.97
@@ -136,6 +142,10 @@ class TrainConfig:
         self._check_names()
         if self.schedule not in ("flow", "ddpm"):
             raise ValueError(f"schedule={self.schedule!r}: choose flow or ddpm")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"optimizer={self.optimizer!r}: choose adamw or muon")
+        if not 0 <= self.cooldown <= 1:
+            raise ValueError(f"cooldown={self.cooldown}: a share of the steps, 0 to 1")
         if self.precision not in ("auto", "bf16", "fp32"):
             raise ValueError(f"precision={self.precision!r}: choose auto, bf16 or fp32")
 

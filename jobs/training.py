@@ -45,14 +45,45 @@ class Progress:
         return self.step - self.position
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then constant.
+def rate_factor(config: TrainConfig, step: int) -> float:
+    """What learning rates are multiplied by: linear warm-up, then constant, then a linear cool-down to zero.
 
     Args:
-        config: lr and warmup_steps.
+        config: warmup_steps, cooldown and steps.
         step: steps done before this one.
     """
-    return config.lr * min(1.0, (step + 1) / max(1, config.warmup_steps))
+    warm = (step + 1) / max(1, config.warmup_steps)
+    cooling = max(1.0, config.cooldown * config.steps)
+    return max(0.0, min(1.0, warm, (config.steps - step) / cooling))
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """AdamW's, for a step that has `step` ones before it."""
+    return config.lr * rate_factor(config, step)
+
+
+def optimizers(config: TrainConfig, model: Nova) -> list[torch.optim.Optimizer]:
+    """AdamW alone, or AdamW and Muon, which takes the matrices inside the blocks of all three networks.
+
+    Muon's steps are scaled to the size that AdamW's have. Embeddings, heads, norms and biases stay with AdamW.
+    """
+    import torch
+
+    trained = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
+    inside = [each for name, each in trained if config.optimizer == "muon" and ".blocks." in name and each.ndim == 2]
+    theirs = set(map(id, inside))
+    rest = [each for _, each in trained if id(each) not in theirs]
+    groups = [
+        {"params": [each for each in rest if each.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [each for each in rest if each.ndim <= 1], "weight_decay": 0.0},
+    ]
+    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)]
+    if inside:
+        muon = torch.optim.Muon(
+            inside, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+        found.append(muon)
+    return found
 
 
 class Ema:
@@ -148,7 +179,7 @@ class Worker:
 
     model: Nova
     ema: Ema
-    optimizer: torch.optim.Optimizer
+    optimizers: list[torch.optim.Optimizer]
 
     def __init__(
         self, config: TrainConfig, tables: str, run: Path, rank: int, world: int, device: torch.device
@@ -175,20 +206,13 @@ class Worker:
             torch.set_num_threads(max(1, int(config.cpus_per_worker)))
 
     def prepare(self, model: Nova) -> None:
-        """Initialises weights from the seed (or another checkpoint), and the optimizer."""
-        import torch
-
+        """Initialises weights from the seed (or another checkpoint), and the optimizers."""
         self.model = model
         if self.config.init_from:
             copy_weights(self.config.init_from, model)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not name.startswith(self.config.freeze) if self.config.freeze else True)
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        groups = [
-            {"params": [each for each in trained if each.ndim > 1], "weight_decay": self.config.weight_decay},
-            {"params": [each for each in trained if each.ndim <= 1], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=self.config.lr, betas=self.config.betas)
+        self.optimizers = optimizers(self.config, model)
         self.ema = Ema(model)
 
     def step(self, trained: torch.nn.Module, batch: Batch, step: int) -> dict[str, float]:
@@ -196,13 +220,15 @@ class Worker:
         import torch
 
         generator = torch.Generator(self.device).manual_seed(step_seed(self.config.seed, step, self.rank))
-        rate = learning_rate(self.config, step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
+        factor = rate_factor(self.config, step)
+        for optimizer, rate in zip(self.optimizers, (self.config.lr, self.config.muon_lr), strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            optimizer.zero_grad(set_to_none=True)
         losses = self._backward(trained, batch, generator)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         if (step + 1) % self.config.ema_every == 0:
             self.ema.update(self.model, self.config.ema_decay)
         if self.device.type == "cuda":
@@ -214,7 +240,7 @@ class Worker:
         return {
             **losses,
             "grad_norm": float(norm),
-            "lr": rate,
+            "lr": self.config.lr * factor,
             "samples": float(len(batch.ids) * self.world),
             "tokens": float(len(batch.ids) * self.world * frames * tokens),
         }
@@ -284,7 +310,7 @@ class Worker:
         training.mkdir()
         save_file(_contiguous(self.model.state_dict()), training / "model.safetensors")
         save_file(_contiguous(self.ema.weights), training / "ema.safetensors")
-        torch.save(self.optimizer.state_dict(), training / "optimizer.pt")
+        torch.save([each.state_dict() for each in self.optimizers], training / "optimizer.pt")
         torch.save({"torch": torch.get_rng_state()}, training / "random.pt")
         lr = learning_rate(self.config, progress.step)
         (training / "progress.json").write_text(json.dumps({**asdict(progress), "lr": lr, "seed": self.config.seed}))
@@ -336,9 +362,9 @@ class Worker:
             training = Path(folder) / "training"
             self.model.load_state_dict(load_file(training / "model.safetensors"))
             self.ema.weights = load_file(training / "ema.safetensors", device=str(self.device))
-            self.optimizer.load_state_dict(
-                torch.load(training / "optimizer.pt", map_location=self.device, weights_only=True)
-            )
+            states = torch.load(training / "optimizer.pt", map_location=self.device, weights_only=True)
+            for optimizer, state in zip(self.optimizers, states, strict=True):
+                optimizer.load_state_dict(state)
             torch.set_rng_state(torch.load(training / "random.pt", weights_only=True)["torch"])
             stored = json.loads((training / "progress.json").read_text())
         progress = Progress(**{key: stored[key] for key in asdict(Progress())})

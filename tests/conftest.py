@@ -117,8 +117,8 @@ def trained(work: Path, curated: Path) -> Path:
 
 
 def train_config(**changes: Any) -> TrainConfig:
-    """The debug recipe with a checkpoint every other step and a log entry at each."""
+    """The debug recipe with both optimizers, a checkpoint every other step and a log entry at each."""
     from jobs import recipes
 
     base = recipes.get("debug", "train")
-    return replace(base, **({"checkpoint_every": 2, "log_every": 1, "ema_every": 2} | changes))
+    return replace(base, **({"checkpoint_every": 2, "log_every": 1, "ema_every": 2, "optimizer": "muon"} | changes))

@@ -218,7 +218,7 @@ def _draw(rng: np.random.Generator, video_share: float, *, one_shot: bool) -> _C
         return _Content((sample_scene(rng, width=width, height=height, trained=True),), (1,), None)
     fps = RATES[int(rng.integers(len(RATES)))]
     if one_shot or rng.random() >= TWO_SHOT_SHARE:
-        length = int(rng.integers(round(1.5 * fps), round(2.5 * fps) + 1))
+        length = int(rng.integers(round(1.5 * fps), round(2.0 * fps) + 1))
         still = rng.random() < STILL_SHARE
         scene = sample_scene(rng, width=width, height=height, seconds=length / fps, still=still, trained=True)
         return _Content((scene,), (length,), fps)

@@ -36,7 +36,7 @@ DIRECTIONS = {
     "top": (0, -1),
     "upper right": (1, -1),
 }
-SPEEDS = {"slowly": 0.05, "steadily": 0.1, "quickly": 0.2}
+SPEEDS = {"slowly": 0.08, "steadily": 0.16, "quickly": 0.32}
 """Short sides of the frame per second, by the adverb of the caption."""
 PATHS = {"straight": 0.7, "bouncing": 0.15, "turning": 0.15}
 """How things move, and the share of moving things that do."""
@@ -162,7 +162,7 @@ def sample_scene(
         things=(),
     )
     if seconds > 0 and not still:
-        first = _place(rng, _sample_moving(rng, trained), scene, seconds)
+        first = _place(rng, _sample_moving(rng, scene, seconds, trained), scene, seconds)
         scene = replace(scene, things=(first,))
         return _with_another(rng, scene, seconds, trained) if rng.random() < PAIR_SHARE else scene
     kind = str(rng.choice(list(STILL_KINDS), p=list(STILL_KINDS.values())))
@@ -250,13 +250,23 @@ def _sample_thing(rng: np.random.Generator) -> Thing:
     return Thing(shape=_pick(rng, SHAPES), colour=_pick(rng, tuple(COLOURS)), size=_pick(rng, tuple(SIZES)))
 
 
-def _sample_moving(rng: np.random.Generator, trained: bool) -> Thing:
-    thing = replace(_sample_thing(rng), speed=_pick(rng, tuple(SPEEDS)))
+def _sample_moving(rng: np.random.Generator, scene: Scene, seconds: float, trained: bool) -> Thing:
+    thing = _sample_thing(rng)
     path = str(rng.choice(list(PATHS), p=list(PATHS.values())))
     if path == "turning" and thing.shape not in ROUND:
-        return replace(thing, path=path, direction=_pick(rng, TURNINGS))
+        return replace(thing, path=path, direction=_pick(rng, TURNINGS), speed=_pick(rng, tuple(SPEEDS)))
     thing = replace(thing, direction=_pick(rng, _directions(thing, trained)))
-    return replace(thing, path=path) if path == "bouncing" else thing
+    if path == "bouncing":
+        return replace(thing, path=path, speed=_pick(rng, tuple(SPEEDS)))
+    paced = [replace(thing, speed=speed) for speed in SPEEDS]
+    fitting = [each for each in paced if _has_room(each, scene, seconds)]
+    return fitting[int(rng.integers(len(fitting)))] if fitting else paced[0]
+
+
+def _has_room(thing: Thing, scene: Scene, seconds: float) -> bool:
+    """Whether its straight way is no longer than the central square of the frame."""
+    side = scene.short_side
+    return max(map(abs, thing.velocity(side))) * seconds <= side - 2 * (thing.radius(side) + GAP)
 
 
 def _directions(thing: Thing, trained: bool) -> tuple[str, ...]:

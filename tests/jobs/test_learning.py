@@ -30,8 +30,8 @@ SECONDS = 60
 PICTURES = 512
 SIDE = 64
 CONFIG = TrainConfig(
-    preset="shapes", global_batch=32, loss_repeat=1, lr=4e-4, warmup_steps=50, ema_every=1, ema_decay=0.97,
-    vae="zoo/vae", text_encoder="zoo/text_encoder",
+    preset="shapes", global_batch=16, loss_repeat=1, optimizer="muon", lr=4e-4, warmup_steps=20, ema_every=1,
+    ema_decay=0.97, vae="zoo/vae", text_encoder="zoo/text_encoder",
 )  # fmt: skip
 LOSS = 0.9
 """It begins near 3.8; a model that says nothing but the mean has 2."""
