@@ -127,12 +127,11 @@ def _data(config: DemoConfig, output: Path, tracked: Run) -> Summary:
 
 
 def _found(output: Path, tracked: Run) -> Findings:
-    """What curation found of what the corpus planted."""
+    """What curation found of what the corpus planted; it has been said."""
     from pipelines.shapes import planted
     from pipelines.tables import Tables
 
     findings = planted.compare(Tables(output / "tables"), planted.read_truth(output / "corpus" / "truth.jsonl"))
-    print("what the corpus planted, how much of it, and what was found:", *planted.lines(findings), sep="\n  ")
     tracked.log_metrics(planted.numbers(findings))
     return findings
 

@@ -312,7 +312,7 @@ PRESETS: dict[str, NovaConfig] = {
         image_dim=8,
         text_token_dim=96,
         text_token_len=24,
-        video_mixer_rank=16,
+        video_mixer_rank=-1,
         arch=("vit_d4w128h4", "vit_d6w128h4", "mlp_d3w256"),
     ),
 }

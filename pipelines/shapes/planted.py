@@ -73,14 +73,16 @@ def read_truth(path: str | Path) -> list[Row]:
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
-def compare(tables: Tables, truth: Sequence[Row]) -> Findings:
+def compare(tables: Tables, truth: Sequence[Row], folder: str | Path | None = None) -> Findings:
     """Holds curated tables against what is true of the corpus.
 
     Args:
-        tables: of this corpus, curated.
+        tables: into which this corpus was curated.
         truth: from `read_truth`.
+        folder: where the corpus lay, so that its files are told from those of other sources in the tables; by default
+            files are known by their names alone, wherever the corpus lies.
     """
-    items = _items(tables, truth)
+    items = _items(tables, truth, folder)
     by_label: dict[str, list[_Item]] = defaultdict(list)
     for item in items:
         by_label[item.truth["label"]].append(item)
@@ -100,25 +102,24 @@ def compare(tables: Tables, truth: Sequence[Row]) -> Findings:
     )
 
 
-def _items(tables: Tables, truth: Sequence[Row]) -> list[_Item]:
+def _items(tables: Tables, truth: Sequence[Row], folder: str | Path | None) -> list[_Item]:
+    def name(uri: str) -> str:
+        """Such as media/00001.mp4."""
+        return "/".join(uri.split("/")[-2:]) if folder is None else uri.removeprefix(f"{folder}/")
+
     assets: dict[str, Row] = {}
     for asset in tables.read("assets", columns=ASSET_COLUMNS).to_pylist():
-        assets |= {_name(uri): asset for uri in (asset["uri"], *asset["other_uris"])}
+        assets |= {name(uri): asset for uri in (asset["uri"], *asset["other_uris"])}
     clips: dict[str, list[Row]] = defaultdict(list)
     for clip in tables.read("clips", columns=CLIP_COLUMNS).to_pylist():
         clips[clip["asset_id"]].append(clip)
-    failed = {_name(uri) for uri in tables.read("failures", columns=["uri"])["uri"].to_pylist()}
+    failed = {name(uri) for uri in tables.read("failures", columns=["uri"])["uri"].to_pylist()}
     items = []
     for row in truth:
-        asset = assets.get(_name(row["uri"]))
+        asset = assets.get(row["uri"])
         mine = sorted(clips[asset["asset_id"]], key=lambda clip: clip["start"]) if asset else []
-        items.append(_Item(row, asset, mine, _name(row["uri"]) in failed))
+        items.append(_Item(row, asset, mine, row["uri"] in failed))
     return items
-
-
-def _name(uri: str) -> str:
-    """media/00001.mp4, wherever the corpus lies."""
-    return "/".join(uri.split("/")[-2:])
 
 
 def _category(clip: Row) -> str:

@@ -37,7 +37,7 @@ SIDE = 64
 FPS = 12.0
 UPDATES = 12
 APART = 0.25
-"""Seconds between the frames whose flow is measured; the fastest things go 3.2 pixels, so that no flow errs by 1.5."""
+"""Seconds between the frames whose flow is measured; the fastest things go 5.1 pixels, so that no flow errs by 3."""
 GALLERY = 64
 CARD = "README.md"
 BARS = {

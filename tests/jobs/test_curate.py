@@ -21,6 +21,7 @@ from jobs.curate import CurateConfig, again, curate
 from jobs.locks import BusyError, exclusive
 from pipelines.curate import Commits, Curator
 from pipelines.decide import Decide
+from pipelines.shapes import planted
 from pipelines.tables import Tables
 
 VERSIONED = ("assets", "clips", "examples", "failures")
@@ -92,6 +93,28 @@ def test_a_second_run_adds_nothing(curated: Path, media: Path) -> None:
     summary = curate(config(input=str(media), tables=str(curated)))
     assert versions(curated) == before
     assert (summary.sources, summary.known, summary.new_clips, summary.new_examples) == (9, 9, 0, 0)
+
+
+def test_what_a_corpus_of_nova_shapes_planted_is_held_against_what_was_found(
+    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobs import shapes
+
+    tables = work / "planted" / "tables"
+    tables.mkdir(parents=True)
+    monkeypatch.chdir(tables.parent)
+    shapes.write(shapes.ShapesConfig(output="corpus", items=20, seed=5, video_share=0.0))
+    curate(config(input="corpus/manifest.jsonl", tables=str(tables)))
+    said = capsys.readouterr().out
+    findings = planted.compare(Tables(tables), planted.read_truth("corpus/truth.jsonl"))
+    assert findings.broken.whole > 0
+    page = (tables / "report.html").read_text()
+    for name, _, text in planted.rows(findings):
+        assert name in said
+        assert text in said
+        assert f"<td>{name}</td>" in page
+    curate(config(input="corpus/manifest.jsonl", tables=str(tables), limit=3))
+    assert "corpus planted" not in capsys.readouterr().out, "what was left out cannot be found"
 
 
 def test_only_what_is_new_is_done(curated: Path, media: Path, work: Path) -> None:

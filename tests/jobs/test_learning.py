@@ -27,13 +27,14 @@ from pipelines.text import TextEncoder
 from pipelines.zoo.scenes import video_pixels
 
 SECONDS = 60
+"""Of one core; a busy machine takes longer on the clock."""
 PICTURES = 512
 SIDE = 64
 CONFIG = TrainConfig(
-    preset="shapes", global_batch=16, loss_repeat=1, optimizer="muon", lr=4e-4, warmup_steps=20, ema_every=1,
-    ema_decay=0.97, vae="zoo/vae", text_encoder="zoo/text_encoder",
+    preset="shapes", steps=300, global_batch=16, loss_repeat=1, optimizer="muon", lr=4e-4, warmup_steps=20,
+    cooldown=0.7, ema_every=1, ema_decay=0.97, vae="zoo/vae", text_encoder="zoo/text_encoder",
 )  # fmt: skip
-LOSS = 0.9
+LOSS = 0.95
 """It begins near 3.8; a model that says nothing but the mean has 2."""
 ASKED = 32
 CHANCE = 1 / len(COLOURS)
@@ -77,8 +78,8 @@ def test_a_minute_of_training_teaches_colours(pictures: Batch, tmp_path: Path) -
     worker.prepare(model)
     losses: list[float] = []
     parts = PICTURES // CONFIG.global_batch
-    began = time.monotonic()
-    while time.monotonic() - began < SECONDS:
+    began = time.process_time()
+    while len(losses) < CONFIG.steps and time.process_time() - began < SECONDS:
         step = len(losses)
         losses.append(worker.step(model, pictures.part(step % parts, parts), step)["loss"])
     assert np.mean(losses[-20:]) < LOSS, f"after {len(losses)} steps"

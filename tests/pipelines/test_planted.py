@@ -92,6 +92,15 @@ def test_duplicates_are_counted_in_pairs(tables: Tables) -> None:
     assert found.wrongly_rejected == {"duplicate": 1}, "5 is a copy of nothing"
 
 
+def test_files_of_another_corpus_with_the_same_names_are_not_taken_for_ours(tables: Tables) -> None:
+    truth = [item(0, "ugly"), item(1, "broken"), item(2, "exact_duplicate", duplicate_of="media/00000.mp4")]
+    compare(tables, truth, [clip(0, reason="aesthetic: 3.0 below 4.5")], asset(0, 2), 1)
+    ours = planted.compare(tables, truth, CORPUS)
+    assert (ours.ugly, ours.broken, ours.exact) == (Share(1, 1), Share(1, 1), Match(1, 1, 1))
+    other = planted.compare(tables, truth, "/elsewhere/corpus")
+    assert (other.ugly, other.broken, other.exact) == (Share(0, 1), Share(0, 1), Match(0, 0, 1))
+
+
 def test_two_shots_of_one_file_are_no_pair(tables: Tables) -> None:
     found = compare(tables, [item(0, "clean", cuts=[18])], [clip(0, 0, 1.5, group="g"), clip(0, 1.5, 3, group="g")])
     assert found.near == Match(0, 0, 0)
