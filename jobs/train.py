@@ -328,8 +328,9 @@ def _claim(folder: Path, config: TrainConfig, root: str, version: int) -> None:
     if not started and others:
         raise ValueError(f"--run {folder} holds other files ({others[0]}); give an empty or new folder")
     settings = json.loads(json.dumps(asdict(config)))  # as the file has them
-    for key in ("preset", "ablate", "schedule", "shift", "seed"):
-        before = started["config"].get(key, []) if started else settings[key]
+    older = {"ablate": [], "optimizer": "adamw"}  # of runs from before there was a choice
+    for key in ("preset", "ablate", "schedule", "shift", "seed", "optimizer"):
+        before = started["config"].get(key, older.get(key)) if started else settings[key]
         if before != settings[key]:
             raise ValueError(f"--run {folder} was started with {key}={before}, not {settings[key]}; give another --run")
     folder.mkdir(parents=True, exist_ok=True)

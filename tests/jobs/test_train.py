@@ -73,7 +73,8 @@ def test_a_killed_run_resumes_exactly(curated: Path, work: Path, trained: Path, 
 
 def _killed_on_its_way(run: Path, tables: Path) -> bool:
     """Starts a run of eight steps, kills all its processes, and whether that was before the last step."""
-    options = ["--set", "checkpoint_every=2", "--set", "log_every=1", "--set", "ema_every=2"]
+    same_run = ("optimizer=muon", "checkpoint_every=2", "log_every=1", "ema_every=2")
+    options = [part for each in same_run for part in ("--set", each)]
     command = ["train", "--tables", f"{tables}@1", "--run", str(run), "--steps", "8", *options]
     process = subprocess.Popen([sys.executable, "-m", "jobs.cli", *command], start_new_session=True)
     try:
@@ -228,6 +229,8 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
 def test_a_run_folder_keeps_to_its_model(trained: Path, curated: Path) -> None:
     with pytest.raises(ValueError, match="was started with seed=0"):
         train.train(train_config(tables=str(curated), run=str(trained), seed=1))
+    with pytest.raises(ValueError, match="was started with optimizer=muon, not adamw; give another --run"):
+        train.train(train_config(tables=str(curated), run=str(trained), optimizer="adamw"))
 
 
 def test_a_batch_must_be_divisible() -> None:

@@ -53,7 +53,8 @@ def test_each_part_shows_its_defaults_and_an_example(part, capsys):
 @pytest.mark.parametrize("name", ["vae", "motion", "aesthetic", "retrieval", "captions"])
 def test_the_carried_models_reach_their_bars(name):
     models = check.Models.in_folder(CARRIED)
-    found = check.CHECKS[name](models, SEED, COUNT)
+    count = 3 * COUNT if name == "motion" else COUNT  # a few fast things outweigh the rest of a small sample
+    found = check.CHECKS[name](models, SEED, count)
     bars = {key: value for key, value in found.items() if key in check.BARS}
     assert bars
     assert all(check.holds(key, value) for key, value in bars.items()), found
