@@ -109,21 +109,23 @@ def _curated(config: CurateConfig, sources: Iterator[Source], curator: Curator, 
         tracked.log_metrics(summary.counts())
         tracked.log_dataset(root, summary.version, "curated")
         Console(file=sys.stdout).print(summary_table(summary))
-        findings = None if config.limit else _found(config.input, curator.tables, tracked)
+        if not config.limit:
+            summary.findings = _found(config.input, curator.tables, tracked)
         notes = settings.small_models(config)
-        report = _publish(tracked, curator.tables, summary, findings, notes)
+        report = _publish(tracked, curator.tables, summary, notes)
         print(f"tables: {root} (examples at version {summary.version})", f"report: {report}", *notes, sep="\n")
     return summary
 
 
 def _found(place: str, tables: Tables, tracked: Run) -> Findings | None:
     """What was found of what a corpus of `nova shapes` planted, said and tracked; None for other media."""
+    from jobs.shapes import NOTE
     from pipelines.shapes import planted
 
     path = Path(os.path.abspath(os.path.expanduser(place)))
     corpus = path if path.is_dir() else path.parent
     whole = bool(place) and (path.is_dir() or path.name == "manifest.jsonl")
-    if not whole or not all((corpus / name).is_file() for name in ("corpus.json", "truth.jsonl")):
+    if not whole or not all((corpus / name).is_file() for name in (NOTE, "truth.jsonl")):
         return None
     findings = planted.compare(tables, planted.read_truth(corpus / "truth.jsonl"), corpus)
     print("what the corpus planted, how much of it, and what was found:", *planted.lines(findings), sep="\n  ")
@@ -131,14 +133,14 @@ def _found(place: str, tables: Tables, tracked: Run) -> Findings | None:
     return findings
 
 
-def _publish(tracked: Run, tables: Tables, summary: Summary, findings: Findings | None, notes: list[str]) -> str:
+def _publish(tracked: Run, tables: Tables, summary: Summary, notes: list[str]) -> str:
     """The report: beside the tables' files on disk, and in MLflow."""
     from pipelines.report import curation_part, write_report
 
     local = "://" not in tables.root
     with tempfile.TemporaryDirectory() as folder:
         path = (Path(tables.root) if local else Path(folder)) / "report.html"
-        write_report(path, title="Curation", notes=notes, curation=curation_part(tables, summary, findings))
+        write_report(path, title="Curation", notes=notes, curation=curation_part(tables, summary))
         tracked.log_artifact(path)
     return str(path) if local else "in MLflow"
 

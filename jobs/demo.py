@@ -22,7 +22,6 @@ from jobs.train import TrainConfig
 
 if TYPE_CHECKING:
     from jobs.tracking import Run
-    from pipelines.shapes.findings import Findings
     from pipelines.work import Summary
 
 
@@ -89,12 +88,11 @@ def run(config: DemoConfig) -> int:
         tracking.kept_with(tracked),
     ):
         summary = _data(config, output, tracked)
-        findings = _found(output, tracked)
         _train(config, output, tracked)
         groups = _samples(config, output, tracked)
         _scores(config, output, tracked, groups)
         _obeyed(config, output, tracked)
-        report = _report(output, summary, findings, groups, notes)
+        report = _report(output, summary, groups, notes)
         tracked.log_artifact(report)
         tracked.log_metrics({"minutes": (time.monotonic() - began) / 60})
         print(f"\nThe demo took {(time.monotonic() - began) / 60:.1f} minutes. What it made:")
@@ -117,23 +115,17 @@ def _say(what: str) -> None:
 
 def _data(config: DemoConfig, output: Path, tracked: Run) -> Summary:
     from jobs.curate import curate
+    from pipelines.shapes import planted
 
     corpus = output / "corpus"
     _say(f"corpus: {config.items} files of moving shapes in {corpus}")
     manifest = write(ShapesConfig(output=str(corpus), items=config.items, seed=config.seed))
     _say("curate")
     wanted = replace(config.curate, input=str(manifest), tables=str(output / "tables"), address=config.address)
-    return curate(wanted, parent=tracked.id)
-
-
-def _found(output: Path, tracked: Run) -> Findings:
-    """What curation found of what the corpus planted; it has been said."""
-    from pipelines.shapes import planted
-    from pipelines.tables import Tables
-
-    findings = planted.compare(Tables(output / "tables"), planted.read_truth(output / "corpus" / "truth.jsonl"))
-    tracked.log_metrics(planted.numbers(findings))
-    return findings
+    summary = curate(wanted, parent=tracked.id)
+    if summary.findings:
+        tracked.log_metrics(planted.numbers(summary.findings))
+    return summary
 
 
 def _train(config: DemoConfig, output: Path, tracked: Run) -> None:
@@ -228,7 +220,7 @@ def _obeyed(config: DemoConfig, output: Path, tracked: Run) -> None:
     tracked.log_metrics({name: score["value"] for name, score in found["scores"].items()})
 
 
-def _report(output: Path, summary: Summary, findings: Findings, groups: dict[str, str], notes: list[str]) -> Path:
+def _report(output: Path, summary: Summary, groups: dict[str, str], notes: list[str]) -> Path:
     from pipelines.report import curation_part, samples_part, scores_part, training_part, write_report
     from pipelines.tables import Tables
 
@@ -236,7 +228,7 @@ def _report(output: Path, summary: Summary, findings: Findings, groups: dict[str
         output / "report.html",
         title="NOVA demo: from media to scores",
         notes=[*notes, "Captions, and so prompts, are what the captioner says."],
-        curation=curation_part(Tables(output / "tables"), summary, findings),
+        curation=curation_part(Tables(output / "tables"), summary),
         training=training_part(output / "run"),
         samples=[samples_part(output / "samples" / name, title) for name, title in groups.items()],
         scores=[

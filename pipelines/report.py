@@ -147,13 +147,12 @@ def write_report(
     return target
 
 
-def curation_part(tables: Tables, summary: Summary, findings: planted.Findings | None = None) -> CurationPart:
+def curation_part(tables: Tables, summary: Summary) -> CurationPart:
     """What the tables hold, and what the last run did.
 
     Args:
         tables: curated.
         summary: of the run.
-        findings: what was found of what a corpus planted, where the truth about it is known.
     """
     clips = _Clips()
     for batch in tables.scan("clips", columns=CLIP_COLUMNS):
@@ -172,7 +171,7 @@ def curation_part(tables: Tables, summary: Summary, findings: planted.Findings |
         where=f"{tables.root}, examples at version {summary.version}",
         tiles=tiles,
         funnel=_markup(charts.funnel(steps)),
-        planted=_planted(findings),
+        planted=_planted(summary.findings),
         histograms=clips.histograms(summary.thresholds),
         thresholds=Table(
             ("threshold in force", "value"), [(k, f"{v:.4g}") for k, v in summary.thresholds.items()], frozenset({1})

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,9 @@ from pipelines import progress, schema
 from pipelines.known import KnownIds
 from pipelines.stage import Row, Stage, run_stages
 from pipelines.tables import Tables, text
+
+if TYPE_CHECKING:
+    from pipelines.shapes.findings import Findings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,8 @@ class Summary:
     thresholds: dict[str, float] = field(default_factory=dict)
     version: int = 0
     """Version of `examples` afterwards."""
+    findings: Findings | None = None
+    """What was found of what a corpus planted, where the truth about it is known."""
 
     def counts(self) -> dict[str, float]:
         """Flat numbers, for logs."""
