@@ -93,7 +93,7 @@ class TrainConfig:
     ema_every: int = 100
     """Steps between updates of the moving average."""
     precision: str = "auto"
-    """bf16 or fp32; auto is bf16 on a GPU and fp32 on a CPU."""
+    """bf16 or fp32; auto is bf16 on a GPU, and on a CPU that has instructions for it."""
 
     workers: int = 1
     """Training processes; more than one train data-parallel (DDP)."""

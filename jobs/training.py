@@ -199,7 +199,7 @@ class Worker:
         )
         self.schedule = schedule_from_config(scheduler_config(config))
         self.scaling, self.shift = read_scaling(config.vae)
-        bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+        bf16 = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(device))
         self.dtype = torch.bfloat16 if bf16 else torch.float32
         torch.backends.cuda.enable_cudnn_sdp(False)  # it plans each new shape anew, and masks give many
         if device.type == "cpu":
@@ -369,6 +369,16 @@ class Worker:
             stored = json.loads((training / "progress.json").read_text())
         progress = Progress(**{key: stored[key] for key in asdict(Progress())})
         return progress if progress.version == version else replace(progress, version=version, position=0)
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether products of matrices in bf16 are faster there than in fp32."""
+    import torch
+
+    if device.type != "cpu":
+        return device.type == "cuda"
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

@@ -2,12 +2,13 @@
 
 import math
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from nova_model import ops
-from nova_model.layers import AdaLayerNorm, Attention, Block, LayerCache, Mlp, SiluMlp
+from nova_model.layers import AdaLayerNorm, Attention, Block, LayerCache, Mlp, SiluMlp, attend
 from tests.nova_model.models import randn
 
 
@@ -30,6 +31,20 @@ def test_attention_by_hand():
     out, cache = layer(x)
     torch.testing.assert_close(out, attention_by_hand(layer, x))
     assert cache.keys.shape == cache.values.shape == (2, 4, 5, 4)
+
+
+@pytest.mark.parametrize("blocks", [(), (2, 1, 3)])
+def test_attention_in_bf16_is_that_in_fp32_up_to_rounding(blocks):
+    """On a CPU it is written out, block by block as well."""
+    q, k, v = (randn(2, 4, 6, 32, seed=seed).bfloat16().requires_grad_() for seed in range(3))
+    exact = [each.detach().float().requires_grad_() for each in (q, k, v)]
+    out, wanted = attend(q, k, v, blocks), attend(*exact, blocks)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), wanted, atol=0.03, rtol=0.03)
+    out.sum().backward()
+    wanted.sum().backward()
+    for each, true in zip((q, k, v), exact, strict=True):
+        torch.testing.assert_close(each.grad.float(), true.grad, atol=0.05, rtol=0.05)
 
 
 def test_attention_sees_only_what_the_mask_allows():
