@@ -69,6 +69,8 @@ def optimizers(config: TrainConfig, model: Nova) -> list[torch.optim.Optimizer]:
     """
     import torch
 
+    from jobs.muon import Muon
+
     trained = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
     inside = [each for name, each in trained if config.optimizer == "muon" and ".blocks." in name and each.ndim == 2]
     theirs = set(map(id, inside))
@@ -79,7 +81,7 @@ def optimizers(config: TrainConfig, model: Nova) -> list[torch.optim.Optimizer]:
     ]
     found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)]
     if inside:
-        muon = torch.optim.Muon(
+        muon = Muon(
             inside, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
         )
         found.append(muon)

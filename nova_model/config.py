@@ -313,6 +313,6 @@ PRESETS: dict[str, NovaConfig] = {
         text_token_dim=96,
         text_token_len=24,
         video_mixer_rank=-1,
-        arch=("vit_d4w128h4", "vit_d6w128h4", "mlp_d3w256"),
+        arch=("vit_d4w160h5", "vit_d6w160h5", "mlp_d3w256"),
     ),
 }

@@ -142,16 +142,19 @@ class Plan:
         return self._epoch(epoch, buckets)[index]
 
     def _shuffled_epoch(self, epoch: int, buckets: Sequence[Bucket]) -> list[tuple[Bucket, list[tuple[int, int]]]]:
-        batches = []
+        batches: list[list[tuple[Bucket, list[tuple[int, int]]]]] = []
         for number, bucket in enumerate(buckets):
             order = self._shuffled_rows(bucket, np.random.default_rng((self.seed, epoch, number)))
             size = self._sizes[bucket]
-            for start in range(0, len(order), size):
-                # take wraps around: the last batch is filled from the start of the order, however small the bucket
-                rows = order.take(range(start, start + size), axis=0, mode="wrap")
-                batches.append((bucket, [(int(part), int(row)) for part, row in rows]))
-        mixed = np.random.default_rng((self.seed, epoch, len(buckets))).permutation(len(batches))
-        return [batches[index] for index in mixed]
+            # take wraps around: the last batch is filled from the start of the order, however small the bucket
+            taken = [order.take(range(at, at + size), axis=0, mode="wrap") for at in range(0, len(order), size)]
+            batches.append([(bucket, [(int(part), int(row)) for part, row in rows]) for rows in taken])
+        # Buckets take turns at random, and each keeps its own order, in which batches near each other share parts.
+        turns = np.repeat(np.arange(len(batches)), [len(each) for each in batches])
+        waiting = [iter(each) for each in batches]
+        return [
+            next(waiting[turn]) for turn in np.random.default_rng((self.seed, epoch, len(buckets))).permutation(turns)
+        ]
 
     def _shuffled_rows(self, bucket: Bucket, rng: np.random.Generator) -> np.ndarray:
         parts = rng.permutation(self._by_bucket[bucket])

@@ -1,14 +1,14 @@
 """Training batches: every example once an epoch, the same order for everyone, one bucket a batch."""
 
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from pipelines import schema
-from pipelines.batches import Bucket, Plan, Prefetcher, Reader, load_plan
+from pipelines.batches import CACHED_PARTS, Bucket, Plan, Prefetcher, Reader, load_plan
 from pipelines.tables import StoredPart, Tables
 
 IMAGE, VIDEO = Bucket(1, 64, 64), Bucket(5, 64, 64)
@@ -42,6 +42,19 @@ def test_batches_hold_one_bucket_and_buckets_are_mixed():
     assert sorted(order) != order
     for bucket, pairs in epoch(plan()):
         assert {IMAGE if part < 2 else VIDEO for part, _ in pairs} == {bucket}
+
+
+def test_batches_near_each_other_read_the_same_parts():
+    """However many parts there are: a reader that keeps some reads each part about once an epoch."""
+    reads, kept = 0, OrderedDict()
+    many = plan(images=(4,) * 400, videos=(4,) * 400)
+    for _, pairs in epoch(many):
+        for part in {part for part, _ in pairs}:
+            reads += part not in kept
+            kept[part] = kept.pop(part, None)
+            if len(kept) > CACHED_PARTS:
+                kept.popitem(last=False)
+    assert reads < 1.1 * len(many.parts)
 
 
 def test_images_come_first_and_then_the_epochs_that_there_would_have_been():
