@@ -149,7 +149,7 @@ def shapes() -> Recipe:
             latents=replace(base.curate.latents, lengths=(17,)),
         ),
         train=replace(
-            base.train, steps=10800, images_first=1000, global_batch=48, global_batch_video=24, loss_repeat=2,
+            base.train, steps=9600, images_first=1000, global_batch=48, global_batch_video=24, loss_repeat=2,
             masks=MaskRatios(least=0.1, std=0.5), optimizer="muon", warmup_steps=200, cooldown=0.8, ema_decay=0.99,
             checkpoint_every=200, log_every=20, cpus_per_worker=2,
         ),
