@@ -47,9 +47,7 @@ class Muon(torch.optim.Muon):
         torch._foreach_add_(params, list(made.to(params[0].dtype).unbind()), alpha=-rate)
 
 
-def orthogonalised(
-    matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float = 1e-7
-) -> Tensor:
+def orthogonalised(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float = 1e-7) -> Tensor:
     """Matrices [N, R, C] whose singular values are brought near 1 by Newton-Schulz steps, in bf16."""
     a, b, c = coefficients
     tall = matrices.shape[1] > matrices.shape[2]

@@ -81,9 +81,7 @@ def optimizers(config: TrainConfig, model: Nova) -> list[torch.optim.Optimizer]:
     ]
     found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)]
     if inside:
-        muon = Muon(
-            inside, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
+        muon = Muon(inside, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
         found.append(muon)
     return found
 
