@@ -214,8 +214,13 @@ class SamplingConfig:
     """Below 1, guided outputs are scaled down towards the norm of the conditional ones, at most to this factor."""
     image_guidance_scale: float | None = None
     """How much the frames before are followed, apart from the prompt; a third branch runs."""
+    corrections: int = 0
+    """Rounds behind a frame's last set, each of which makes a random half of its tokens anew, given the other half: errors
+    add up less. Not in the paper; a round costs what the second half of the sets does, and few sets (1 or 2) have none."""
 
     def __post_init__(self) -> None:
+        if self.corrections < 0:
+            raise ValueError(f"corrections is {self.corrections}; it is a number of rounds, 0 or more")
         if self.set_steps < 1 or self.diffusion_steps < 1:
             raise ValueError("set_steps and diffusion_steps must be at least 1")
         if not 0 <= self.guidance_renorm <= 1:

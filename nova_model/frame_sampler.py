@@ -38,6 +38,10 @@ class Noise:
     def normal(self, *shape: int) -> Tensor:
         return self._draw(torch.randn, shape)
 
+    def order(self, tokens: int) -> Tensor:
+        """A random order of tokens for each sample, [B, N]."""
+        return self.uniform(tokens, 1).argsort(dim=1).squeeze(-1)
+
 
 @dataclass(frozen=True)
 class Change:
@@ -103,8 +107,21 @@ class FrameSampler:
                 tokens = ops.patchify(change.latents.to(tokens), patch)
             guidance = guidance if change.guidance_scale is None else change.guidance_scale
             if change.stop:
-                break
+                return ops.unpatchify(tokens, patch, self.grid[0])
+        for _ in range(self.settings.corrections):
+            tokens = self._corrected(tokens, sizes, guidance)
         return ops.unpatchify(tokens, patch, self.grid[0])
+
+    def _corrected(self, tokens: Tensor, sizes: Sequence[int], scale: float) -> Tensor:
+        """The tokens [B, N, p*p*C] with a random half made anew by the sets that come last, which are larger ones."""
+        order, known = self.noise.order(tokens.shape[1]), 0
+        for count in sizes:
+            visible, chosen = order[:, :known], order[:, known : known + count]
+            if 2 * known >= tokens.shape[1]:
+                made = self._denoised(take(tokens, visible), visible, chosen, scale)
+                tokens = tokens.scatter(1, chosen[..., None].expand_as(made), made.to(tokens.dtype))
+            known += count
+        return tokens
 
     def _denoised(self, known: Tensor, visible: Tensor, chosen: Tensor, scale: float) -> Tensor:
         """The chosen tokens [B, n, p*p*C], given the visible ones."""

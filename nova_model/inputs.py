@@ -53,6 +53,8 @@ class Inputs:
     guidance_trunc: float = SamplingConfig.guidance_trunc
     guidance_renorm: float = SamplingConfig.guidance_renorm
     image_guidance_scale: float | None = None
+    corrections: int = 0
+    """Rounds behind a frame's last set that make half of its tokens anew; cleaner, and not in the paper."""
     shift: float | None = None
     """Of the flow-matching schedule; the scheduler's own by default."""
     motion_score: float | Sequence[float] = DEFAULT_MOTION
@@ -114,6 +116,7 @@ class Inputs:
             guidance_trunc=self.guidance_trunc,
             guidance_renorm=self.guidance_renorm,
             image_guidance_scale=self.image_guidance_scale,
+            corrections=self.corrections,
         )
 
 

@@ -196,7 +196,7 @@ def _frames(model: Nova, schedule: Schedule, request: Request, on_set: OnSet | N
         if index >= request.given:
             if order is None:
                 rows, columns = model.grid(video.latents)
-                order = noise.uniform(rows * columns, 1).argsort(dim=1).squeeze(-1)
+                order = noise.order(rows * columns)
             indicator = output if index == 0 else model.video_encoder.indicator(anchor, output)
             frame = FrameSampler(model, schedule, video.settings, noise, indicator, order, request.latent_size)
             on_frame = None if on_set is None else functools.partial(video.told, index)

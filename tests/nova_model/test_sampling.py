@@ -332,6 +332,22 @@ def test_more_set_steps_than_tokens(model):
     assert made.abs().amin() > 0
 
 
+def test_a_correction_makes_half_of_the_tokens_anew(model):
+    tokens = ops.patchify(sample(model)[:, :, 0], model.config.patch_size)
+    for rounds in (1, 3):
+        after = ops.patchify(sample(model, settings={"corrections": rounds})[:, :, 0], model.config.patch_size)
+        changed = (after != tokens).any(-1).float().mean(dim=1)
+        assert (changed > 0).all()
+        assert (changed <= 0.5 if rounds == 1 else changed > 0.5).all()
+
+
+def test_without_corrections_later_frames_are_drawn_as_they_were(model):
+    """The golden tensors hold the order of draws; corrections draw more, and a negative number is refused."""
+    torch.testing.assert_close(sample(model, settings={"corrections": 0}), sample(model))
+    with one_line_error("corrections is -1"):
+        SamplingConfig(corrections=-1)
+
+
 def test_progress_is_told_after_every_set_of_every_generated_frame(model):
     told = []
     sample(model, frames=3, first_frames=FIRST, on_step=lambda frame, step: told.append((frame, step)))
