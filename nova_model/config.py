@@ -215,8 +215,10 @@ class SamplingConfig:
     image_guidance_scale: float | None = None
     """How much the frames before are followed, apart from the prompt; a third branch runs."""
     corrections: int = 0
-    """Rounds behind a frame's last set, each of which makes a random half of its tokens anew, given the other half: errors
-    add up less. Not in the paper; a round costs what the second half of the sets does, and few sets (1 or 2) have none."""
+    """Rounds behind a frame's last set, each of which makes a random half of its tokens anew, given the other half.
+
+    Errors add up less. Not in the paper; a round costs what the second half of the sets does, and 1 or 2 sets have none.
+    """
 
     def __post_init__(self) -> None:
         if self.corrections < 0:
