@@ -217,7 +217,7 @@ class SamplingConfig:
     corrections: int = 0
     """Rounds behind a frame's last set, each of which makes a random half of its tokens anew, given the other half.
 
-    Errors add up less. Not in the paper; a round costs what the second half of the sets does, and 1 or 2 sets have none.
+    Errors add up less. Not in the paper; a round costs what the second half of the sets does; 1 or 2 sets have none.
     """
 
     def __post_init__(self) -> None:
