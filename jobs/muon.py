@@ -6,12 +6,12 @@ products a step: two fifths of a training step of preset `shapes`, against less 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim._muon import _adjust_lr
 
 TOGETHER = 1 << 22
 """Numbers in the matrices that are taken together, at most; larger ones gain nothing."""
@@ -28,21 +28,20 @@ class Muon(torch.optim.Muon):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for alike in _alike([each for each in group["params"] if each.grad is not None]):
-                self._step(group, alike)
+            params: list[Tensor] = []
+            grads: list[Tensor] = []
+            momenta: list[Tensor] = []
+            self._init_group(group, params, grads, momenta)
+            for alike in _alike(params):
+                self._step(group, *([each[index] for index in alike] for each in (params, grads, momenta)))
         return loss
 
-    def _step(self, group: dict[str, Any], params: list[Tensor]) -> None:
+    def _step(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], momenta: list[Tensor]) -> None:
         """Of matrices of one shape."""
-        grads = [each.grad for each in params if each.grad is not None]
-        for each in params:
-            if "momentum_buffer" not in self.state[each]:
-                self.state[each]["momentum_buffer"] = torch.zeros_like(each)
-        momenta = [self.state[each]["momentum_buffer"] for each in params]
         torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
         updates = torch._foreach_lerp(grads, momenta, group["momentum"]) if group["nesterov"] else momenta
         made = orthogonalised(torch.stack(list(updates)), group["ns_coefficients"], group["ns_steps"], group["eps"])
-        rate = group["lr"] * _adjusted(group["adjust_lr_fn"], *params[0].shape)
+        rate = _adjust_lr(group["lr"], group["adjust_lr_fn"], params[0].shape)
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(params, list(made.to(params[0].dtype).unbind()), alpha=-rate)
 
@@ -60,18 +59,11 @@ def orthogonalised(matrices: Tensor, coefficients: tuple[float, float, float], s
     return x.mT if tall else x
 
 
-def _alike(params: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Matrices of one shape, a few at a time."""
-    shapes: dict[torch.Size, list[Tensor]] = {}
-    for each in params:
-        shapes.setdefault(each.shape, []).append(each)
+def _alike(matrices: list[Tensor]) -> Iterator[list[int]]:
+    """Places of matrices of one shape, a few at a time."""
+    shapes: dict[torch.Size, list[int]] = {}
+    for index, each in enumerate(matrices):
+        shapes.setdefault(each.shape, []).append(index)
     for shape, alike in shapes.items():
         count = max(1, TOGETHER // shape.numel())
         yield from (alike[start : start + count] for start in range(0, len(alike), count))
-
-
-def _adjusted(how: str | None, rows: int, columns: int) -> float:
-    """What torch.optim.Muon multiplies the rate by for a matrix of a size."""
-    if how == "match_rms_adamw":
-        return 0.2 * math.sqrt(max(rows, columns))
-    return math.sqrt(max(1.0, rows / columns))

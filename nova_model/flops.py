@@ -178,11 +178,11 @@ def generation(config: NovaConfig, sizes: Sizes, settings: SamplingConfig, *, ba
         branches = 3
     elif max(settings.guidance_scale, settings.min_guidance_scale or 0.0) > 1:
         branches = 2
-    found, known = Flops(), 0
-    for count in masking.set_sizes(settings.set_steps, sizes.spatial):
+    found = Flops()
+    again = settings.corrections * masking.correcting_sets(settings.set_steps, sizes.spatial)
+    for known, count in masking.sets(settings.set_steps, sizes.spatial) + again:
         spatial = branches * batch * _spatial(config, sizes, known, count)
         found += Flops(0, spatial, _set(config, settings.diffusion_steps, branches * batch * count))
-        known += count
     temporal = sum(_temporal_step(config, sizes, branches, batch, index) for index in range(frames))
     return found * frames + Flops(temporal, 0, 0)
 

@@ -88,18 +88,13 @@ class FrameSampler:
 
     def sample(self, on_set: OnSet | None = None) -> Tensor:
         """The frame's latents, [B, C, H, W]."""
-        patch, guidance = self.model.config.patch_size, self.settings.guidance_scale
-        sizes = masking.set_sizes(self.settings.set_steps, self.order.shape[1])
-        tokens = self.indicator.new_zeros(
-            self.batch, self.order.shape[1], self.model.config.token_dim, dtype=self.dtype
-        )
-        known = 0
-        for step, count in enumerate(sizes):
-            scale = ramp(self.settings.min_guidance_scale, guidance, len(sizes))[step]
-            visible, chosen = self.order[:, :known], self.order[:, known : known + count]
-            made = self._denoised(take(tokens, visible), visible, chosen, scale)
-            tokens = tokens.scatter(1, chosen[..., None].expand_as(made), made.to(tokens.dtype))
-            known += count
+        patch, guidance, steps = self.model.config.patch_size, self.settings.guidance_scale, self.settings.set_steps
+        count = self.order.shape[1]
+        tokens = self.indicator.new_zeros(self.batch, count, self.model.config.token_dim, dtype=self.dtype)
+        sets = masking.sets(steps, count)
+        for step, (known, chosen) in enumerate(sets):
+            scale = ramp(self.settings.min_guidance_scale, guidance, len(sets))[step]
+            tokens = self._with_set(tokens, self.order, known, chosen, scale)
             change = None if on_set is None else on_set(step, ops.unpatchify(tokens, patch, self.grid[0]))
             if change is None:
                 continue
@@ -109,19 +104,16 @@ class FrameSampler:
             if change.stop:
                 return ops.unpatchify(tokens, patch, self.grid[0])
         for _ in range(self.settings.corrections):
-            tokens = self._corrected(tokens, sizes, guidance)
+            order = self.noise.order(count)
+            for known, chosen in masking.correcting_sets(steps, count):
+                tokens = self._with_set(tokens, order, known, chosen, guidance)
         return ops.unpatchify(tokens, patch, self.grid[0])
 
-    def _corrected(self, tokens: Tensor, sizes: Sequence[int], scale: float) -> Tensor:
-        """The tokens [B, N, p*p*C] with a random half made anew by the sets that come last, which are larger ones."""
-        order, known = self.noise.order(tokens.shape[1]), 0
-        for count in sizes:
-            visible, chosen = order[:, :known], order[:, known : known + count]
-            if 2 * known >= tokens.shape[1]:
-                made = self._denoised(take(tokens, visible), visible, chosen, scale)
-                tokens = tokens.scatter(1, chosen[..., None].expand_as(made), made.to(tokens.dtype))
-            known += count
-        return tokens
+    def _with_set(self, tokens: Tensor, order: Tensor, known: int, count: int, scale: float) -> Tensor:
+        """The tokens [B, N, p*p*C] with those of one set made, given the ones before it in the order [B, N]."""
+        visible, chosen = order[:, :known], order[:, known : known + count]
+        made = self._denoised(take(tokens, visible), visible, chosen, scale)
+        return tokens.scatter(1, chosen[..., None].expand_as(made), made.to(tokens.dtype))
 
     def _denoised(self, known: Tensor, visible: Tensor, chosen: Tensor, scale: float) -> Tensor:
         """The chosen tokens [B, n, p*p*C], given the visible ones."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -58,3 +58,14 @@ def set_sizes(steps: int, tokens: int) -> list[int]:
     masked = [round(math.cos(math.pi / 2 * step / steps) * tokens) for step in range(steps + 1)]
     masked[-1] = 0
     return [before - after for before, after in pairwise(masked) if before > after]
+
+
+def sets(steps: int, tokens: int) -> list[tuple[int, int]]:
+    """Tokens known before each set step, and tokens it predicts."""
+    sizes = set_sizes(steps, tokens)
+    return list(zip(accumulate(sizes, initial=0), sizes, strict=False))
+
+
+def correcting_sets(steps: int, tokens: int) -> list[tuple[int, int]]:
+    """Those of `sets` that see at least half of the tokens, which a correction repeats."""
+    return [(known, count) for known, count in sets(steps, tokens) if 2 * known >= tokens]

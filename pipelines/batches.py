@@ -151,10 +151,9 @@ class Plan:
             batches.append([(bucket, [(int(part), int(row)) for part, row in rows]) for rows in taken])
         # Buckets take turns at random, and each keeps its own order, in which batches near each other share parts.
         turns = np.repeat(np.arange(len(batches)), [len(each) for each in batches])
+        mixed = np.random.default_rng((self.seed, epoch, len(buckets))).permutation(turns)
         waiting = [iter(each) for each in batches]
-        return [
-            next(waiting[turn]) for turn in np.random.default_rng((self.seed, epoch, len(buckets))).permutation(turns)
-        ]
+        return [next(waiting[turn]) for turn in mixed]
 
     def _shuffled_rows(self, bucket: Bucket, rng: np.random.Generator) -> np.ndarray:
         parts = rng.permutation(self._by_bucket[bucket])

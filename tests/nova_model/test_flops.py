@@ -79,8 +79,9 @@ def test_a_training_step(config, batch, frames, visible, repeat):
         (2, 3, SamplingConfig(set_steps=3, diffusion_steps=4, guidance_scale=5.0)),
         (1, 2, SamplingConfig(set_steps=64, diffusion_steps=2, image_guidance_scale=2.0)),
         (1, 2, SamplingConfig(set_steps=2, diffusion_steps=2, guidance_renorm=0.5)),
+        (2, 2, SamplingConfig(set_steps=6, diffusion_steps=2, corrections=2)),
     ],
-    ids=["alone", "guided", "image guidance", "renorm"],
+    ids=["alone", "guided", "image guidance", "renorm", "corrected"],
 )
 def test_a_generation(config, batch, frames, settings, monkeypatch):
     monkeypatch.setattr(frame_sampler, "MODULATION_BYTES", 20_000)  # several runs of steps
