@@ -69,7 +69,7 @@ def optimizers(config: TrainConfig, model: Nova) -> list[torch.optim.Optimizer]:
     """
     import torch
 
-    from jobs.muon import Muon
+    from nova_model.muon import Muon
 
     trained = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
     inside = [each for name, each in trained if config.optimizer == "muon" and ".blocks." in name and each.ndim == 2]

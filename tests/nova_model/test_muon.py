@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from jobs import muon
+from nova_model import muon
 
 
 @pytest.fixture
