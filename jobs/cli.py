@@ -148,14 +148,12 @@ def build(command: str, invocation: Invocation) -> Any:
     Raises:
         ValueError: unknown recipe, unknown key, or a value that a config refuses.
     """
-    import tyro
-
     from jobs import recipes, settings
 
     default = recipes.get(invocation.recipe or ("demo" if command == "demo" else "debug"), command)
     flags = settings.to_flags(default, invocation.assignments)
     # --flag VALUE on the command line wins over --set, whatever the order.
-    return tyro.cli(
+    return settings.parse(
         type(default),
         default=default,
         args=[*flags, *invocation.rest],

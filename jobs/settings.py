@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import io
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any, get_type_hints
 
 
@@ -87,3 +90,37 @@ def _text(value: Any) -> str:
     if isinstance(value, tuple | list):
         return ",".join(_text(each) for each in value)
     return str(value)
+
+
+def parse(kind: Any, **options: Any) -> Any:
+    """`tyro.cli`, with one line where it would draw a box of several around what is wrong.
+
+    Raises:
+        ValueError: wrong use.
+    """
+    import tyro
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, **options)
+    except SystemExit as ended:
+        if ended.code != 2:
+            raise
+    raise ValueError(f"{_told(said.getvalue())}; {options['prog']} --help says more")
+
+
+def _told(box: str) -> str:
+    """What an error's box says between its title and the next rule, and the first option that it proposes."""
+    from rich.text import Text
+
+    rows = [row.strip("│ ") for row in Text.from_ansi(box).plain.splitlines()[1:]]
+    parts = [list(part) for is_rule, part in groupby(rows, lambda row: set(row) <= set("─-╰╯")) if not is_rule]
+    found = " ".join(parts[0]).rstrip(".: ")
+    if found.startswith("Error parsing "):
+        subject, _, message = found.removeprefix("Error parsing ").partition(": ")
+        found = f"{subject}: {message}" if subject.startswith("-") else message
+    if found.startswith("Unrecognized"):
+        proposed = [row.split()[0] for part in parts[1:] for row in part if row.startswith("--")]
+        found += f"; did you mean {proposed[0]}?" if proposed else ""
+    return found

@@ -167,14 +167,12 @@ def parse(arguments: Sequence[str]) -> tuple[SubmitConfig, bool]:
     Raises:
         ValueError: an unknown key, or a value that the config refuses.
     """
-    import tyro
-
     from jobs import settings
     from jobs.cli import take_common
 
     invocation = take_common(arguments)
     flags = settings.to_flags(SubmitConfig(), invocation.assignments)
-    return tyro.cli(SubmitConfig, args=[*flags, *invocation.rest], prog="nova submit"), invocation.print_config
+    return settings.parse(SubmitConfig, args=[*flags, *invocation.rest], prog="nova submit"), invocation.print_config
 
 
 def submit(config: SubmitConfig, command: Sequence[str]) -> int:

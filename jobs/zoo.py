@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from jobs import settings
 from jobs.shapes import enough
 from pipelines.zoo import CARRIED, NAMES
 
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str]) -> int:
     """Reads the command line and runs; 0 on success, 1 where a check misses its bar."""
     import inspect
 
-    config: Build | Check = tyro.cli(
+    config: Build | Check = settings.parse(
         Command,  # type: ignore[arg-type]
         args=list(arguments),
         prog="nova zoo",
