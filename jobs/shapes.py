@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
+from jobs import settings
 
 NOTE = "corpus.json"
 """What the corpus was asked to be."""
@@ -24,7 +24,7 @@ LEAST = 20
 class ShapesConfig:
     """Writes png and mp4 files of the shapes world, some ugly, duplicated or broken on purpose, and the truth of each.
 
-    The same seed, share and number of items give the same bytes. Example: nova shapes --items 3000 --output work/shapes
+    The same seed, shares and number of items give the same bytes. Example: nova shapes --items 3000 --output work/shapes
     """
 
     output: str = ""
@@ -35,6 +35,9 @@ class ShapesConfig:
     """Of what is in them."""
     video_share: float = 0.6
     """Of the files; the others are pictures."""
+    simple_share: float = 0.0
+    """Of the scenes: one thing alone on plain ground, still or moving straight. Shapes are learnt from these
+    sooner."""
 
     def check(self) -> None:
         """Raises ValueError where the options make no sense."""
@@ -43,8 +46,9 @@ class ShapesConfig:
         enough("--items", self.items)
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed}: a number from 0 on")
-        if not 0 <= self.video_share <= 1:
-            raise ValueError(f"--video-share {self.video_share}: a share from 0 to 1")
+        for name in ("video_share", "simple_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: a share from 0 to 1")
 
 
 def enough(option: str, items: int) -> None:
@@ -55,7 +59,7 @@ def enough(option: str, items: int) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Reads the command line and writes the corpus."""
-    config = tyro.cli(ShapesConfig, args=list(arguments), prog="nova shapes")
+    config = settings.parse(ShapesConfig, args=list(arguments), prog="nova shapes")
     config.check()
     print(f"corpus: {write(config)}")
     return 0
@@ -74,7 +78,7 @@ def write(config: ShapesConfig) -> Path:
     output = Path(config.output).expanduser().absolute()
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; give a folder")
-    asked: dict[str, Any] = {"items": config.items, "seed": config.seed, "video_share": config.video_share}
+    asked: dict[str, Any] = {name: getattr(config, name) for name in ("items", "seed", "video_share", "simple_share")}
     if output.is_dir() and any(output.iterdir()):
         _same(output, asked)
         return output / "manifest.jsonl"
@@ -93,6 +97,6 @@ def _same(output: Path, asked: dict[str, Any]) -> None:
     note = output / NOTE
     if not note.is_file():
         raise ValueError(f"--output {output} holds other files; give an empty or new folder")
-    held = json.loads(note.read_text())
+    held = {"simple_share": 0.0} | json.loads(note.read_text())  # older ones do not name it
     if held != asked:
         raise ValueError(f"--output {output} holds a corpus of {held}; give another folder for {asked}")

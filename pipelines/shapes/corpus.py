@@ -11,6 +11,7 @@ The same seed and number of items give the same bytes. No file shows a combinati
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections import Counter
@@ -108,6 +109,7 @@ def write_corpus(
     items: int = 120,
     seed: int = 0,
     video_share: float = VIDEO_SHARE,
+    simple_share: float = 0.0,
     watched: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> Path:
     """Writes a corpus and returns the path of its manifest.
@@ -117,12 +119,13 @@ def write_corpus(
         items: number of files.
         seed: what is in them.
         video_share: share of the files that are videos, broken ones apart.
+        simple_share: share of the scenes that are simple (`sample_scene`); shapes are learnt from those first.
         watched: goes through the items' numbers, so that progress can be shown.
     """
     folder = Path(folder)
     (folder / "media").mkdir(parents=True, exist_ok=True)
     roles = _roles(items, np.random.default_rng([seed, items]))
-    writer = _Writer(folder, video_share)
+    writer = _Writer(folder, video_share, simple_share)
     for index in watched(sorted(range(items), key=lambda each: roles[each].endswith("duplicate"))):  # originals first
         writer.write(index, roles[index], np.random.default_rng([seed, items, index]))
     truths = [writer.truths[index] for index in range(items)]
@@ -143,8 +146,8 @@ def _roles(items: int, rng: np.random.Generator) -> list[str]:
 class _Writer:
     """Writes one item after the other and remembers what it wrote."""
 
-    def __init__(self, folder: Path, video_share: float) -> None:
-        self.folder, self.video_share = folder, video_share
+    def __init__(self, folder: Path, video_share: float, simple_share: float) -> None:
+        self.folder, self.video_share, self.simple_share = folder, video_share, simple_share
         self.truths: dict[int, Truth] = {}
         self.captions: dict[int, str | None] = {}
         self._clean: list[tuple[_Content, Truth]] = []
@@ -165,7 +168,7 @@ class _Writer:
         self.truths[index] = truth
 
     def _drawn(self, name: str, role: str, rng: np.random.Generator, nth: int) -> Truth:
-        content = _draw(rng, self.video_share, one_shot=role == "ugly")
+        content = _draw(rng, self.video_share, self.simple_share, one_shot=role == "ugly")
         frames = content.frames()
         ugly = UGLY[nth % len(UGLY)] if role == "ugly" else None
         if ugly is not None:
@@ -212,20 +215,21 @@ class _Writer:
         return Truth(uri=uri, label="broken", broken=how)
 
 
-def _draw(rng: np.random.Generator, video_share: float, *, one_shot: bool) -> _Content:
+def _draw(rng: np.random.Generator, video_share: float, simple_share: float, *, one_shot: bool) -> _Content:
     height, width = SIZES[int(rng.integers(len(SIZES)))]
+    drawn = functools.partial(sample_scene, rng, width=width, height=height, trained=True, simple=simple_share)
     if rng.random() >= video_share:
-        return _Content((sample_scene(rng, width=width, height=height, trained=True),), (1,), None)
+        return _Content((drawn(),), (1,), None)
     fps = RATES[int(rng.integers(len(RATES)))]
     if one_shot or rng.random() >= TWO_SHOT_SHARE:
         length = int(rng.integers(round(1.5 * fps), round(2.0 * fps) + 1))
         still = rng.random() < STILL_SHARE
-        scene = sample_scene(rng, width=width, height=height, seconds=length / fps, still=still, trained=True)
+        scene = drawn(seconds=length / fps, still=still)
         return _Content((scene,), (length,), fps)
     lengths = rng.integers(round(1.1 * fps), round(1.4 * fps) + 1, size=2).tolist()
-    first = sample_scene(rng, width=width, height=height, seconds=lengths[0] / fps, trained=True)
+    first = drawn(seconds=lengths[0] / fps)
     others = tuple(name for name in BACKGROUNDS if name != first.background)
-    second = sample_scene(rng, width=width, height=height, seconds=lengths[1] / fps, backgrounds=others, trained=True)
+    second = drawn(seconds=lengths[1] / fps, backgrounds=others)
     return _Content((first, second), tuple(lengths), fps)
 
 

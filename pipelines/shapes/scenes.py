@@ -143,6 +143,7 @@ def sample_scene(
     still: bool = False,
     backgrounds: tuple[str, ...] = tuple(BACKGROUNDS),
     trained: bool = False,
+    simple: float = 0.0,
 ) -> Scene:
     """Draws a scene.
 
@@ -153,7 +154,14 @@ def sample_scene(
         still: nothing moves.
         backgrounds: names to choose from.
         trained: without the combinations that are `held_out`.
+        simple: chance of one thing alone on plain ground, which stands still or moves straight.
     """
+    moving = seconds > 0 and not still
+    if simple and rng.random() < simple:
+        scene = Scene(width=width, height=height, background=_pick(rng, backgrounds), texture="plain", things=())
+        thing = _sample_thing(rng)
+        thing = _sent_straight(rng, thing, scene, seconds, trained) if moving else thing
+        return replace(scene, things=(_place(rng, thing, scene, seconds),))
     scene = Scene(
         width=width,
         height=height,
@@ -161,7 +169,7 @@ def sample_scene(
         texture="plain" if rng.random() < 0.5 else _pick(rng, TEXTURES[1:]),
         things=(),
     )
-    if seconds > 0 and not still:
+    if moving:
         first = _place(rng, _sample_moving(rng, scene, seconds, trained), scene, seconds)
         scene = replace(scene, things=(first,))
         return _with_another(rng, scene, seconds, trained) if rng.random() < PAIR_SHARE else scene
@@ -255,9 +263,15 @@ def _sample_moving(rng: np.random.Generator, scene: Scene, seconds: float, train
     path = str(rng.choice(list(PATHS), p=list(PATHS.values())))
     if path == "turning" and thing.shape not in ROUND:
         return replace(thing, path=path, direction=_pick(rng, TURNINGS), speed=_pick(rng, tuple(SPEEDS)))
-    thing = replace(thing, direction=_pick(rng, _directions(thing, trained)))
     if path == "bouncing":
-        return replace(thing, path=path, speed=_pick(rng, tuple(SPEEDS)))
+        direction = _pick(rng, _directions(thing, trained))
+        return replace(thing, path=path, direction=direction, speed=_pick(rng, tuple(SPEEDS)))
+    return _sent_straight(rng, thing, scene, seconds, trained)
+
+
+def _sent_straight(rng: np.random.Generator, thing: Thing, scene: Scene, seconds: float, trained: bool) -> Thing:
+    """The thing on a straight way, at a speed that there is room for."""
+    thing = replace(thing, direction=_pick(rng, _directions(thing, trained)))
     paced = [replace(thing, speed=speed) for speed in SPEEDS]
     fitting = [each for each in paced if _has_room(each, scene, seconds)]
     return fitting[int(rng.integers(len(fitting)))] if fitting else paced[0]

@@ -39,6 +39,33 @@ def test_the_share_of_videos_is_kept(tmp_path, share, kind):
     assert set(kinds(tmp_path / "corpus")) == {kind}
 
 
+def test_the_share_of_simple_scenes_is_kept(tmp_path):
+    write(tmp_path / "corpus", "--simple-share", "1")
+    truths = [json.loads(line) for line in (tmp_path / "corpus" / "truth.jsonl").read_text().splitlines()]
+    scenes = [scene for truth in truths for scene in truth["scenes"]]
+    assert {scene["texture"] for scene in scenes} == {"plain"}
+    assert {len(scene["things"]) for scene in scenes} == {1}
+    assert {scene["things"][0]["path"] for scene in scenes} == {"straight"}
+    assert len({scene["things"][0]["shape"] for scene in scenes}) == 6
+
+
+@pytest.mark.parametrize("option", ["--video-share", "--simple-share"])
+def test_a_share_is_one(option, tmp_path, capsys):
+    status, _, error = nova(capsys, "shapes", option, "1.5", "--output", str(tmp_path / "corpus"))
+    assert status == 2
+    assert f"{option} 1.5: a share from 0 to 1" in error
+
+
+def test_a_corpus_of_before_there_were_simple_shares_is_known_again(tmp_path):
+    corpus = tmp_path / "corpus"
+    write(corpus)
+    note = corpus / "corpus.json"
+    note.write_text(
+        json.dumps({key: value for key, value in json.loads(note.read_text()).items() if key != "simple_share"})
+    )
+    assert write(corpus) == 0
+
+
 def test_a_finished_corpus_stays_and_another_one_is_not_written_over_it(tmp_path, capsys):
     corpus = tmp_path / "corpus"
     write(corpus)
