@@ -24,7 +24,7 @@ LEAST = 20
 class ShapesConfig:
     """Writes png and mp4 files of the shapes world, some ugly, duplicated or broken on purpose, and the truth of each.
 
-    The same seed, shares and number of items give the same bytes. Example: nova shapes --items 3000 --output work/shapes
+    The same options give the same bytes. Example: nova shapes --items 3000 --output work/shapes
     """
 
     output: str = ""
