@@ -7,6 +7,7 @@ layer of an encoder, and the denoiser, work for those tokens whose output is rea
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -179,8 +180,7 @@ def generation(config: NovaConfig, sizes: Sizes, settings: SamplingConfig, *, ba
     elif max(settings.guidance_scale, settings.min_guidance_scale or 0.0) > 1:
         branches = 2
     found = Flops()
-    again = settings.corrections * masking.correcting_sets(settings.set_steps, sizes.spatial)
-    for known, count in masking.sets(settings.set_steps, sizes.spatial) + again:
+    for known, count in itertools.chain(*masking.rounds(settings, sizes.spatial)):
         spatial = branches * batch * _spatial(config, sizes, known, count)
         found += Flops(0, spatial, _set(config, settings.diffusion_steps, branches * batch * count))
     temporal = sum(_temporal_step(config, sizes, branches, batch, index) for index in range(frames))

@@ -87,14 +87,13 @@ class FrameSampler:
         self.timesteps = schedule.timesteps(settings.diffusion_steps).tolist()
 
     def sample(self, on_set: OnSet | None = None) -> Tensor:
-        """The frame's latents, [B, C, H, W]."""
-        patch, guidance, steps = self.model.config.patch_size, self.settings.guidance_scale, self.settings.set_steps
-        count = self.order.shape[1]
+        """The frame's latents, [B, C, H, W]; `on_set` hears of corrections' sets, too."""
+        patch, guidance, count = self.model.config.patch_size, self.settings.guidance_scale, self.order.shape[1]
         tokens = self.indicator.new_zeros(self.batch, count, self.model.config.token_dim, dtype=self.dtype)
-        sets = masking.sets(steps, count)
-        for step, (known, chosen) in enumerate(sets):
-            scale = ramp(self.settings.min_guidance_scale, guidance, len(sets))[step]
-            tokens = self._with_set(tokens, self.order, known, chosen, scale)
+        sets = len(masking.rounds(self.settings, count)[0])
+        for step, (order, known, chosen) in enumerate(self._sets(count)):
+            scale = ramp(self.settings.min_guidance_scale, guidance, sets)[min(step, sets - 1)]
+            tokens = self._with_set(tokens, order, known, chosen, scale)
             change = None if on_set is None else on_set(step, ops.unpatchify(tokens, patch, self.grid[0]))
             if change is None:
                 continue
@@ -102,12 +101,15 @@ class FrameSampler:
                 tokens = ops.patchify(change.latents.to(tokens), patch)
             guidance = guidance if change.guidance_scale is None else change.guidance_scale
             if change.stop:
-                return ops.unpatchify(tokens, patch, self.grid[0])
-        for _ in range(self.settings.corrections):
-            order = self.noise.order(count)
-            for known, chosen in masking.correcting_sets(steps, count):
-                tokens = self._with_set(tokens, order, known, chosen, guidance)
+                break
         return ops.unpatchify(tokens, patch, self.grid[0])
+
+    def _sets(self, count: int) -> Iterator[tuple[Tensor, int, int]]:
+        """The order that each set is taken from, tokens known before it, and tokens that it predicts."""
+        for number, sets in enumerate(masking.rounds(self.settings, count)):
+            order = self.noise.order(count) if number else self.order  # drawn when its round begins
+            for known, chosen in sets:
+                yield order, known, chosen
 
     def _with_set(self, tokens: Tensor, order: Tensor, known: int, count: int, scale: float) -> Tensor:
         """The tokens [B, N, p*p*C] with those of one set made, given the ones before it in the order [B, N]."""

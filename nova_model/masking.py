@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from nova_model.config import MaskRatios
+from nova_model.config import MaskRatios, SamplingConfig
 
 PUBLISHED = MaskRatios()
 
@@ -66,6 +66,8 @@ def sets(steps: int, tokens: int) -> list[tuple[int, int]]:
     return list(zip(accumulate(sizes, initial=0), sizes, strict=False))
 
 
-def correcting_sets(steps: int, tokens: int) -> list[tuple[int, int]]:
-    """Those of `sets` that see at least half of the tokens, which a correction repeats."""
-    return [(known, count) for known, count in sets(steps, tokens) if 2 * known >= tokens]
+def rounds(settings: SamplingConfig, tokens: int) -> list[list[tuple[int, int]]]:
+    """A frame's `sets`, and for each correction those of them again that see at least half of the tokens."""
+    made = sets(settings.set_steps, tokens)
+    corrected = [(known, count) for known, count in made if 2 * known >= tokens]
+    return [made] + [corrected] * settings.corrections

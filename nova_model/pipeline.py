@@ -169,7 +169,7 @@ class NovaPipeline(NovaParts):
         schedule, settings = self._settings(inputs)
         request = self._request(inputs, planned, settings)
         tokens = request.latent_size[0] * request.latent_size[1] // self.transformer.config.patch_size**2
-        sets = len(masking.set_sizes(settings.set_steps, tokens))
+        sets = sum(map(len, masking.rounds(settings, tokens)))
         self._num_timesteps = sets * (request.frames - request.given)
         with self.progress_bar(total=self._num_timesteps) as bar:
             frames = generate_frames(self.transformer, schedule, request, self._teller(inputs, request, bar.update))

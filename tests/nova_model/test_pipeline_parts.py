@@ -92,6 +92,29 @@ def test_an_interrupted_call_gives_what_it_has(pipe):
     assert torch.equal(pipe("red", num_frames=3, generator=generator(), **LATENT).frames, plain)
 
 
+def test_callbacks_hear_of_corrections_and_can_end_them(pipe):
+    """Four sets, the last of which sees half of the tokens and more; each correction repeats that one."""
+    settings = {**LATENT, "num_frames": 2, "corrections": 2}
+    steps = []
+
+    def listen(pipeline, step, frame, tensors):
+        steps.append((step, frame))
+        return tensors
+
+    def stop(pipeline, step, frame, tensors):
+        pipeline._interrupt = step == 4
+        return tensors
+
+    corrected = pipe("red", generator=generator(), callback_on_step_end=listen, **settings).frames
+    assert steps == [(step, step // 6) for step in range(pipe.num_timesteps)]
+    assert len(steps) == 12
+    made = pipe("red", generator=generator(), callback_on_step_end=stop, **settings).frames
+    once = pipe("red", generator=generator(), **{**settings, "corrections": 1}).frames
+    assert torch.equal(made[:, :, 0], once[:, :, 0])
+    assert not torch.equal(made[:, :, 0], corrected[:, :, 0])
+    assert made[:, :, 1].abs().sum() == 0
+
+
 def test_progress_is_shown_unless_switched_off(loaded, capsys):
     pipe = NovaPipeline(**loaded.components)
     pipe("red", num_frames=2, image=RED, **QUICK)
