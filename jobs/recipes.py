@@ -111,7 +111,7 @@ def debug() -> Recipe:
                 short_prompt=captioner.SHORT, long_prompt=captioner.LONG, short_tokens=24, long_tokens=40,
                 resources=small,
             ),
-            text=TextFeatures(model="zoo/text_encoder", max_tokens=24, resources=small),
+            text=TextFeatures(model="zoo/text_encoder", max_tokens=16, resources=small),
             latents=Latents(model="zoo/vae", lengths=(5, 17), resources=small),
         ),
         train=TrainConfig(
@@ -149,9 +149,10 @@ def shapes() -> Recipe:
             latents=replace(base.curate.latents, lengths=(17,)),
         ),
         train=replace(
-            base.train, steps=9600, images_first=1000, global_batch=48, global_batch_video=24, loss_repeat=2,
-            masks=MaskRatios(least=0.1, std=0.5), optimizer="muon", warmup_steps=200, cooldown=0.8, ema_decay=0.99,
-            checkpoint_every=200, log_every=20, cpus_per_worker=2,
+            base.train, steps=10400, images_first=1000, global_batch=48, global_batch_video=24, loss_repeat=2,
+            shift=2.0, short_captions=0.8, masks=MaskRatios(least=0.1, std=0.5),
+            optimizer="muon", warmup_steps=200, cooldown=0.8, ema_decay=0.99, checkpoint_every=200, log_every=20,
+            cpus_per_worker=2,
         ),
         generate=replace(
             base.generate, sampling=SamplingConfig(set_steps=16, diffusion_steps=25, guidance_scale=3.0),

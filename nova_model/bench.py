@@ -22,11 +22,11 @@ without a gain there: attention as two products, packed weights (oneDNN), MLPs i
 On one NVIDIA H200 (torch 2.11, one run): a training step 1.04x (T1) and 0.93x (T3) of the reference in fp32, 1.70x and
 1.69x for a sample, 1.71x and 1.73x with bf16 weights. At these sizes both wait for launches, not for arithmetic. A
 training step in bf16 took 0.25 s against 0.04 s: the number of masked tokens differs from step to step, and cuDNN's
-attention, which torch prefers for bf16 there, seems to plan each new shape anew. It is switched off since, where NOVA is
-trained and here.
+attention, which torch prefers for bf16 there, seems to plan each new shape anew. It is switched off since, in training
+and here.
 
-On one NVIDIA H100 80GB HBM3 (torch 2.11, one thread, one run with --rounds 1): a training step 1.10x (T1) and 0.89x (T3)
-of the reference in fp32, 1.64x and 1.56x for a sample, 1.77x and 1.48x with bf16 weights. A training step in bf16 takes
+On one NVIDIA H100 80GB HBM3 (torch 2.11, one run with --rounds 1): a training step 1.10x (T1) and 0.89x (T3) of
+the reference in fp32, 1.64x and 1.56x for a sample, 1.77x and 1.48x with bf16 weights. A training step in bf16 takes
 0.095 s now, against 0.040 s of the reference (T1) and 0.093 s against 0.049 s (T3): better by half, and still behind.
 """
 

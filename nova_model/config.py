@@ -318,7 +318,6 @@ PRESETS: dict[str, NovaConfig] = {
         _TINY,
         image_dim=8,
         text_token_dim=96,
-        text_token_len=24,
         video_mixer_rank=-1,
         arch=("vit_d4w160h5", "vit_d6w160h5", "mlp_d3w256"),
     ),
