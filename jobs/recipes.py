@@ -37,6 +37,8 @@ CAPTIONER = "Qwen/Qwen3-VL-8B-Instruct"
 TEXT_ENCODER = "microsoft/phi-2"
 SD_VAE = "BAAI/nova-d48w1024-sd512/vae"
 SDXL_VAE = "BAAI/nova-d48w1024-sdxl1024/vae"
+CALIBRATION = 16.0
+"""Of motion scores in the shapes world, so that they span what can be asked for."""
 VIDEO_VAE = "BAAI/nova-d48w1024-osp480/vae"
 
 
@@ -144,20 +146,21 @@ def shapes() -> Recipe:
         curate=replace(
             base.curate,
             shots=replace(base.curate.shots, min_seconds=1.0),
-            motion=replace(base.curate.motion, updates=8, calibration=16.0),
+            motion=replace(base.curate.motion, updates=8, calibration=CALIBRATION),
             decide=Decide(min_aesthetic=5.0, min_short_side=60),  # ugly is about 3.9, clean 6.2
             latents=replace(base.curate.latents, lengths=(17,)),
         ),
         train=replace(
-            base.train, steps=10400, images_first=1000, global_batch=48, global_batch_video=24, loss_repeat=2,
+            base.train, steps=14800, images_first=1500, global_batch=48, global_batch_video=24, loss_repeat=4,
             shift=2.0, short_captions=0.8, masks=MaskRatios(least=0.1, std=0.5),
             optimizer="muon", warmup_steps=200, cooldown=0.8, ema_decay=0.99, checkpoint_every=200, log_every=20,
             cpus_per_worker=2,
         ),
         generate=replace(
-            base.generate, sampling=SamplingConfig(set_steps=16, diffusion_steps=25, guidance_scale=3.0),
+            base.generate, sampling=SamplingConfig(set_steps=32, diffusion_steps=25, guidance_scale=3.0, corrections=4),
             samples_at_once=32,
         ),
+        evaluate=replace(base.evaluate, shapes=replace(base.evaluate.shapes, calibration=CALIBRATION)),
     )  # fmt: skip
 
 

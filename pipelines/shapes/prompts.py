@@ -11,7 +11,8 @@
               extrapolation  a drawn first frame, and twice the trained length
 
 Every question is a scene, its prompt that scene's `short_caption`: the wording is what training captions have. Scenes
-are laid out so that drawing them answers the question, and so that what moves on from a first frame stays in view.
+are laid out so that drawing them answers the question, and so that what moves on from a first frame stays in view at
+the speed that the scene has: its motion score is asked for.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from pipelines.motion import REFERENCE_SECONDS, normalised
+from pipelines.shapes.draw import true_flow
 from pipelines.shapes.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -62,6 +65,8 @@ class ShapesBenchmark:
     """Motion scores that `speed` asks for."""
     per_level: int = 64
     """Samples of `speed` at each of them."""
+    calibration: float = 1.0
+    """Of motion scores, as `motion.calibration` of the tables that the model was trained on."""
     frames: int | None = None
     """Of a video; as trained by default."""
     seed: int = 0
@@ -79,6 +84,8 @@ class ShapesBenchmark:
         for key in ("samples", "per_level"):
             if getattr(self, key) < 1:
                 raise ValueError(f"shapes.{key} is {getattr(self, key)}; at least 1")
+        if self.calibration <= 0:
+            raise ValueError(f"shapes.calibration is {self.calibration}; it is above 0, as motion.calibration")
         if len(set(self.motion_levels)) < 2:
             raise ValueError("shapes.motion_levels needs two levels or more, such as 1,3,5,8")
         if self.frames is not None and self.frames < 2:
@@ -150,10 +157,17 @@ def _of_scenes(
     return [
         Question(
             task=task, scene=scene, path=f"{task}/{index:04d}.{ending}", seed=config.seed + index, frames=frames,
-            continues=continues,
+            motion=config.calibration * true_motion(scene) if continues else None, continues=continues,
         )
         for index, scene in enumerate(itertools.islice(scenes, config.samples))
     ]  # fmt: skip
+
+
+def true_motion(scene: Scene) -> float:
+    """The motion score of a scene's first moment by its true flow, without calibration."""
+    flow, _ = true_flow(scene, 0.0, REFERENCE_SECONDS)
+    length = float(np.linalg.norm(flow, axis=-1).mean())
+    return normalised(length, short_side=scene.short_side, seconds=REFERENCE_SECONDS)
 
 
 # Pictures

@@ -42,7 +42,7 @@ def test_each_variant_changes_what_it_says() -> None:
     assert changes["raw_captions"] == "curate.text.captions=source"
     assert changes["no_aesthetic_filter"] == "curate.decide.keep_aesthetic=None"
     assert changes["ddpm_more_steps"] == "train.schedule=ddpm, generate.sampling.diffusion_steps=100"
-    assert changes["set_steps_half"] == "generate.sampling.set_steps=8"
+    assert changes["set_steps_half"] == "generate.sampling.set_steps=16"
     assert changes["diffusion_steps_double"] == "generate.sampling.diffusion_steps=50"
     norms = [model_config(VARIANTS[name](base).train).norm for name in NORMS]
     assert norms == ["pre", "post", "post_add"]
@@ -328,5 +328,5 @@ def test_plots_of_every_kind(results: list[Result], tmp_path: Path) -> None:
 
 def test_the_config_can_be_shown_and_set() -> None:
     shown = settings.show(recipes.get("demo", "ablate")).splitlines()
-    assert "evaluate.generate.sampling.set_steps=16" in shown
+    assert "evaluate.generate.sampling.set_steps=32" in shown
     assert "train.steps=100" in shown

@@ -53,11 +53,12 @@ def judged(question: Question, frames: np.ndarray) -> dict[str, Any]:
 
 
 def asked(task: str, samples: int = 4, seed: int = 3) -> list[Question]:
-    return questions(ShapesBenchmark(tasks=(task,), samples=samples, per_level=samples, seed=seed), CANVAS)
+    config = ShapesBenchmark(tasks=(task,), samples=samples, per_level=samples, calibration=1 / MOTION, seed=seed)
+    return questions(config, CANVAS)
 
 
 def test_truth_is_right_in_every_task() -> None:
-    config = ShapesBenchmark(samples=12, per_level=4, motion_levels=LEVELS, seed=1)
+    config = ShapesBenchmark(samples=12, per_level=4, motion_levels=LEVELS, calibration=1 / MOTION, seed=1)
     rows = [judged(question, drawn(question)) for question in questions(config, CANVAS)]
     scores = summarise(rows)
     assert set(scores) == {
@@ -208,14 +209,14 @@ def test_ranks_of_equal_values_are_their_mean() -> None:
 
 
 def test_a_scene_survives_its_column() -> None:
-    for question in questions(ShapesBenchmark(samples=2, per_level=1), CANVAS):
+    for question in questions(ShapesBenchmark(samples=2, per_level=1, calibration=1 / MOTION), CANVAS):
         assert read_scene(write_scene(question.scene)) == question.scene
 
 
 def files(folder: Path) -> list[dict[str, Any]]:
     """Rows of samples in files, every second one wrong."""
     rows = []
-    for question in questions(ShapesBenchmark(samples=2, per_level=1), CANVAS):
+    for question in questions(ShapesBenchmark(samples=2, per_level=1, calibration=1 / MOTION), CANVAS):
         path = folder / question.path
         frames = drawn(question)
         if question.path.endswith("0001.png") or question.path.endswith("0001.mp4"):

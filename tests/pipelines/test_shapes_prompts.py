@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.motion import normalised
+from pipelines.shapes.draw import coverage
 from pipelines.shapes.prompts import IMAGE_TASKS, TASKS, VIDEO_TASKS, Canvas, Question, ShapesBenchmark, questions
 from pipelines.shapes.scenes import COLOURS, DIRECTIONS, RELATIONS, SHAPES, held_out, short_caption
 
@@ -100,6 +102,16 @@ def test_first_frames_are_given_where_a_task_goes_on_from_one() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("task", ["image_to_video", "extrapolation"])
+def test_what_goes_on_from_a_first_frame_is_asked_for_at_the_speed_that_it_is_laid_out_for(task: str) -> None:
+    for question, other in zip(asked(samples=8)[task], asked(samples=8, calibration=16.0)[task], strict=True):
+        (thing,) = question.scene.things
+        area = coverage(thing.shape, thing.x, thing.y, thing.radius(64), 0.0, (64, 64)).mean()
+        score = normalised(area * np.hypot(*thing.velocity(64)), short_side=64, seconds=1.0)
+        assert question.motion == pytest.approx(score, rel=0.1)
+        assert other.motion == pytest.approx(16 * score, rel=0.1)
+
+
 def test_a_checkpoint_of_pictures_is_asked_for_pictures() -> None:
     pictures = Canvas(height=64, width=64, frames=None)
     assert tuple(asked(pictures, samples=1)) == IMAGE_TASKS
@@ -115,6 +127,7 @@ def test_a_checkpoint_of_pictures_is_asked_for_pictures() -> None:
         ({"per_level": 0}, "at least 1"),
         ({"motion_levels": (3.0,)}, "two levels"),
         ({"frames": 1}, "at least 2"),
+        ({"calibration": 0.0}, "calibration is 0.0"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line(changes: dict[str, Any], message: str) -> None:
