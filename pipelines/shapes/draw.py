@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from pipelines.motion import REFERENCE_SECONDS, normalised
 from pipelines.shapes.scenes import BACKGROUNDS, COLOURS, Scene
 
 OVERSAMPLING = 8
@@ -119,3 +120,10 @@ def _background(scene: Scene) -> Image.Image:
         lit = np.zeros_like(x)
     pixels = base + TEXTURE_STEP * lit[..., None]
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def true_motion(scene: Scene, start: float = 0.0) -> float:
+    """The motion score of a scene at some second by its true flow, without calibration."""
+    flow, _ = true_flow(scene, start, start + REFERENCE_SECONDS)
+    length = float(np.linalg.norm(flow, axis=-1).mean())
+    return normalised(length, short_side=scene.short_side, seconds=REFERENCE_SECONDS)

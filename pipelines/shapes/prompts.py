@@ -25,8 +25,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pipelines.motion import REFERENCE_SECONDS, normalised
-from pipelines.shapes.draw import true_flow
+from pipelines.shapes.draw import true_motion
 from pipelines.shapes.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -161,13 +160,6 @@ def _of_scenes(
         )
         for index, scene in enumerate(itertools.islice(scenes, config.samples))
     ]  # fmt: skip
-
-
-def true_motion(scene: Scene) -> float:
-    """The motion score of a scene's first moment by its true flow, without calibration."""
-    flow, _ = true_flow(scene, 0.0, REFERENCE_SECONDS)
-    length = float(np.linalg.norm(flow, axis=-1).mean())
-    return normalised(length, short_side=scene.short_side, seconds=REFERENCE_SECONDS)
 
 
 # Pictures

@@ -24,7 +24,7 @@ import numpy as np
 
 from pipelines.motion import mean_magnitudes, normalised
 from pipelines.shapes.corpus import UGLY, spoil
-from pipelines.shapes.draw import render, true_flow
+from pipelines.shapes.draw import render, true_motion
 from pipelines.shapes.scenes import COLOURS, DIRECTIONS, SHAPES, Scene, Thing, are_alike, long_caption, sample_scene
 from pipelines.zoo.captioner import SHORT, frame_times
 from pipelines.zoo.raft import draw_pair
@@ -124,9 +124,9 @@ def _motion_scores(flow: Flow, seed: int, number: int) -> tuple[float, float]:
     scene = sample_scene(generator(seed, 2, number), width=SIDE, height=SIDE, seconds=1.5, still=number % 8 == 0)
     starts = np.array([0.25, 0.75, 1.25])
     frames = render(scene, np.stack([starts, starts + 1 / FPS]).T.reshape(-1))
-    found = mean_magnitudes(flow(_pixels(frames[0::2]), _pixels(frames[1::2]))).mean()
-    true = np.mean([np.linalg.norm(true_flow(scene, each, each + 1 / FPS)[0], axis=-1).mean() for each in starts])
-    return tuple(normalised(float(each), short_side=SIDE, seconds=1 / FPS) for each in (found, true))  # type: ignore[return-value]
+    found = float(mean_magnitudes(flow(_pixels(frames[0::2]), _pixels(frames[1::2]))).mean())
+    true = float(np.mean([true_motion(scene, each) for each in starts]))
+    return normalised(found, short_side=SIDE, seconds=1 / FPS), true
 
 
 def aesthetic(models: Models, seed: int, count: int) -> dict[str, float]:
