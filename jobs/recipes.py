@@ -37,9 +37,9 @@ CAPTIONER = "Qwen/Qwen3-VL-8B-Instruct"
 TEXT_ENCODER = "microsoft/phi-2"
 SD_VAE = "BAAI/nova-d48w1024-sd512/vae"
 SDXL_VAE = "BAAI/nova-d48w1024-sdxl1024/vae"
+VIDEO_VAE = "BAAI/nova-d48w1024-osp480/vae"
 CALIBRATION = 16.0
 """Of motion scores in the shapes world, so that they span what can be asked for."""
-VIDEO_VAE = "BAAI/nova-d48w1024-osp480/vae"
 
 
 @dataclass(frozen=True, kw_only=True)

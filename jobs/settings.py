@@ -116,7 +116,7 @@ def _told(box: str) -> str:
 
     rows = [row.strip("│ ") for row in Text.from_ansi(box).plain.splitlines()[1:]]
     parts = [list(part) for is_rule, part in groupby(rows, lambda row: set(row) <= set("─-╰╯")) if not is_rule]
-    found = " ".join(parts[0]).rstrip(".: ")
+    found = " ".join(parts[0] if parts else box.split()).rstrip(".: ")
     if found.startswith("Error parsing "):
         subject, _, message = found.removeprefix("Error parsing ").partition(": ")
         found = f"{subject}: {message}" if subject.startswith("-") else message

@@ -90,7 +90,7 @@ class FrameSampler:
         """The frame's latents, [B, C, H, W]; `on_set` hears of corrections' sets, too."""
         patch, guidance, count = self.model.config.patch_size, self.settings.guidance_scale, self.order.shape[1]
         tokens = self.indicator.new_zeros(self.batch, count, self.model.config.token_dim, dtype=self.dtype)
-        sets = len(masking.rounds(self.settings, count)[0])
+        sets = len(masking.sets(self.settings.set_steps, count))
         for step, (order, known, chosen) in enumerate(self._sets(count)):
             scale = ramp(self.settings.min_guidance_scale, guidance, sets)[min(step, sets - 1)]
             tokens = self._with_set(tokens, order, known, chosen, scale)
