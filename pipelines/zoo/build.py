@@ -33,11 +33,17 @@ class Kind:
     save: str = "save"
     checked: tuple[str, ...] = ()
     """Functions of `check` that score it."""
+    then: tuple[str, ...] = ()
+    """Trainings that follow the first one, each with a state NAME_THEN.pt of its own."""
+
+    def further(self, state: Path) -> list[Path]:
+        """Their states, beside that of the first training."""
+        return [state.with_name(f"{state.stem}_{each}{state.suffix}") for each in self.then]
 
 
 VAE = "A causal video VAE of nova_model, for images and videos (stride 8, four frames to a latent)."
 KINDS = {
-    "vae": Kind("vae", VAE, checked=("vae",)),
+    "vae": Kind("vae", VAE, checked=("vae",), then=("decoder",)),
     "clip": Kind("clip", "An open_clip model of pictures of the shapes world and captions.", checked=("retrieval",)),
     "aesthetic": Kind("clip", "A linear head for zoo/clip, as LAION's.", save="save_head", checked=("aesthetic",)),
     "raft": Kind("raft", "torchvision's raft_small.", checked=("motion",)),
@@ -89,16 +95,16 @@ def scored(checks: Sequence[str], output: Path) -> dict[str, float]:
 
 def card(name: str, plan: Any, state: Path, folder: Path, scores: dict[str, float]) -> str:
     """What a model is, how it was trained, and what it can do."""
-    from pipelines.zoo.training import time_taken
+    from pipelines.zoo.training import effort
 
     kind = KINDS[name]
     module = import_module(f"pipelines.zoo.{kind.module}")
     size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+    efforts = "; then ".join(effort(each) for each in (state, *kind.further(state)))
     lines = [
         f"# zoo/{name}", "", kind.what, "", f"{size:.1f} MB. It knows the shapes world and nothing else.", "",
         "## How it was made", "", " ".join((module.__doc__ or "").split("\n\n", 1)[-1].split()), "",
-        f"`nova zoo build {name}`{_behind(name)}: {plan.steps} steps from seed {module.SEED}, "
-        f"learning rate {plan.lr:g}; {time_taken(state)}.", "",
+        f"`nova zoo build {name}`{_behind(name)}, seed {module.SEED}, learning rate {plan.lr:g}: {efforts}.", "",
     ]  # fmt: skip
     if scores:
         lines += [

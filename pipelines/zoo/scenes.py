@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipelines.shapes.corpus import SIZES
 from pipelines.shapes.draw import render
-from pipelines.shapes.scenes import Scene, sample_scene
+from pipelines.shapes.scenes import Scene, Thing, sample_scene
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +48,18 @@ def draw_shot(rng: np.random.Generator, *, frames: int, side: int, fps: float = 
     scene = draw_scene(rng, side=side, seconds=(frames - 1) / fps, still=frames > 1 and rng.random() < 0.15)
     drawn = squared(render(scene, np.arange(frames) / fps), side)
     return Shot(scene, worn(rng, drawn), fps)
+
+
+def draw_quick_shot(rng: np.random.Generator, *, frames: int, side: int, fps: float = 12.0) -> Shot:
+    """As `draw_shot`, of a scene in which something small moves quickly; about half show one thing on plain ground."""
+    while True:  # one scene in a dozen is
+        scene = sample_scene(rng, width=side, height=side, seconds=(frames - 1) / fps, simple=0.5)
+        if any(_is_quick(thing) for thing in scene.things):
+            return Shot(scene, worn(rng, render(scene, np.arange(frames) / fps)), fps)
+
+
+def _is_quick(thing: Thing) -> bool:
+    return (thing.size, thing.speed) == ("small", "quickly") and thing.path != "turning"
 
 
 def draw_scene(rng: np.random.Generator, *, side: int, seconds: float = 0.0, still: bool = False) -> Scene:

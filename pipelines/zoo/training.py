@@ -164,12 +164,12 @@ class _Training:
         partial.replace(self.state)
 
 
-def time_taken(state: Path) -> str:
-    """How long a training took, over all its parts, and on what it ended."""
+def effort(state: Path) -> str:
+    """Steps of a training, how long it took over all its parts, and on what it ended."""
     import torch
 
     kept = torch.load(state, map_location="cpu", weights_only=True)
-    return f"{kept['seconds'] / 60:.0f} minutes on the clock, on {kept['device']}"
+    return f"{kept['step']} steps, {kept['seconds'] / 60:.0f} minutes on the clock, on {kept['device']}"
 
 
 def _device_name() -> str:

@@ -22,7 +22,7 @@ def test_a_model_is_trained_written_and_described(tmp_path):
     assert features.shape == (1, 3, model.config.hidden_size)
     card = (folder / "README.md").read_text()
     assert card.startswith("# zoo/text_encoder\n")
-    assert "2 steps from seed 13" in card
+    assert "`nova zoo build text_encoder`, seed 13, learning rate 0.002: 2 steps, " in card
     assert said == [f"text_encoder: {folder}"]
     assert (tmp_path / ".training" / "text_encoder.pt").exists()
 

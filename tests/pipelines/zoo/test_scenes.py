@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.zoo.scenes import draw_shot, generator, resized, squared, worn
+from pipelines.zoo.scenes import draw_quick_shot, draw_shot, generator, resized, squared, worn
 
 
 @pytest.mark.parametrize("frames", [1, 5])
@@ -38,3 +38,10 @@ def test_some_frames_went_through_an_encoder():
     touched = [each for each in changed if not np.array_equal(each, frames)]
     assert 15 <= len(touched) <= 45
     assert all(np.abs(each.astype(int) - frames).mean() < 6 for each in touched)
+
+
+def test_quick_shots_show_something_small_that_moves_far():
+    for shot in (draw_quick_shot(generator(5, number), frames=17, side=64) for number in range(8)):
+        assert shot.frames.shape == (17, 64, 64, 3)
+        small = [thing for thing in shot.scene.things if thing.size == "small"]
+        assert max(np.hypot(*thing.velocity(64)) for thing in small) > 20  # pixels per second

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pipelines.zoo import training
-from pipelines.zoo.training import Plan, fit, learning_rate, time_taken
+from pipelines.zoo.training import Plan, effort, fit, learning_rate
 
 PLAN = Plan(steps=150, lr=0.05, warmup=5, weight_decay=0.0, ema=0.9)
 WEIGHTS = torch.tensor([[2.0, -1.0, 0.5]])
@@ -40,7 +40,7 @@ def test_it_learns_what_the_batches_say(tmp_path):
     model = run(tmp_path / "line.pt")
     assert not model.training
     torch.testing.assert_close(model.weight.detach(), WEIGHTS, atol=0.1, rtol=0)
-    assert "minutes" in time_taken(tmp_path / "line.pt")
+    assert effort(tmp_path / "line.pt").startswith("150 steps, 0 minutes on the clock, on ")
 
 
 def test_a_stopped_training_ends_as_one_that_was_not(tmp_path, monkeypatch):
