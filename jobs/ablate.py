@@ -136,11 +136,12 @@ def _measured(work: Work, name: str, seed: int, tracked: Run) -> Result:
             work.config.evaluate, generate=setup.generate, address=work.config.address, parent_run=tracked.id,
             output=str(work.output / "judged" / f"{owner}-{seed}"),
         )  # fmt: skip
-        metrics = losses(run, setup.train.steps) | _judge(run, evaluate)
-        ablate_work.write(path, {"run": run.name, "metrics": metrics})
+        scores, samples = _judge(run, evaluate)
+        metrics = losses(run, setup.train.steps) | scores
+        ablate_work.write(path, {"run": run.name, "metrics": metrics, "samples": samples})
     stored = ablate_work.read(path)
     tracked.log_metrics({f"{name}/{metric}": value for metric, value in stored["metrics"].items()}, step=seed)
-    return Result(name, seed, work.output / "runs" / stored["run"], stored["metrics"])
+    return Result(name, seed, work.output / "runs" / stored["run"], stored["metrics"], stored["samples"])
 
 
 def _norms(work: Work, name: str, tracked: Run) -> dict[str, Any]:
@@ -158,8 +159,8 @@ def _norms(work: Work, name: str, tracked: Run) -> dict[str, Any]:
     return {"variance": ablate_norms.variances(run, training), "rates": tries, "largest_stable_lr": best}
 
 
-def _judge(run: Path, config: EvaluateConfig) -> dict[str, float]:
-    """Scores of a training run by the benchmark `shapes`, and the seconds that a picture and a video take, medians."""
+def _judge(run: Path, config: EvaluateConfig) -> tuple[dict[str, float], dict[str, int]]:
+    """Scores of a training run by the benchmark `shapes`, with what `_measures` adds, and the samples of each score."""
     import pyarrow.parquet as pq
 
     from jobs.evaluate_shapes import evaluate
@@ -168,9 +169,17 @@ def _judge(run: Path, config: EvaluateConfig) -> dict[str, float]:
     if found["failed"]:
         raise RuntimeError(f"{len(found['failed'])} samples failed; see above")
     scores = {name: score["value"] for name, score in found["scores"].items()}
-    rows = pq.read_table(Path(found["output"]) / "scores.parquet", columns=["kind", "seconds"]).to_pylist()
+    rows = pq.read_table(Path(found["output"]) / "scores.parquet").to_pylist()
+    return scores | _measures(rows), {name: score["samples"] for name, score in found["scores"].items()}
+
+
+def _measures(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Of judged samples: the seconds that a picture and a video take, medians, and how much moves in the videos of
+    `direction`, mean."""
+    found = {}
     for kind in ("image", "video"):
         seconds = [row["seconds"] for row in rows if row["kind"] == kind]
         if seconds:
-            scores[f"seconds_per_{kind}"] = median(seconds)
-    return scores
+            found[f"seconds_per_{kind}"] = median(seconds)
+    moving = [row["motion_measured"] for row in rows if row["task"] == "direction"]
+    return found | ({"motion": sum(moving) / len(moving)} if moving else {})

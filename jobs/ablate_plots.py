@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 COLOURS = ("#3b7dd8", "#d9663a", "#2f9e6e", "#8a63d2", "#b8912b", "#c2477f", "#4aa3a8", "#7a7f87")
 SECONDS = ("seconds_per_image", "seconds_per_video")
+UNBOUNDED = (*LOSSES, *SECONDS, "motion")
+"""What is no score of 0 to 1."""
 SMOOTHED = 0.1
 """Share of a curve that each of its points is the mean of."""
 SIZES = ("quarter", "half", "full", "double")
@@ -102,7 +104,7 @@ def _scores(summary: Summary) -> Figure:
         held = {variant: value for variant, value in held.items() if value.usual is not None}  # of the same kind
         _dots(place, held, list(summary), names=index % columns == 0)
         place.set_title(metrics[index].replace("_", " "))
-        if metrics[index] not in (*LOSSES, *SECONDS):
+        if metrics[index] not in UNBOUNDED:
             place.set_xlim(-0.04, 1.04)
     return figure
 
@@ -155,7 +157,7 @@ def _seconds(values: Mapping[str, Value]) -> float:
 
 
 def _quality(values: Mapping[str, Value]) -> float:
-    held = [value.mean for name, value in values.items() if name not in (*LOSSES, *SECONDS)]
+    held = [value.mean for name, value in values.items() if name not in UNBOUNDED]
     return sum(held) / max(1, len(held))
 
 

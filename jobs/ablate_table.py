@@ -8,14 +8,17 @@ ablation.json       means, spreads and differences; the norms
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 FILES = ("ablation.md", "ablation.parquet", "ablation.json")
 LOSSES = ("loss_first_frame", "loss_later_frames")
+CORRELATIONS = ("speed",)
+"""Scores that are no shares."""
 TENTH = 0.1
 LEAST = 0.02
 """Of the value of `full`: smaller differences are not told of."""
@@ -32,6 +35,8 @@ class Result:
     run: Path
     """Folder of the training, which may be another variant's."""
     metrics: Mapping[str, float]
+    samples: Mapping[str, int] = field(default_factory=dict)
+    """That a score is over; losses, seconds and motion have none."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Value:
     usual: float | None
     """Mean of `full`; None where that lacks it, or where the two are of different kinds."""
     usual_spread: float | None
+    noise: float
+    """Two standard errors of the difference, as scores over so many samples have them; 0 for what is no score."""
     least: float
     """Share of the usual mean that a difference must exceed to be told."""
 
@@ -54,10 +61,10 @@ class Value:
 
     @property
     def moved(self) -> bool:
-        """Whether the difference is more than the spreads over the seeds, and worth telling."""
+        """Whether the difference is more than chance in samples and seeds makes, and worth telling."""
         if self.usual is None:
             return False
-        chance = max(self.spread or 0.0, self.usual_spread or 0.0)
+        chance = max(self.spread or 0.0, self.usual_spread or 0.0, self.noise)
         return abs(self.mean - self.usual) > max(chance, self.least * abs(self.usual))
 
 
@@ -94,23 +101,37 @@ def summarise(results: Sequence[Result], changes: Mapping[str, str]) -> Summary:
         changes: what each variant changes.
     """
     values: dict[str, dict[str, list[float]]] = {}
+    samples: dict[tuple[str, str], int] = {}
     for each in results:
         for metric, value in each.metrics.items():
             values.setdefault(each.variant, {}).setdefault(metric, []).append(value)
+            key = (each.variant, metric)
+            samples[key] = samples.get(key, 0) + each.samples.get(metric, 0)
+
+    def compared(variant: str, metric: str, numbers: Sequence[float]) -> Value:
+        mean, spread = statistics.fmean(numbers), _spread(numbers)
+        least = LEAST_SECONDS if metric.startswith("seconds") else LEAST
+        others = values["full"].get(metric, [])
+        if not others or not _alike(metric, changes[variant]):
+            return Value(mean, spread, None, None, 0.0, least)
+        usual = statistics.fmean(others)
+        noise = _noise(metric, (mean, samples[variant, metric]), (usual, samples["full", metric]))
+        return Value(mean, spread, usual, _spread(others), noise, least)
+
     return {
-        variant: {
-            metric: _value(metric, numbers, values["full"].get(metric, []), changes[variant])
-            for metric, numbers in metrics.items()
-        }
+        variant: {metric: compared(variant, metric, numbers) for metric, numbers in metrics.items()}
         for variant, metrics in values.items()
     }
 
 
-def _value(metric: str, numbers: Sequence[float], usual: Sequence[float], change: str) -> Value:
-    least = LEAST_SECONDS if metric.startswith("seconds") else LEAST
-    if not usual or not _alike(metric, change):
-        return Value(statistics.fmean(numbers), _spread(numbers), None, None, least)
-    return Value(statistics.fmean(numbers), _spread(numbers), statistics.fmean(usual), _spread(usual), least)
+def _noise(metric: str, one: tuple[float, int], other: tuple[float, int]) -> float:
+    """Two standard errors of the difference of two scores, given with their samples: shares, or correlations."""
+    (first, count), (second, others) = one, other
+    if not count or not others:
+        return 0.0
+    mean = (first * count + second * others) / (count + others)
+    variance = (1 - mean**2) ** 2 if metric in CORRELATIONS else mean * (1 - mean)
+    return 2 * math.sqrt(variance * (1 / count + 1 / others))
 
 
 def _spread(numbers: Sequence[float]) -> float | None:
@@ -170,14 +191,14 @@ def markdown(summary: Summary, changes: Mapping[str, str], seeds: int, norms: Ma
     """
     equal = [name for name in summary if name != "full" and not changes[name]]
     shown = {name: metrics for name, metrics in summary.items() if name not in equal}
-    told = f"{seeds} seeds; ± is their standard deviation" if seeds > 1 else "One seed: what chance does is not known"
+    told = f"{seeds} seeds; ± is their standard deviation" if seeds > 1 else "One seed; another differs"
     parts = [
         "# Ablation",
         f"{told}. In brackets, the difference to `full`. Losses are means over the last tenth of the steps, on the "
         "tables that a variant was trained on.",
         "## What moved",
-        f"By more than the spread over seeds, and by more than {100 * LEAST:.0f} % (seconds: "
-        f"{100 * LEAST_SECONDS:.0f} %):",
+        "By more than the spread over seeds, by more than two standard errors of a score over so many samples, and by "
+        f"more than {100 * LEAST:.0f} % (seconds: {100 * LEAST_SECONDS:.0f} %):",
         *_moved(shown, changes),
         *([f"The same as `full` in this recipe: {', '.join(equal)}."] if equal else []),
         "## Every score",

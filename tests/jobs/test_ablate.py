@@ -108,8 +108,9 @@ def test_two_variants(work: Path, curated: Path, calls: Counter[str], capsys: py
     assert "The same as `full` in this recipe: flow." in table
     found = pq.read_table(output / "ablation.parquet").to_pandas()
     assert list(found.variant.unique()) == ["full", "no_motion", "flow", "set_steps_half"]
-    assert {"loss_first_frame", "loss_later_frames", "single_object", "speed", "seconds_per_image",
+    assert {"loss_first_frame", "loss_later_frames", "single_object", "speed", "motion", "seconds_per_image",
             "seconds_per_video"} <= set(found.metric)  # fmt: skip
+    assert json.loads((output / "results" / "full-0.json").read_text())["samples"]["single_object"] > 0
     first = found[found.metric == "loss_first_frame"].set_index("variant").value
     assert first["full"] == first["set_steps_half"] != first["no_motion"]
     for name in ("losses", "scores", "sampling"):
@@ -299,6 +300,16 @@ def test_what_moved_is_more_than_chance(results: list[Result]) -> None:
     assert not found["colors"].moved, "too little to tell of"
     assert summary["ddpm"]["loss_first_frame"].difference is None, "the targets are others"
     assert summary["ddpm"]["direction"].difference == 0
+
+
+@pytest.mark.parametrize(("samples", "moved"), [(24, False), (96, True)])
+def test_few_samples_tell_little(samples: int, moved: bool, tmp_path: Path) -> None:
+    """0.4 and 0.6 of 24 are no more apart than two runs of one model may be; of 96 they are."""
+    scores = {"full": 0.4, "no_temporal": 0.6}
+    listed = [Result(name, 0, tmp_path, {"colors": value}, {"colors": samples}) for name, value in scores.items()]
+    found = ablate_table.summarise(listed, CHANGES)["no_temporal"]["colors"]
+    assert found.noise == pytest.approx(2 * (0.25 * 2 / samples) ** 0.5)
+    assert found.moved == moved
 
 
 def test_the_table_says_what_moved(results: list[Result], tmp_path: Path) -> None:
