@@ -22,8 +22,10 @@ CORRELATIONS = ("speed",)
 TENTH = 0.1
 LEAST = 0.02
 """Of the value of `full`: smaller differences are not told of."""
-LEAST_SECONDS = 0.2
-"""The same of seconds, which depend on what else a machine does."""
+ROUGH = ("seconds_per_image", "seconds_per_video", "motion")
+"""Seconds depend on what else a machine does, and motion differs from video to video."""
+LEAST_ROUGH = 0.2
+"""The same of these."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def summarise(results: Sequence[Result], changes: Mapping[str, str]) -> Summary:
 
     def compared(variant: str, metric: str, numbers: Sequence[float]) -> Value:
         mean, spread = statistics.fmean(numbers), _spread(numbers)
-        least = LEAST_SECONDS if metric.startswith("seconds") else LEAST
+        least = LEAST_ROUGH if metric in ROUGH else LEAST
         others = values["full"].get(metric, [])
         if not others or not _alike(metric, changes[variant]):
             return Value(mean, spread, None, None, 0.0, least)
@@ -198,7 +200,7 @@ def markdown(summary: Summary, changes: Mapping[str, str], seeds: int, norms: Ma
         "tables that a variant was trained on.",
         "## What moved",
         "By more than the spread over seeds, by more than two standard errors of a score over so many samples, and by "
-        f"more than {100 * LEAST:.0f} % (seconds: {100 * LEAST_SECONDS:.0f} %):",
+        f"more than {100 * LEAST:.0f} % (seconds and motion: {100 * LEAST_ROUGH:.0f} %):",
         *_moved(shown, changes),
         *([f"The same as `full` in this recipe: {', '.join(equal)}."] if equal else []),
         "## Every score",
