@@ -141,7 +141,7 @@ def _measured(work: Work, name: str, seed: int, tracked: Run) -> Result:
         ablate_work.write(path, {"run": run.name, "metrics": metrics, "samples": samples})
     stored = ablate_work.read(path)
     tracked.log_metrics({f"{name}/{metric}": value for metric, value in stored["metrics"].items()}, step=seed)
-    return Result(name, seed, work.output / "runs" / stored["run"], stored["metrics"], stored["samples"])
+    return Result(name, seed, work.output / "runs" / stored["run"], stored["metrics"], stored.get("samples", {}))
 
 
 def _norms(work: Work, name: str, tracked: Run) -> dict[str, Any]:
@@ -169,7 +169,8 @@ def _judge(run: Path, config: EvaluateConfig) -> tuple[dict[str, float], dict[st
     if found["failed"]:
         raise RuntimeError(f"{len(found['failed'])} samples failed; see above")
     scores = {name: score["value"] for name, score in found["scores"].items()}
-    rows = pq.read_table(Path(found["output"]) / "scores.parquet").to_pylist()
+    columns = ["kind", "seconds", "task", "motion_measured"]
+    rows = pq.read_table(Path(found["output"]) / "scores.parquet", columns=columns).to_pylist()
     return scores | _measures(rows), {name: score["samples"] for name, score in found["scores"].items()}
 
 

@@ -13,15 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.ablate_table import LOSSES, Result, Summary, Value, entries, summarise
+from jobs.ablate_table import LOSSES, ROUGH, SECONDS, Result, Summary, Value, entries, summarise
 from jobs.ablate_variants import SWEEPS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#3b7dd8", "#d9663a", "#2f9e6e", "#8a63d2", "#b8912b", "#c2477f", "#4aa3a8", "#7a7f87")
-SECONDS = ("seconds_per_image", "seconds_per_video")
-UNBOUNDED = (*LOSSES, *SECONDS, "motion")
+UNBOUNDED = (*LOSSES, *ROUGH)
 """What is no score of 0 to 1."""
 SMOOTHED = 0.1
 """Share of a curve that each of its points is the mean of."""

@@ -22,7 +22,8 @@ CORRELATIONS = ("speed",)
 TENTH = 0.1
 LEAST = 0.02
 """Of the value of `full`: smaller differences are not told of."""
-ROUGH = ("seconds_per_image", "seconds_per_video", "motion")
+SECONDS = ("seconds_per_image", "seconds_per_video")
+ROUGH = (*SECONDS, "motion")
 """Seconds depend on what else a machine does, and motion differs from video to video."""
 LEAST_ROUGH = 0.2
 """The same of these."""

@@ -33,17 +33,11 @@ class Kind:
     save: str = "save"
     checked: tuple[str, ...] = ()
     """Functions of `check` that score it."""
-    then: tuple[str, ...] = ()
-    """Trainings that follow the first one, each with a state NAME_THEN.pt of its own."""
-
-    def further(self, state: Path) -> list[Path]:
-        """Their states, beside that of the first training."""
-        return [state.with_name(f"{state.stem}_{each}{state.suffix}") for each in self.then]
 
 
 VAE = "A causal video VAE of nova_model, for images and videos (stride 8, four frames to a latent)."
 KINDS = {
-    "vae": Kind("vae", VAE, checked=("vae",), then=("decoder",)),
+    "vae": Kind("vae", VAE, checked=("vae",)),
     "clip": Kind("clip", "An open_clip model of pictures of the shapes world and captions.", checked=("retrieval",)),
     "aesthetic": Kind("clip", "A linear head for zoo/clip, as LAION's.", save="save_head", checked=("aesthetic",)),
     "raft": Kind("raft", "torchvision's raft_small.", checked=("motion",)),
@@ -100,7 +94,8 @@ def card(name: str, plan: Any, state: Path, folder: Path, scores: dict[str, floa
     kind = KINDS[name]
     module = import_module(f"pipelines.zoo.{kind.module}")
     size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
-    efforts = "; then ".join(effort(each) for each in (state, *kind.further(state)))
+    further = sorted(state.parent.glob(f"{state.stem}_*{state.suffix}"))  # of trainings that followed
+    efforts = "; then ".join(effort(each) for each in (state, *further))
     lines = [
         f"# zoo/{name}", "", kind.what, "", f"{size:.1f} MB. It knows the shapes world and nothing else.", "",
         "## How it was made", "", " ".join((module.__doc__ or "").split("\n\n", 1)[-1].split()), "",

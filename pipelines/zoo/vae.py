@@ -57,12 +57,8 @@ def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
     """A trained model; `state` is where its training is kept, and beside it that of its decoder."""
     share = plan.steps / PLAN.steps
     decoder = replace(DECODER_PLAN, steps=max(1, round(share * DECODER_PLAN.steps)))
-    return train_decoder(train_whole(state, plan, seed), decoder_state(state), decoder, seed)
-
-
-def decoder_state(state: Path) -> Path:
-    """Where the training of the decoder is kept."""
-    return state.with_name(f"{state.stem}_decoder{state.suffix}")
+    beside = state.with_name(f"{state.stem}_decoder{state.suffix}")
+    return train_decoder(train_whole(state, plan, seed), beside, decoder, seed)
 
 
 def train_whole(state: Path, plan: Plan, seed: int) -> Any:
@@ -77,9 +73,7 @@ def train_whole(state: Path, plan: Plan, seed: int) -> Any:
 
     def loss(frames: Tensor, step: int) -> dict[str, Tensor]:
         posterior = model.encode(frames).latent_dist
-        chance = torch.Generator(frames.device).manual_seed(seed * 1_000_003 + step)
-        noise = torch.randn(posterior.mean.shape, generator=chance, device=frames.device)
-        made = model.decode(posterior.mean + posterior.std * noise).sample
+        made = model.decode(_drawn(posterior, seed, step)).sample
         error = (made - frames).square().mean()
         pull = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
         return {"loss": error + PULL * pull, "psnr": -10 * (error / 4).log10(), "pull": pull}
@@ -95,12 +89,10 @@ def train_decoder(model: Any, state: Path, plan: Plan, seed: int) -> Any:
     model.quant_conv.requires_grad_(False)
 
     def loss(frames: Tensor, step: int) -> dict[str, Tensor]:
-        chance = torch.Generator(frames.device).manual_seed(seed * 1_000_003 + step)
         with torch.autocast(frames.device.type, torch.bfloat16):
             with torch.no_grad():
                 posterior = model.encode(frames).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=chance, device=frames.device)
-            made = model.decode(posterior.mean.float() + posterior.std.float() * noise).sample.float()
+            made = model.decode(_drawn(posterior, seed, step)).sample.float()
         error = made - frames
         stirred = (frames - frames.mean(2, keepdim=True)).abs().amax(1, keepdim=True) > CHANGE
         weight = torch.where(stirred, STIRRED, 1.0)
@@ -109,6 +101,15 @@ def train_decoder(model: Any, state: Path, plan: Plan, seed: int) -> Any:
         return {"loss": (weight * blamed).mean() / weight.mean(), "psnr": psnr}
 
     return fit(model, plan, partial(_decoder_batch, seed), loss, state).requires_grad_(True)
+
+
+def _drawn(posterior: Any, seed: int, step: int) -> Tensor:
+    """Latents from what an encoder says, in fp32; chance is that of the step."""
+    import torch
+
+    mean, std = posterior.mean.float(), posterior.std.float()
+    chance = torch.Generator(mean.device).manual_seed(seed * 1_000_003 + step)
+    return mean + std * torch.randn(mean.shape, generator=chance, device=mean.device)
 
 
 def _straighten(model: Any) -> None:
