@@ -186,6 +186,7 @@ class Worker:
     ) -> None:
         import torch
 
+        from nova_model.precision import multiplies_bf16
         from nova_model.schedule import schedule_from_config
         from pipelines.latents import read_scaling
 
@@ -369,16 +370,6 @@ class Worker:
             stored = json.loads((training / "progress.json").read_text())
         progress = Progress(**{key: stored[key] for key in asdict(Progress())})
         return progress if progress.version == version else replace(progress, version=version, position=0)
-
-
-def multiplies_bf16(device: torch.device) -> bool:
-    """Whether products of matrices in bf16 are faster there than in fp32."""
-    import torch
-
-    if device.type != "cpu":
-        return device.type == "cuda"
-    found = torch.cpu.get_capabilities()
-    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

@@ -85,11 +85,13 @@ def train_decoder(model: Any, state: Path, plan: Plan, seed: int) -> Any:
     """The model with a decoder that has gone on; what encodes stays as it is."""
     import torch
 
+    from nova_model.precision import multiplies_bf16
+
     model.encoder.requires_grad_(False)
     model.quant_conv.requires_grad_(False)
 
     def loss(frames: Tensor, step: int) -> dict[str, Tensor]:
-        with torch.autocast(frames.device.type, torch.bfloat16):
+        with torch.autocast(frames.device.type, torch.bfloat16, enabled=multiplies_bf16(frames.device)):
             with torch.no_grad():
                 posterior = model.encode(frames).latent_dist
             made = model.decode(_drawn(posterior, seed, step)).sample.float()

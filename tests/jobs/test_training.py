@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from jobs.train import TrainConfig, model_config
-from jobs.training import multiplies_bf16, optimizers, rate_factor
+from jobs.training import optimizers, rate_factor
 from nova_model.model import Nova
 
 
@@ -59,12 +59,3 @@ def test_weights_that_are_frozen_belong_to_neither() -> None:
 def test_wrong_options_are_named(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         TrainConfig(**wrong)  # type: ignore[arg-type]
-
-
-def test_a_cpu_trains_in_bf16_only_where_it_has_instructions_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without them bf16 is emulated, and slower than fp32 by far."""
-    cpu = torch.device("cpu")
-    for found, expected in (({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx2": True}, False)):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
-        assert multiplies_bf16(cpu) is expected
-    assert multiplies_bf16(torch.device("cuda"))
