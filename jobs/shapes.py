@@ -18,6 +18,8 @@ from jobs import settings
 NOTE = "corpus.json"
 """What the corpus was asked to be."""
 LEAST = 20
+_YOUNGER = ("simple_share", "textured_share")
+"""Options that the notes of older corpora do not name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +38,9 @@ class ShapesConfig:
     video_share: float = 0.6
     """Of the files; the others are pictures."""
     simple_share: float = 0.0
-    """Of the scenes: one thing alone on plain ground, still or moving straight. Shapes are learnt from these
-    sooner."""
+    """Of the scenes: one thing alone, still or moving straight. Shapes are learnt from these sooner."""
+    textured_share: float = 0.0
+    """Of those: on textured ground, not on a plain one."""
 
     def check(self) -> None:
         """Raises ValueError where the options make no sense."""
@@ -46,7 +49,7 @@ class ShapesConfig:
         enough("--items", self.items)
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed}: a number from 0 on")
-        for name in ("video_share", "simple_share"):
+        for name in ("video_share", "simple_share", "textured_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: a share from 0 to 1")
 
@@ -78,7 +81,7 @@ def write(config: ShapesConfig) -> Path:
     output = Path(config.output).expanduser().absolute()
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; give a folder")
-    asked: dict[str, Any] = {name: getattr(config, name) for name in ("items", "seed", "video_share", "simple_share")}
+    asked: dict[str, Any] = {name: getattr(config, name) for name in ("items", "seed", "video_share", *_YOUNGER)}
     if output.is_dir() and any(output.iterdir()):
         _same(output, asked)
         return output / "manifest.jsonl"
@@ -97,6 +100,6 @@ def _same(output: Path, asked: dict[str, Any]) -> None:
     note = output / NOTE
     if not note.is_file():
         raise ValueError(f"--output {output} holds other files; give an empty or new folder")
-    held = {"simple_share": 0.0} | json.loads(note.read_text())  # older ones do not name it
+    held = dict.fromkeys(_YOUNGER, 0.0) | json.loads(note.read_text())
     if held != asked:
         raise ValueError(f"--output {output} holds a corpus of {held}; give another folder for {asked}")

@@ -45,7 +45,7 @@ class Build:
 
         for name in self.names:
             if name not in NAMES:
-                raise ValueError(f"unknown model {name!r}{nearest(name, NAMES)}; the zoo has {', '.join(NAMES)}")
+                raise ValueError(f"unknown model {name!r}{nearest(name, NAMES)}")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"--steps {self.steps}: at least 1")
 

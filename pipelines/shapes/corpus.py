@@ -110,6 +110,7 @@ def write_corpus(
     seed: int = 0,
     video_share: float = VIDEO_SHARE,
     simple_share: float = 0.0,
+    textured_share: float = 0.0,
     watched: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> Path:
     """Writes a corpus and returns the path of its manifest.
@@ -120,12 +121,14 @@ def write_corpus(
         seed: what is in them.
         video_share: share of the files that are videos, broken ones apart.
         simple_share: share of the scenes that are simple (`sample_scene`); shapes are learnt from those first.
+        textured_share: share of the simple ones that have a textured ground.
         watched: goes through the items' numbers, so that progress can be shown.
     """
     folder = Path(folder)
     (folder / "media").mkdir(parents=True, exist_ok=True)
     roles = _roles(items, np.random.default_rng([seed, items]))
-    writer = _Writer(folder, video_share, simple_share)
+    sample = functools.partial(sample_scene, trained=True, simple=simple_share, textured=textured_share)
+    writer = _Writer(folder, video_share, sample)
     for index in watched(sorted(range(items), key=lambda each: roles[each].endswith("duplicate"))):  # originals first
         writer.write(index, roles[index], np.random.default_rng([seed, items, index]))
     truths = [writer.truths[index] for index in range(items)]
@@ -146,8 +149,8 @@ def _roles(items: int, rng: np.random.Generator) -> list[str]:
 class _Writer:
     """Writes one item after the other and remembers what it wrote."""
 
-    def __init__(self, folder: Path, video_share: float, simple_share: float) -> None:
-        self.folder, self.video_share, self.simple_share = folder, video_share, simple_share
+    def __init__(self, folder: Path, video_share: float, sample: Callable[..., Scene]) -> None:
+        self.folder, self.video_share, self.sample = folder, video_share, sample
         self.truths: dict[int, Truth] = {}
         self.captions: dict[int, str | None] = {}
         self._clean: list[tuple[_Content, Truth]] = []
@@ -168,7 +171,7 @@ class _Writer:
         self.truths[index] = truth
 
     def _drawn(self, name: str, role: str, rng: np.random.Generator, nth: int) -> Truth:
-        content = _draw(rng, self.video_share, self.simple_share, one_shot=role == "ugly")
+        content = _draw(rng, self.video_share, self.sample, one_shot=role == "ugly")
         frames = content.frames()
         ugly = UGLY[nth % len(UGLY)] if role == "ugly" else None
         if ugly is not None:
@@ -215,9 +218,9 @@ class _Writer:
         return Truth(uri=uri, label="broken", broken=how)
 
 
-def _draw(rng: np.random.Generator, video_share: float, simple_share: float, *, one_shot: bool) -> _Content:
+def _draw(rng: np.random.Generator, video_share: float, sample: Callable[..., Scene], *, one_shot: bool) -> _Content:
     height, width = SIZES[int(rng.integers(len(SIZES)))]
-    drawn = functools.partial(sample_scene, rng, width=width, height=height, trained=True, simple=simple_share)
+    drawn = functools.partial(sample, rng, width=width, height=height)
     if rng.random() >= video_share:
         return _Content((drawn(),), (1,), None)
     fps = RATES[int(rng.integers(len(RATES)))]

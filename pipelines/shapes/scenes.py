@@ -144,6 +144,7 @@ def sample_scene(
     backgrounds: tuple[str, ...] = tuple(BACKGROUNDS),
     trained: bool = False,
     simple: float = 0.0,
+    textured: float = 0.0,
 ) -> Scene:
     """Draws a scene.
 
@@ -154,11 +155,14 @@ def sample_scene(
         still: nothing moves.
         backgrounds: names to choose from.
         trained: without the combinations that are `held_out`.
-        simple: chance of one thing alone on plain ground, which stands still or moves straight.
+        simple: chance of one thing alone, which stands still or moves straight.
+        textured: chance that such a one has a textured ground, not a plain one; of other scenes half have.
     """
     moving = seconds > 0 and not still
     if simple and rng.random() < simple:
-        scene = Scene(width=width, height=height, background=_pick(rng, backgrounds), texture="plain", things=())
+        background = _pick(rng, backgrounds)
+        texture = _pick(rng, TEXTURES[1:]) if textured and rng.random() < textured else "plain"
+        scene = Scene(width=width, height=height, background=background, texture=texture, things=())
         thing = _sample_thing(rng)
         thing = _sent_straight(rng, thing, scene, seconds, trained) if moving else thing
         return replace(scene, things=(_place(rng, thing, scene, seconds),))

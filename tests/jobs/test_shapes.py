@@ -49,19 +49,29 @@ def test_the_share_of_simple_scenes_is_kept(tmp_path):
     assert len({scene["things"][0]["shape"] for scene in scenes}) == 6
 
 
-@pytest.mark.parametrize("option", ["--video-share", "--simple-share"])
+def test_some_simple_scenes_have_textured_grounds(tmp_path):
+    write(tmp_path / "corpus", "--items", "60", "--simple-share", "1", "--textured-share", "0.5")
+    truths = [json.loads(line) for line in (tmp_path / "corpus" / "truth.jsonl").read_text().splitlines()]
+    scenes = [scene for truth in truths for scene in truth["scenes"]]
+    assert {len(scene["things"]) for scene in scenes} == {1}
+    assert {scene["texture"] for scene in scenes} == {"plain", "striped", "checkered", "dotted"}
+    assert 0.3 < sum(scene["texture"] != "plain" for scene in scenes) / len(scenes) < 0.7
+
+
+@pytest.mark.parametrize("option", ["--video-share", "--simple-share", "--textured-share"])
 def test_a_share_is_one(option, tmp_path, capsys):
     status, _, error = nova(capsys, "shapes", option, "1.5", "--output", str(tmp_path / "corpus"))
     assert status == 2
     assert f"{option} 1.5: a share from 0 to 1" in error
 
 
-def test_a_corpus_of_before_there_were_simple_shares_is_known_again(tmp_path):
+def test_a_corpus_of_before_there_were_shares_of_scenes_is_known_again(tmp_path):
     corpus = tmp_path / "corpus"
     write(corpus)
     note = corpus / "corpus.json"
+    younger = ("simple_share", "textured_share")
     note.write_text(
-        json.dumps({key: value for key, value in json.loads(note.read_text()).items() if key != "simple_share"})
+        json.dumps({key: value for key, value in json.loads(note.read_text()).items() if key not in younger})
     )
     assert write(corpus) == 0
 
