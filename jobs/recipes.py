@@ -157,7 +157,7 @@ def shapes() -> Recipe:
             cpus_per_worker=2,
         ),
         generate=replace(
-            base.generate, sampling=SamplingConfig(set_steps=32, diffusion_steps=25, guidance_scale=3.0, corrections=4),
+            base.generate, sampling=SamplingConfig(set_steps=32, diffusion_steps=25, guidance_scale=1.5, corrections=4),
             samples_at_once=32,
         ),
         evaluate=replace(base.evaluate, shapes=replace(base.evaluate.shapes, calibration=CALIBRATION)),
