@@ -46,6 +46,7 @@ from torch import Tensor
 from nova_model import reference
 from nova_model.config import PRESETS, SamplingConfig
 from nova_model.model import Losses, Nova
+from nova_model.precision import multiplies_bf16
 from nova_model.sampling import generate
 from nova_model.schedule import FlowMatching
 
@@ -172,11 +173,6 @@ def measure(case: Case, device: torch.device) -> Timing:
     return Timing(ours_s, plain_s, ratio, difference)
 
 
-def fast_bf16() -> bool:
-    """Whether this CPU multiplies bf16 by itself (AVX512-BF16 or AMX); elsewhere bf16 is slower than fp32."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m nova_model.bench", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="end with one line that is a JSON object")
@@ -194,7 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
         "torch": torch.__version__,
     }
     precisions = {"": torch.float32}
-    if device.type == "cuda" or fast_bf16():
+    if multiplies_bf16(device):
         precisions["_bf16"] = torch.bfloat16
     for suffix, dtype in precisions.items():
         for name, make in cases(device, dtype, given.rounds).items():

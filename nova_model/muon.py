@@ -51,7 +51,7 @@ class Muon(torch.optim.Muon):
 def orthogonalised(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float = 1e-7) -> Tensor:
     """Matrices [N, R, C] whose singular values are brought near 1 by Newton-Schulz steps.
 
-    In bf16, which is exact enough; in fp32 on a CPU that emulates bf16, where a step took 13 times as long.
+    In bf16, which is exact enough; in fp32 on a CPU that emulates bf16, where a training step took 11 times as long.
     """
     a, b, c = coefficients
     tall = matrices.shape[1] > matrices.shape[2]

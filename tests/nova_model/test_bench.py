@@ -15,7 +15,7 @@ CASES = ["train_step_T1_B4", "train_step_T3_B2", "sample_T1_16x25", "sample_T3_1
 def small(monkeypatch):
     monkeypatch.setitem(PRESETS, "bench", PRESETS["tiny"])
     monkeypatch.setattr(bench, "SIZE", 8)
-    monkeypatch.setattr(bench, "fast_bf16", lambda: False)
+    monkeypatch.setattr(bench, "multiplies_bf16", lambda device: False)
 
 
 def test_the_last_line_is_one_json_object_with_every_case(capsys):

@@ -54,7 +54,7 @@ def test_what_has_no_gradient_stays(model: nn.Sequential) -> None:
 @pytest.mark.parametrize("bf16", [True, False])
 @pytest.mark.parametrize("shape", [(3, 8, 24), (3, 24, 8)])
 def test_singular_values_come_near_one(shape: tuple[int, ...], bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU without instructions for bf16 would take 13 times as long with it."""
+    """A CPU without instructions for bf16 emulates it, far too slowly."""
     monkeypatch.setattr(muon, "multiplies_bf16", lambda device: bf16)
     drawn = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-3, 1, 1e3])[:, None, None]
     made = muon.orthogonalised(drawn, (3.4445, -4.775, 2.0315), 5)
