@@ -18,8 +18,8 @@ from jobs import settings
 NOTE = "corpus.json"
 """What the corpus was asked to be."""
 LEAST = 20
-_YOUNGER = ("simple_share", "textured_share")
-"""Options that the notes of older corpora do not name."""
+SHARES = ("video_share", "simple_share", "textured_share")
+"""Options that are shares; the notes of older corpora do not name all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +49,11 @@ class ShapesConfig:
         enough("--items", self.items)
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed}: a number from 0 on")
-        for name in ("video_share", "simple_share", "textured_share"):
+        for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: a share from 0 to 1")
+        if self.textured_share and not self.simple_share:
+            raise ValueError("--textured-share is of simple scenes, of which there are none; give --simple-share, too")
 
 
 def enough(option: str, items: int) -> None:
@@ -81,7 +83,7 @@ def write(config: ShapesConfig) -> Path:
     output = Path(config.output).expanduser().absolute()
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; give a folder")
-    asked: dict[str, Any] = {name: getattr(config, name) for name in ("items", "seed", "video_share", *_YOUNGER)}
+    asked: dict[str, Any] = {name: getattr(config, name) for name in ("items", "seed", *SHARES)}
     if output.is_dir() and any(output.iterdir()):
         _same(output, asked)
         return output / "manifest.jsonl"
@@ -100,6 +102,6 @@ def _same(output: Path, asked: dict[str, Any]) -> None:
     note = output / NOTE
     if not note.is_file():
         raise ValueError(f"--output {output} holds other files; give an empty or new folder")
-    held = dict.fromkeys(_YOUNGER, 0.0) | json.loads(note.read_text())
+    held = dict.fromkeys(SHARES, 0.0) | json.loads(note.read_text())
     if held != asked:
         raise ValueError(f"--output {output} holds a corpus of {held}; give another folder for {asked}")

@@ -65,6 +65,12 @@ def test_a_share_is_one(option, tmp_path, capsys):
     assert f"{option} 1.5: a share from 0 to 1" in error
 
 
+def test_textured_grounds_are_for_simple_scenes(tmp_path, capsys):
+    status, _, error = nova(capsys, "shapes", "--textured-share", "0.5", "--output", str(tmp_path / "corpus"))
+    assert status == 2
+    assert "give --simple-share, too" in error
+
+
 def test_a_corpus_of_before_there_were_shares_of_scenes_is_known_again(tmp_path):
     corpus = tmp_path / "corpus"
     write(corpus)
