@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pipelines.batches import Batch
 
 TENTH = 0.1
+SPIKE = 2.0
+"""Times the loss of an untrained model: a training that goes above it has exploded, even if it finds back."""
 LOOKED_AT = 64
 """Batches among which one of videos is looked for."""
 
@@ -72,19 +74,19 @@ def tries(config: TrainConfig, rates: Sequence[float], steps: int, folder: Path)
         folder: for them.
 
     Returns:
-        Of each: lr, loss of the first frame at the start and at the end (null where it was not finite), stable.
+        Of each: lr; loss of the first frame before the first step, at most, and over the last tenth of the steps (null
+        where it was not finite); stable, which is to end no worse than untrained, and to have no spike on the way.
     """
     short = replace(
-        config, steps=steps, warmup_steps=min(config.warmup_steps, max(1, steps // 4)), log_every=max(1, steps // 20),
+        config, steps=steps, warmup_steps=min(config.warmup_steps, max(1, steps // 4)), log_every=1,
         checkpoint_every=steps, max_failures=0, optimizer="adamw", cooldown=0.0,
     )  # fmt: skip
     found: list[dict[str, Any]] = []
     for rate in rates:
         done = folder / f"{rate:g}.json"
         if not done.exists():
-            start, end = _losses(replace(short, lr=rate, run=str(folder / f"{rate:g}")))
-            stable = start is not None and end is not None and end <= start
-            write(done, {"lr": rate, "start": start, "end": end, "stable": stable})
+            losses = _losses(replace(short, lr=rate, run=str(folder / f"{rate:g}")))
+            write(done, {"lr": rate, **_judged(losses)})
         found.append(read(done))
         if not found[-1]["stable"]:
             break
@@ -96,8 +98,8 @@ def largest_stable(tries: Sequence[dict[str, Any]]) -> float | None:
     return max((each["lr"] for each in tries if each["stable"]), default=None)
 
 
-def _losses(config: TrainConfig) -> tuple[float | None, float | None]:
-    """Trains; returns the loss of the first frame, mean of the first and of the last tenth of the entries."""
+def _losses(config: TrainConfig) -> list[float] | None:
+    """Trains; returns the loss of the first frame, step by step; None where one was not finite."""
     from jobs.ablate_table import entries
     from jobs.train import train
 
@@ -106,11 +108,17 @@ def _losses(config: TrainConfig) -> tuple[float | None, float | None]:
     except Exception as error:
         if not _diverged(error):
             raise
-        return None, None
+        return None
     values = [each["loss_first_frame"] for each in entries(Path(config.run))]
-    count = max(1, round(TENTH * len(values)))
-    start, end = sum(values[:count]) / count, sum(values[-count:]) / count
-    return (start, end) if math.isfinite(start + end) else (None, None)
+    return values if all(map(math.isfinite, values)) else None
+
+
+def _judged(losses: list[float] | None) -> dict[str, Any]:
+    if losses is None:
+        return {"start": None, "peak": None, "end": None, "stable": False}
+    last = losses[-max(1, round(TENTH * len(losses))) :]
+    start, peak, end = losses[0], max(losses), sum(last) / len(last)
+    return {"start": start, "peak": peak, "end": end, "stable": end <= start and peak <= SPIKE * start}
 
 
 def _diverged(error: Exception) -> bool:
