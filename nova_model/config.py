@@ -214,6 +214,12 @@ class SamplingConfig:
     """Below 1, guided outputs are scaled down towards the norm of the conditional ones, at most to this factor."""
     image_guidance_scale: float | None = None
     """How much the frames before are followed, apart from the prompt; a third branch runs."""
+    negative_motion: float | None = None
+    """Motion score that guidance leads away from, as it does from the negative prompt; the asked one by default, which
+    leaves motion out of guidance."""
+    temperature: float = 1.0
+    """Factor of all noise that tokens are made from. Below 1, as in MAR (arXiv 2406.11838), samples are nearer to what
+    is likeliest and differ less."""
     corrections: int = 0
     """Rounds behind a frame's last set, each of which makes a random half of its tokens anew, given the other half.
 
@@ -227,6 +233,10 @@ class SamplingConfig:
             raise ValueError("set_steps and diffusion_steps must be at least 1")
         if not 0 <= self.guidance_renorm <= 1:
             raise ValueError(f"guidance_renorm is {self.guidance_renorm}; it is a factor from 0 to 1 (off)")
+        if self.negative_motion is not None and self.negative_motion < 0:
+            raise ValueError(f"negative_motion is {self.negative_motion}; it is a motion score, 0 or more")
+        if self.temperature < 0:
+            raise ValueError(f"temperature is {self.temperature}; it is a factor of noise, 1 (as trained) or less")
         if self.guidance_scale < 0:
             raise ValueError(f"guidance_scale is {self.guidance_scale}; it is 1 (off) or more")
 

@@ -141,7 +141,7 @@ class FrameSampler:
         rows, columns = self.grid
         patch = self.model.config.patch_size
         normal = self.noise.normal(self.model.config.image_dim, rows * patch, columns * patch)
-        tokens = ops.patchify(normal.to(self.dtype), patch)
+        tokens = ops.patchify(normal.to(self.dtype), patch) * self.settings.temperature
         return tokens if chosen is None else take(tokens, chosen)
 
     def _modulations(self, z: Tensor) -> Iterator[Modulation]:

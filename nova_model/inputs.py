@@ -53,6 +53,10 @@ class Inputs:
     guidance_trunc: float = SamplingConfig.guidance_trunc
     guidance_renorm: float = SamplingConfig.guidance_renorm
     image_guidance_scale: float | None = None
+    negative_motion: float | None = None
+    """Motion score to move away from, such as 5: others are then heard better. Motion is not guided by default."""
+    temperature: float = SamplingConfig.temperature
+    """Factor of all noise that tokens are made from; below 1, samples are nearer to what is likeliest."""
     corrections: int = 0
     """Rounds behind a frame's last set that make half of its tokens anew; cleaner, and not in the paper."""
     shift: float | None = None
@@ -116,6 +120,8 @@ class Inputs:
             guidance_trunc=self.guidance_trunc,
             guidance_renorm=self.guidance_renorm,
             image_guidance_scale=self.image_guidance_scale,
+            negative_motion=self.negative_motion,
+            temperature=self.temperature,
             corrections=self.corrections,
         )
 

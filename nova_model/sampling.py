@@ -210,12 +210,19 @@ def _frames(model: Nova, schedule: Schedule, request: Request, on_set: OnSet | N
 def _branches(model: Nova, request: Request) -> Branches:
     text, settings, batch = request.text, request.settings, len(request.text)
     null = model.null(batch) if request.negative_text is None else request.negative_text
+    motion = request.motion
+    if settings.negative_motion is not None:
+        motion = text.new_full((batch,), settings.negative_motion, dtype=torch.float32)
     prompts, sees = [text], [True]
     if settings.image_guidance_scale is not None:
         prompts, sees = [text, null, null], [True, True, False]
     elif max(settings.guidance_scale, settings.min_guidance_scale or 0.0) > 1:
         prompts, sees = [text, null], [True, True]
-    contexts = [model.context(prompt.to(text), request.motion, request.fps, batch) for prompt in prompts]
+    motions = [request.motion, *[motion] * (len(prompts) - 1)]
+    contexts = [
+        model.context(prompt.to(text), moving, request.fps, batch)
+        for prompt, moving in zip(prompts, motions, strict=True)
+    ]
     return Branches(torch.cat(contexts), tuple(sees))
 
 

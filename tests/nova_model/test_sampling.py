@@ -89,6 +89,12 @@ def test_the_unconditional_prompt_is_the_default_negative(model):
     assert torch.equal(given, sample(model, frames=2))
 
 
+def test_the_asked_motion_is_the_default_negative(model):
+    quick = {"frames": 2, "motion": torch.tensor([7.0, 7.0])}
+    assert torch.equal(sample(model, settings={"negative_motion": 7.0}, **quick), sample(model, **quick))
+    assert not torch.equal(sample(model, settings={"negative_motion": 5.0}, **quick), sample(model, **quick))
+
+
 def test_noise_is_drawn_in_the_releases_order(model):
     """First the order of sets; then for each set of each frame its noise, and for DDPM one draw for every t > 0."""
     rng, seen = generator(0), []
@@ -171,12 +177,12 @@ def said(schedule=None, **settings):
 
 
 @torch.no_grad()
-def branch(*, prompted=True, sees_frames=True):
+def branch(*, prompted=True, sees_frames=True, motion=None, temperature=1.0):
     """What one branch says to the same noise, without any of the sampler's code."""
     model, rng = tiny(), generator(0)
     torch.rand(2, 16, 1, generator=rng)
-    noise = ops.patchify(torch.randn(2, 4, 8, 8, generator=rng), 2)
-    context = model.context(randn(2, 16, 64, seed=1) if prompted else model.null(2), None, None, 2)
+    noise = temperature * ops.patchify(torch.randn(2, 4, 8, 8, generator=rng), 2)
+    context = model.context(randn(2, 16, 64, seed=1) if prompted else model.null(2), motion, None, 2)
     second = model.frame_slot(FIRST[:, :, 0] if sees_frames else None, 1, 2, FIRST)
     slots = torch.stack([model.frame_slot(None, 0, 2, FIRST), second], dim=1)
     out = model.video_encoder(context=context, frames=slots, angles=None)
@@ -203,6 +209,16 @@ def test_without_guidance_the_conditional_branch_speaks_alone():
 def test_guidance_moves_from_the_unconditional_branch(scale):
     conditional, unconditional = branch(), branch(prompted=False)
     same(said(guidance_scale=scale), unconditional + scale * (conditional - unconditional))
+
+
+def test_guidance_moves_from_the_negative_motion():
+    conditional, slow = branch(), torch.full((2,), 1.0)
+    unconditional = branch(prompted=False, motion=slow)
+    assert (unconditional - branch(prompted=False)).abs().max() > 0.01
+    same(said(guidance_scale=3, negative_motion=1.0), unconditional + 3 * (conditional - unconditional))
+    image, unconditional = unconditional, branch(prompted=False, sees_frames=False, motion=slow)
+    expected = unconditional + 3 * (conditional - image) + 2 * (image - unconditional)
+    same(said(guidance_scale=3, image_guidance_scale=2, negative_motion=1.0), expected)
 
 
 def test_guidance_reaches_its_scale_at_the_last_set():
@@ -332,6 +348,22 @@ def test_more_set_steps_than_tokens(model):
     assert made.abs().amin() > 0
 
 
+def test_temperature_scales_the_noise_that_tokens_are_made_from():
+    same(said(guidance_scale=1, temperature=0.5), branch(temperature=0.5))
+    assert (branch(temperature=0.5) - branch()).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("schedule", [FLOW, DDPM], ids=["flow", "ddpm"])
+def test_without_noise_samples_of_a_prompt_are_alike(model, schedule):
+    """In one set, as the order of prediction is chance, too."""
+    cold = {"temperature": 0.0, "set_steps": 1}
+    one, other = (sample(model, schedule, seeds=(seed,), settings=cold) for seed in (3, 4))
+    torch.testing.assert_close(one, other)
+    assert (one[0] - one[1]).abs().max() > 1e-3  # prompts still tell
+    with one_line_error("temperature is -1"):
+        SamplingConfig(temperature=-1)
+
+
 def test_a_correction_makes_half_of_the_tokens_anew(model):
     tokens = ops.patchify(sample(model)[:, :, 0], model.config.patch_size)
     for rounds in (1, 3):
@@ -378,6 +410,11 @@ def test_inputs_that_do_not_fit_are_a_one_line_error(model, changes, match):
 def test_a_size_that_patches_do_not_divide_is_a_one_line_error(model):
     with one_line_error("latents of 6x8 do not divide by the temporal patch 4"):
         generate(model, FLOW, text=model.null(1), frames=1, latent_size=(6, 8), generators=[generator()])
+
+
+def test_a_motion_below_0_is_a_one_line_error():
+    with one_line_error("negative_motion is -1; it is a motion score, 0 or more"):
+        SamplingConfig(negative_motion=-1)
 
 
 @pytest.mark.parametrize("settings", [{"set_steps": 0}, {"diffusion_steps": 0}])
