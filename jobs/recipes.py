@@ -157,8 +157,11 @@ def shapes() -> Recipe:
             cpus_per_worker=2,
         ),
         generate=replace(
-            base.generate, sampling=SamplingConfig(set_steps=32, diffusion_steps=25, guidance_scale=1.5, corrections=4),
-            samples_at_once=32,
+            base.generate, samples_at_once=32,
+            sampling=SamplingConfig(
+                set_steps=32, diffusion_steps=25, guidance_scale=1.5, corrections=4,
+                negative_motion=base.generate.motion,
+            ),
         ),
         evaluate=replace(base.evaluate, shapes=replace(base.evaluate.shapes, calibration=CALIBRATION)),
     )  # fmt: skip
