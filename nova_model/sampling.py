@@ -213,16 +213,13 @@ def _branches(model: Nova, request: Request) -> Branches:
     motion = request.motion
     if settings.negative_motion is not None:
         motion = text.new_full((batch,), settings.negative_motion, dtype=torch.float32)
-    prompts, sees = [text], [True]
+    asked, negative = (text, request.motion), (null.to(text), motion)
+    conditions, sees = [asked], [True]
     if settings.image_guidance_scale is not None:
-        prompts, sees = [text, null, null], [True, True, False]
+        conditions, sees = [asked, negative, negative], [True, True, False]
     elif max(settings.guidance_scale, settings.min_guidance_scale or 0.0) > 1:
-        prompts, sees = [text, null], [True, True]
-    motions = [request.motion, *[motion] * (len(prompts) - 1)]
-    contexts = [
-        model.context(prompt.to(text), moving, request.fps, batch)
-        for prompt, moving in zip(prompts, motions, strict=True)
-    ]
+        conditions, sees = [asked, negative], [True, True]
+    contexts = [model.context(prompt, moving, request.fps, batch) for prompt, moving in conditions]
     return Branches(torch.cat(contexts), tuple(sees))
 
 
