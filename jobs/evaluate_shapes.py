@@ -188,9 +188,11 @@ def _sample(output: Path, question: Question) -> Sample:
 
 
 def _generation(config: EvaluateConfig, output: Path, run: str) -> GenerateConfig:
+    # Files with colours at half resolution (4:2:0) blunt what is a few pixels large, which the judge would then hold
+    # against the model: of true videos, coded and decoded with some noise, it lost 5 of 100 outlines that way.
     return replace(
         config.generate, checkpoint=config.checkpoint, output=str(output / "samples"), frames=1,
-        address=config.address, parent_run=run,
+        full_chroma=True, address=config.address, parent_run=run,
     )  # fmt: skip
 
 

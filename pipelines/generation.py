@@ -54,6 +54,8 @@ class Generate(Stage):
     width: int | None = None
     video_fps: float = 12.0
     """Frames per second that are asked for and written."""
+    full_chroma: bool = False
+    """Videos keep colours at full resolution (4:4:4), for what measures pixels; not every player shows them."""
     motion: float = 5.0
     """Motion score that is asked for; 1 to 10 is useful."""
     negative_prompt: str | None = None
@@ -153,7 +155,7 @@ class Generate(Stage):
         if len(frames) == 1:
             media.write_image(path, frames[0])
         else:
-            media.write_video(path, frames, self.video_fps)
+            media.write_video(path, frames, self.video_fps, full_chroma=self.full_chroma)
         return {
             "uri": str(path),
             "kind": "image" if len(frames) == 1 else "video",

@@ -211,10 +211,18 @@ def clip_times(row: Mapping[str, Any], *, count: int | None = None, fps: float |
     return [start + index / fps for index in range(total)]
 
 
-def write_video(path: str | Path, frames: np.ndarray, fps: float, *, crf: int = 18) -> None:
+def write_video(path: str | Path, frames: np.ndarray, fps: float, *, crf: int = 18, full_chroma: bool = False) -> None:
     """Writes RGB frames [N, H, W, 3] uint8 as an H.264 mp4 (yuv420p, BT.709); the file appears when it is whole.
 
     The same frames give the same bytes.
+
+    Args:
+        path: of the file.
+        frames: even in height and width.
+        fps: frames per second.
+        crf: x264's constant rate factor; lower is nearer to the frames, in a larger file.
+        full_chroma: writes yuv444p, which keeps colours at the frames' own resolution instead of half of it. Not every
+            player shows it.
 
     Raises:
         ValueError: no frames, or an odd height or width, which yuv420p does not have.
@@ -226,13 +234,13 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float, *, crf: int = 
     with _atomic(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         # With macroblock trees 21 of 141 encodings on a busy machine had other bytes than usual; without, none of 141.
         stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "x264-params": "mbtree=0"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv444p" if full_chroma else "yuv420p"
         context = stream.codec_context
         context.thread_count = 1  # with more, the bytes depend on the machine
         context.color_range, context.colorspace, context.color_primaries, context.color_trc = 1, 1, 1, 1
         for index, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+            frame = frame.reformat(format=stream.pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG")
             frame.pts = index
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import av
 import pyarrow.parquet as pq
 import pytest
 
@@ -86,6 +87,11 @@ def test_scores_lead_back_to_what_made_them(trained: Path, evaluated: Path) -> N
     assert [each["path"] for each in wrong] == [row["path"] for row in rows if row["right"] is False]
     assert all(each["fault"] for each in wrong)
     assert len(wrong) == found["wrong"] > 0, "it is hardly trained"
+
+
+def test_the_judge_sees_colours_at_the_resolution_that_the_model_made(evaluated: Path) -> None:
+    with av.open(str(evaluated / "samples" / "direction" / "0000.mp4")) as container:
+        assert container.streams.video[0].pix_fmt == "yuv444p"
 
 
 def test_mlflow_has_the_scores_and_whose_they_are(trained: Path, evaluated: Path) -> None:

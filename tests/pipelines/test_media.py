@@ -415,6 +415,18 @@ def test_written_videos_keep_colour_size_rate_and_number(tmp_path, colour):
         assert container.streams.video[0].pix_fmt == "yuv420p"
 
 
+def test_full_chroma_keeps_colours_that_change_from_pixel_to_pixel(tmp_path):
+    frames = np.zeros((5, 32, 48, 3), np.uint8)
+    frames[:, :, 0::2], frames[:, :, 1::2] = (200, 60, 60), (60, 60, 200)
+    apart = {}
+    for full in (False, True):
+        write_video(tmp_path / "v.mp4", frames, 12, crf=1, full_chroma=full)
+        shown = read_frames(str(tmp_path / "v.mp4"), [0.2])[0].astype(int)
+        apart[full] = np.abs(shown[:, 0::2, 0] - shown[:, 1::2, 0]).mean()
+    assert apart[True] == pytest.approx(140, abs=10)
+    assert apart[False] < 70, "at half the resolution there is one colour for both"
+
+
 def test_written_frames_come_back_in_order_and_the_bytes_repeat(tmp_path):
     for name in ("a.mp4", "b.mp4"):
         write_video(tmp_path / name, coded_frames(60), 24)
