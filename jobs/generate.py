@@ -66,8 +66,9 @@ class GenerateConfig:
     """Pixels; as trained by default."""
     fps: float = 12.0
     """Frames per second that the model is asked for and the file is written with."""
-    full_chroma: bool = False
-    """Videos keep colours at full resolution (4:4:4), for what measures pixels; not every player shows them."""
+    full_chroma: bool | None = None
+    """Videos keep colours at full resolution (4:4:4), which not every player shows; by default, only those do whose
+    pixels the benchmark `shapes` judges."""
     motion: float = 5.0
     """Motion score that the model is asked for; 1 to 10 is useful."""
     negative_prompt: str | None = None
@@ -182,7 +183,7 @@ def build(config: GenerateConfig, *, videos: bool) -> Generate:
         height=config.height,
         width=config.width,
         video_fps=config.fps,
-        full_chroma=config.full_chroma,
+        full_chroma=bool(config.full_chroma),
         motion=config.motion,
         negative_prompt=config.negative_prompt,
         image=config.image,
@@ -247,9 +248,9 @@ def _row(stage: Generate, sample: Sample, weights: str) -> Row:
         "sampling": asdict(stage.sampling), "frames": stage.frames, "height": stage.height, "width": stage.width,
         "fps": stage.video_fps, "motion": stage.motion, "negative_prompt": stage.negative_prompt, "image": stage.image,
         "precision": stage.precision, "vae": stage.components.vae, "text_encoder": stage.components.text_encoder,
-        "full_chroma": stage.full_chroma,
     }  # fmt: skip
     own = {"frames": sample.frames, "motion": sample.motion, "image": sample.image}
+    own["full_chroma"] = True if stage.full_chroma and sample.video else None
     text = json.dumps(settings | {name: value for name, value in own.items() if value is not None}, sort_keys=True)
     made_of = (weights, sample.prompt, sample.seeds, sample.path, text)
     return {

@@ -55,7 +55,7 @@ class Generate(Stage):
     video_fps: float = 12.0
     """Frames per second that are asked for and written."""
     full_chroma: bool = False
-    """Videos keep colours at full resolution (4:4:4), for what measures pixels; not every player shows them."""
+    """Videos keep colours at full resolution (4:4:4), which not every player shows."""
     motion: float = 5.0
     """Motion score that is asked for; 1 to 10 is useful."""
     negative_prompt: str | None = None

@@ -212,7 +212,7 @@ def clip_times(row: Mapping[str, Any], *, count: int | None = None, fps: float |
 
 
 def write_video(path: str | Path, frames: np.ndarray, fps: float, *, crf: int = 18, full_chroma: bool = False) -> None:
-    """Writes RGB frames [N, H, W, 3] uint8 as an H.264 mp4 (yuv420p, BT.709); the file appears when it is whole.
+    """Writes RGB frames [N, H, W, 3] uint8 as an H.264 mp4 (BT.709); the file appears when it is whole.
 
     The same frames give the same bytes.
 
@@ -221,8 +221,8 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float, *, crf: int = 
         frames: even in height and width.
         fps: frames per second.
         crf: x264's constant rate factor; lower is nearer to the frames, in a larger file.
-        full_chroma: writes yuv444p, which keeps colours at the frames' own resolution instead of half of it. Not every
-            player shows it.
+        full_chroma: yuv444p, which keeps colours at the frames' own resolution but is not shown by every player, and
+            not yuv420p, which halves it.
 
     Raises:
         ValueError: no frames, or an odd height or width, which yuv420p does not have.

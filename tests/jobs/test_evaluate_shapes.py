@@ -92,6 +92,7 @@ def test_scores_lead_back_to_what_made_them(trained: Path, evaluated: Path) -> N
 def test_the_judge_sees_colours_at_the_resolution_that_the_model_made(evaluated: Path) -> None:
     with av.open(str(evaluated / "samples" / "direction" / "0000.mp4")) as container:
         assert container.streams.video[0].pix_fmt == "yuv444p"
+    assert json.loads((evaluated / "summary.json").read_text())["provenance"]["generate"]["full_chroma"] is True
 
 
 def test_mlflow_has_the_scores_and_whose_they_are(trained: Path, evaluated: Path) -> None:
