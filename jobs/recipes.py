@@ -158,7 +158,7 @@ def shapes() -> Recipe:
         ),
         generate=replace(
             base.generate, samples_at_once=32, motion=3.0,
-            sampling=SamplingConfig(
+            sampling=SamplingConfig(  # the card of zoo/nova has what each was worth
                 set_steps=32, diffusion_steps=25, guidance_scale=2.5, negative_motion=5.0, temperature=0.85,
                 corrections=4,
             ),
