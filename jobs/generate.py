@@ -249,8 +249,10 @@ def _row(stage: Generate, sample: Sample, weights: str) -> Row:
         "fps": stage.video_fps, "motion": stage.motion, "negative_prompt": stage.negative_prompt, "image": stage.image,
         "precision": stage.precision, "vae": stage.components.vae, "text_encoder": stage.components.text_encoder,
     }  # fmt: skip
-    own = {"frames": sample.frames, "motion": sample.motion, "image": sample.image}
-    own["full_chroma"] = True if stage.full_chroma and sample.video else None
+    own = {
+        "frames": sample.frames, "motion": sample.motion, "image": sample.image,
+        "full_chroma": (stage.full_chroma and sample.video) or None,
+    }  # fmt: skip
     text = json.dumps(settings | {name: value for name, value in own.items() if value is not None}, sort_keys=True)
     made_of = (weights, sample.prompt, sample.seeds, sample.path, text)
     return {

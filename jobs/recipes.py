@@ -135,7 +135,7 @@ def shapes() -> Recipe:
     """The zoo's models on a corpus of `nova shapes`: an hour of training on two cores.
 
     Motion of this world is slight, as its things cover a tenth of a frame: scores are multiplied, so that they span
-    what can be asked for. What moves has a median of 3, which is what samples are asked for; 90 % are below 10.
+    what can be asked for. What moves has a median of 3, which is what samples are asked for; 90 % are below 9.
     """
     from nova_model.config import MaskRatios, SamplingConfig
     from pipelines.decide import Decide
