@@ -14,6 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+MODULES = {
+    "train": "jobs.train.job",
+    "ablate": "jobs.ablate.job",
+    "shapes": "jobs.shapes_world.corpus",
+    "zoo": "jobs.shapes_world.zoo",
+}
+"""Where a command is, if not in jobs/COMMAND.py."""
 COMMANDS = {
     "curate": "media files or a manifest -> scored, deduplicated, captioned, encoded tables",
     "train": "tables -> a trained NOVA",
@@ -73,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"nova: error: {_one_line(error)}", file=sys.stderr)
         status = 2
     except Exception as error:
-        from jobs.disk import is_full
+        from jobs.runtime.disk import is_full
 
         if not is_full(error):
             raise
@@ -100,7 +107,7 @@ def run(arguments: list[str]) -> int:
         from jobs.settings import nearest
 
         raise ValueError(f"unknown command {command!r}{nearest(command, COMMANDS)}")
-    job = importlib.import_module(f"jobs.{command}")
+    job = importlib.import_module(MODULES.get(command, f"jobs.{command}"))
     if command in OWN_OPTIONS:
         return job.main(arguments[1:])
     invocation = take_common(arguments[1:])
@@ -110,7 +117,7 @@ def run(arguments: list[str]) -> int:
 
         print(show(config))
         return 0
-    from jobs.cluster import check
+    from jobs.runtime.cluster import check
 
     check(config.address)  # before anything is made
     execute: Callable[[Any], int] = job.run

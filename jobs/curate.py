@@ -1,4 +1,4 @@
-"""`nova curate`: from media to curated tables. The work is `pipelines/curate.py`.
+"""`nova curate`: from media to curated tables. The work is `pipelines/curation/curator.py`.
 
 nova curate --recipe debug --input ~/photos --tables work/tables
 """
@@ -14,16 +14,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.curate import Commits, Curation
+from pipelines.curation.curator import Commits, Curation
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from jobs.tracking import Run
-    from pipelines.curate import Curator, Summary
-    from pipelines.shapes.findings import Findings
-    from pipelines.sources import Source
-    from pipelines.tables import Tables
+    from jobs.runtime.tracking import Run
+    from pipelines.curation.curator import Curator, Summary
+    from pipelines.media.sources import Source
+    from pipelines.shapes_world.findings import Findings
+    from pipelines.store.tables import Tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +77,8 @@ def again(config: CurateConfig, *, parent: str | None = None) -> Summary:
     Raises:
         ValueError: no tables there, another run at work on them.
     """
-    from pipelines.curate import Curator
-    from pipelines.tables import Tables
+    from pipelines.curation.curator import Curator
+    from pipelines.store.tables import Tables
 
     tables = Tables(config.tables)
     tables.version("examples")  # raises where they are missing
@@ -88,9 +88,10 @@ def again(config: CurateConfig, *, parent: str | None = None) -> Summary:
 def _curated(config: CurateConfig, sources: Iterator[Source], curator: Curator, parent: str | None) -> Summary:
     from rich.console import Console
 
-    from jobs import settings, tracking
-    from jobs.cluster import connect
-    from jobs.locks import exclusive
+    from jobs import settings
+    from jobs.runtime import tracking
+    from jobs.runtime.cluster import connect
+    from pipelines.store.locks import exclusive
 
     root = curator.tables.root
     with (
@@ -111,7 +112,7 @@ def _curated(config: CurateConfig, sources: Iterator[Source], curator: Curator, 
         Console(file=sys.stdout).print(summary_table(summary))
         if not config.limit:
             summary.findings = _found(config.input, curator.tables, tracked)
-        notes = settings.small_models(config)
+        notes = settings.model_notes(config)
         report = _publish(tracked, curator.tables, summary, notes)
         print(f"tables: {root} (examples at version {summary.version})", f"report: {report}", *notes, sep="\n")
     return summary
@@ -119,8 +120,8 @@ def _curated(config: CurateConfig, sources: Iterator[Source], curator: Curator, 
 
 def _found(place: str, tables: Tables, tracked: Run) -> Findings | None:
     """What was found of what a corpus of `nova shapes` planted, said and tracked; None for other media."""
-    from jobs.shapes import NOTE
-    from pipelines.shapes import planted
+    from jobs.shapes_world.corpus import NOTE
+    from pipelines.shapes_world import audit as planted
 
     path = Path(os.path.abspath(os.path.expanduser(place)))
     corpus = path if path.is_dir() else path.parent
@@ -135,7 +136,7 @@ def _found(place: str, tables: Tables, tracked: Run) -> Findings | None:
 
 def _publish(tracked: Run, tables: Tables, summary: Summary, notes: list[str]) -> str:
     """The report: beside the tables' files on disk, and in MLflow."""
-    from pipelines.report import curation_part, write_report
+    from pipelines.report.report import curation_part, write_report
 
     local = "://" not in tables.root
     with tempfile.TemporaryDirectory() as folder:
@@ -151,9 +152,9 @@ def new_curator(config: CurateConfig) -> tuple[Iterator[Source], Curator]:
     Raises:
         ValueError: no input, an unreadable place, a tables folder that is not ours.
     """
-    from pipelines.curate import Curator
-    from pipelines.sources import list_sources
-    from pipelines.tables import Tables
+    from pipelines.curation.curator import Curator
+    from pipelines.media.sources import list_sources
+    from pipelines.store.tables import Tables
 
     if not config.input:
         raise ValueError("--input is missing; give a folder, a glob, a file, an address or a manifest")

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from jobs.curate import CurateConfig
 from jobs.evaluate import EvaluateConfig
 from jobs.generate import GenerateConfig
-from jobs.shapes import ShapesConfig, enough, write
-from jobs.train import TrainConfig
+from jobs.shapes_world.corpus import ShapesConfig, enough, write
+from jobs.train.job import TrainConfig
 
 if TYPE_CHECKING:
-    from jobs.tracking import Run
-    from pipelines.work import Summary
+    from jobs.runtime.tracking import Run
+    from pipelines.curation.runner import Summary
 
 
 ASKED = ("single_object", "colors", "direction")
@@ -71,7 +71,8 @@ def _recipe() -> Any:
 
 def run(config: DemoConfig) -> int:
     """Runs the loop; 0 on success."""
-    from jobs import settings, tracking
+    from jobs import settings
+    from jobs.runtime import tracking
 
     output = Path(config.output).expanduser().absolute()
     if output.exists() and not output.is_dir():
@@ -79,7 +80,7 @@ def run(config: DemoConfig) -> int:
     if output.is_dir() and any(output.iterdir()) and not (output / "corpus").exists():
         raise ValueError(f"--output {output} holds other files; give an empty or new folder")
     began = time.monotonic()
-    notes = [_how_trained(config.train), *settings.small_models(config)]
+    notes = [_how_trained(config.train), *settings.model_notes(config)]
     print(*notes, sep="\n")
     flat = {key: value for key, value in settings.flatten(config).items() if "." not in key}
     resume = output / ".demo-mlflow.json"
@@ -115,7 +116,7 @@ def _say(what: str) -> None:
 
 def _data(config: DemoConfig, output: Path, tracked: Run) -> Summary:
     from jobs.curate import curate
-    from pipelines.shapes import planted
+    from pipelines.shapes_world import audit as planted
 
     corpus = output / "corpus"
     _say(f"corpus: {config.items} files of moving shapes in {corpus}")
@@ -129,7 +130,7 @@ def _data(config: DemoConfig, output: Path, tracked: Run) -> Summary:
 
 
 def _train(config: DemoConfig, output: Path, tracked: Run) -> None:
-    from jobs.train import train
+    from jobs.train.job import train
 
     _say(f"train: {config.train.steps} steps")
     train(
@@ -174,7 +175,7 @@ def _chosen(output: Path, count: int) -> tuple[list[str], str]:
     """Captions of the corpus to generate from, and one of its pictures to continue."""
     import pyarrow.compute as pc
 
-    from pipelines.tables import Tables
+    from pipelines.store.tables import Tables
 
     tables = Tables(output / "tables")
     columns = ["clip_id", "kind", "uri", "caption_short"]
@@ -202,7 +203,7 @@ def _scores(config: DemoConfig, output: Path, tracked: Run, groups: dict[str, st
 
 def _obeyed(config: DemoConfig, output: Path, tracked: Run) -> None:
     """Whether pictures and videos are as their prompts say, read from the pixels."""
-    from jobs.evaluate_shapes import evaluate
+    from jobs.shapes_world.benchmark import evaluate
 
     _say("evaluate: are prompts obeyed?")
     found = evaluate(
@@ -221,8 +222,8 @@ def _obeyed(config: DemoConfig, output: Path, tracked: Run) -> None:
 
 
 def _report(output: Path, summary: Summary, groups: dict[str, str], notes: list[str]) -> Path:
-    from pipelines.report import curation_part, samples_part, scores_part, training_part, write_report
-    from pipelines.tables import Tables
+    from pipelines.report.report import curation_part, samples_part, scores_part, training_part, write_report
+    from pipelines.store.tables import Tables
 
     return write_report(
         output / "report.html",

@@ -1,7 +1,7 @@
 """`nova evaluate`: scores for generated (or any) images and videos, and a benchmark for a checkpoint.
 
 nova evaluate --recipe debug --samples work/samples --output work/scores
-nova evaluate --benchmark shapes --checkpoint work/run --json               (jobs/evaluate_shapes.py)
+nova evaluate --benchmark shapes --checkpoint work/run --json               (jobs/shapes_world/benchmark.py)
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.generate import GenerateConfig
-from pipelines.metrics import Metrics
-from pipelines.shapes.prompts import ShapesBenchmark
-from pipelines.stage import Row
+from pipelines.core.stage import Row
+from pipelines.evaluation.metrics import Metrics
+from pipelines.shapes_world.prompts import ShapesBenchmark
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pipelines.metrics import Score
+    from pipelines.evaluation.metrics import Score
 
 INPUTS = ("sample_id", "uri", "path", "kind", "start", "end", "fps", "prompt", "seconds", "device_seconds")
 
@@ -57,7 +57,7 @@ class EvaluateConfig(Metrics):
 def run(config: EvaluateConfig) -> int:
     """Evaluates; 0 when at least one sample could be scored, of a benchmark when all could be, else 1."""
     if config.benchmark is not None or config.checkpoint:
-        from jobs import evaluate_shapes
+        from jobs.shapes_world import benchmark as evaluate_shapes
 
         return evaluate_shapes.run(config)
     return 0 if evaluate(config) else 1
@@ -71,10 +71,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Score]:
     """
     from rich.console import Console
 
-    from jobs import settings, tracking
-    from jobs.cluster import connect
+    from jobs import settings
     from jobs.curate import beside
-    from pipelines.metrics import summarise
+    from jobs.runtime import tracking
+    from jobs.runtime.cluster import connect
+    from pipelines.evaluation.metrics import summarise
 
     if not config.output:
         raise ValueError("--output is missing; give a folder for the scores")
@@ -100,7 +101,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Score]:
         tracked.log_artifact(output / "scores.parquet")
         tracked.log_artifact(output / "summary.json")
     Console().print(table(summary, len(scored), len(failures)))
-    print(f"scores: {output}", *settings.small_models(config), sep="\n")
+    print(f"scores: {output}", *settings.model_notes(config), sep="\n")
     if config.json:
         print(json.dumps(found))
     return summary
@@ -128,8 +129,8 @@ def load_samples(config: EvaluateConfig) -> tuple[list[Row], list[Row]]:
 def _any_media(config: EvaluateConfig) -> tuple[list[Row], list[Row]]:
     from itertools import islice
 
-    from pipelines import media
-    from pipelines.sources import list_sources
+    from pipelines.media import files as media
+    from pipelines.media.sources import list_sources
 
     rows, failures = [], []
     for source in islice(list_sources(config.samples), config.limit):
@@ -157,8 +158,9 @@ def _timed(row: Row, duration: float | None = None) -> Row:
 def _score(config: EvaluateConfig, rows: list[Row]) -> list[Row]:
     import pyarrow as pa
 
-    from pipelines import progress, schema
-    from pipelines.stage import run_stages
+    from pipelines.core import progress
+    from pipelines.core.stage import run_stages
+    from pipelines.store import schema
 
     kept = [{name: row.get(name) for name in INPUTS} for row in rows]
     given = pa.Table.from_pylist(kept, schema=pa.schema([schema.field(name) for name in INPUTS]))
@@ -206,7 +208,7 @@ def _write(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from pipelines import schema
+    from pipelines.store import schema
 
     names = [name for name in schema.COLUMNS if scored and name in scored[0] and not name.startswith("embedding")]
     rows = [{name: row[name] for name in names} for row in scored]

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nova_model.config import SamplingConfig
-from pipelines import schema
-from pipelines.stage import Resources, Row
+from pipelines.core.stage import Resources, Row
+from pipelines.store import schema
 
 if TYPE_CHECKING:
-    from pipelines.benchmarks import Sample
-    from pipelines.generation import Generate
+    from pipelines.evaluation.benchmarks.layouts import Sample
+    from pipelines.generation.stage import Generate
 
 MANIFEST = (
     "sample_id", "uri", "path", "kind", "prompt", "seeds", "frames", "height", "width", "fps", "seconds",
@@ -106,9 +106,10 @@ def generate(config: GenerateConfig, wanted: Sequence[Sample] | None = None) -> 
     Raises:
         ValueError: no checkpoint, no prompts, an output folder that is not ours.
     """
-    from jobs import settings, tracking
-    from jobs.cluster import connect
+    from jobs import settings
     from jobs.curate import beside
+    from jobs.runtime import tracking
+    from jobs.runtime.cluster import connect
 
     wanted = plan(config) if wanted is None else wanted
     stage = build(config, videos=any(sample.video for sample in wanted))
@@ -141,7 +142,7 @@ def plan(config: GenerateConfig) -> list[Sample]:
     Raises:
         ValueError: not exactly one of prompt, prompts and benchmark.
     """
-    from pipelines import benchmarks
+    from pipelines.evaluation.benchmarks import layouts as benchmarks
 
     given = [name for name in ("prompt", "prompts", "benchmark") if getattr(config, name)]
     if len(given) != 1:
@@ -169,8 +170,8 @@ def build(config: GenerateConfig, *, videos: bool) -> Generate:
     Raises:
         ValueError: no checkpoint there, or a number of frames that no VAE takes.
     """
-    from pipelines import components
-    from pipelines.generation import Generate
+    from pipelines.generation import checkpoint_resolution as components
+    from pipelines.generation.stage import Generate
 
     if not config.output:
         raise ValueError("--output is missing; give a folder for the samples")
@@ -271,14 +272,14 @@ def _row(stage: Generate, sample: Sample, weights: str) -> Row:
 
 def _weights(folder: str) -> str:
     """Changes when the weights in a folder do: a run's newest checkpoint keeps its place but not its content."""
-    from pipelines.models import digest
+    from pipelines.core.model_hub import digest
 
     return digest(folder)
 
 
 def _stream(stage: Generate, todo: list[Row], manifest: Manifest) -> list[Row]:
-    from pipelines import progress
-    from pipelines.stage import run_stages
+    from pipelines.core import progress
+    from pipelines.core.stage import run_stages
 
     table = pa.Table.from_pylist(todo, schema=pa.schema([schema.field(name) for name in todo[0]]))
     meter = progress.start_meter()
@@ -315,7 +316,7 @@ def _totals(manifest: Manifest, failures: Sequence[Row]) -> dict[str, float]:
 
 
 def _publish(tracked: Any, output: Path) -> None:
-    from pipelines.contact_sheet import sheet_from_manifest
+    from pipelines.report.contact_sheet import sheet_from_manifest
 
     sheet = sheet_from_manifest(output)
     tracked.log_artifact(output / "manifest.parquet")

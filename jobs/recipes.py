@@ -22,15 +22,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jobs.ablate import AblateConfig
+    from jobs.ablate.job import AblateConfig
     from jobs.curate import CurateConfig
     from jobs.demo import DemoConfig
     from jobs.evaluate import EvaluateConfig
     from jobs.generate import GenerateConfig
     from jobs.refresh import RefreshConfig
-    from jobs.train import TrainConfig
+    from jobs.train.job import TrainConfig
     from nova_model.config import SamplingConfig
-    from pipelines.stage import Resources
+    from pipelines.core.stage import Resources
 
 AESTHETIC_HEAD = "./models/sa_0_4_vit_l_14_linear.pth"
 CAPTIONER = "Qwen/Qwen3-VL-8B-Instruct"
@@ -60,7 +60,7 @@ class Recipe:
 
     @property
     def ablate(self) -> AblateConfig:
-        from jobs.ablate import AblateConfig
+        from jobs.ablate.job import AblateConfig
 
         return AblateConfig(curate=self.curate, train=self.train, evaluate=self.benchmark)
 
@@ -81,20 +81,21 @@ def debug() -> Recipe:
     from jobs.curate import CurateConfig
     from jobs.evaluate import EvaluateConfig
     from jobs.generate import GenerateConfig
-    from jobs.train import TrainConfig
+    from jobs.train.job import TrainConfig
     from nova_model.config import SamplingConfig
-    from pipelines.aesthetic import Aesthetic
-    from pipelines.caption import Caption
-    from pipelines.decide import Decide
-    from pipelines.dedup import Dedup
-    from pipelines.ingest import Ingest
-    from pipelines.latents import Latents
-    from pipelines.metrics.clip_alignment import ClipAlignment
-    from pipelines.metrics.dynamic_degree import DynamicDegree
-    from pipelines.motion import Motion
-    from pipelines.shots import Shots
-    from pipelines.text import TextFeatures
-    from pipelines.zoo import captioner
+    from pipelines.curation.aesthetic import Aesthetic
+    from pipelines.curation.caption import Caption
+    from pipelines.curation.dedup import Dedup
+    from pipelines.curation.filters import Decide
+    from pipelines.curation.ingest import Ingest
+    from pipelines.curation.latents import Latents
+    from pipelines.curation.motion import Motion
+    from pipelines.curation.shots import Shots
+    from pipelines.curation.text_features import TextFeatures
+    from pipelines.evaluation.metrics.clip_alignment import ClipAlignment
+    from pipelines.evaluation.metrics.dynamic_degree import DynamicDegree
+    from pipelines.evaluation.metrics.subject_consistency import SubjectConsistency
+    from pipelines.shapes_world.zoo import captioner
 
     small = _small_batches(8)
     aesthetic = Aesthetic(model="zoo/clip", head="zoo/aesthetic", frames=3, short_side=128, resources=small)
@@ -127,6 +128,7 @@ def debug() -> Recipe:
             clip_alignment=ClipAlignment(model="zoo/clip", short_side=64, resources=small),
             aesthetic=aesthetic,
             dynamic_degree=DynamicDegree(weights="zoo/raft", updates=4, resources=small),
+            subject_consistency=SubjectConsistency(model="zoo/dino", resources=small),
         ),
     )  # fmt: skip
 
@@ -138,7 +140,7 @@ def shapes() -> Recipe:
     what can be asked for. What moves has a median of 3, which is what samples are asked for; 90 % are below 9.
     """
     from nova_model.config import MaskRatios, SamplingConfig
-    from pipelines.decide import Decide
+    from pipelines.curation.filters import Decide
 
     base = debug()
     return replace(
@@ -219,7 +221,7 @@ RELEASES = {
 def released(release: Release) -> Recipe:
     """The recipe of a released checkpoint."""
     from jobs.generate import GenerateConfig
-    from jobs.train import TrainConfig
+    from jobs.train.job import TrainConfig
 
     return Recipe(
         curate=_real_curation(release),
@@ -239,16 +241,16 @@ def released(release: Release) -> Recipe:
 
 def _real_curation(release: Release) -> CurateConfig:
     from jobs.curate import CurateConfig
-    from pipelines.aesthetic import Aesthetic
-    from pipelines.caption import Caption
-    from pipelines.decide import Decide
-    from pipelines.dedup import Dedup
-    from pipelines.ingest import Ingest
-    from pipelines.latents import Latents
-    from pipelines.motion import Motion
-    from pipelines.shots import Shots
-    from pipelines.stage import Resources
-    from pipelines.text import TextFeatures
+    from pipelines.core.stage import Resources
+    from pipelines.curation.aesthetic import Aesthetic
+    from pipelines.curation.caption import Caption
+    from pipelines.curation.dedup import Dedup
+    from pipelines.curation.filters import Decide
+    from pipelines.curation.ingest import Ingest
+    from pipelines.curation.latents import Latents
+    from pipelines.curation.motion import Motion
+    from pipelines.curation.shots import Shots
+    from pipelines.curation.text_features import TextFeatures
 
     height, width = map(int, release.size.split("x"))
     quarter = _gpu(0.25, workers=(1, 16), batch_size=16)
@@ -273,11 +275,11 @@ def _real_curation(release: Release) -> CurateConfig:
 def _real_evaluation() -> EvaluateConfig:
     """VBench's and LAION's own models, so that the metrics that they define count as theirs."""
     from jobs.evaluate import EvaluateConfig
-    from pipelines.aesthetic import Aesthetic
-    from pipelines.metrics.clip_alignment import ClipAlignment
-    from pipelines.metrics.dynamic_degree import DynamicDegree
-    from pipelines.metrics.flickering import TemporalFlickering
-    from pipelines.metrics.subject_consistency import SubjectConsistency
+    from pipelines.curation.aesthetic import Aesthetic
+    from pipelines.evaluation.metrics.clip_alignment import ClipAlignment
+    from pipelines.evaluation.metrics.dynamic_degree import DynamicDegree
+    from pipelines.evaluation.metrics.flickering import TemporalFlickering
+    from pipelines.evaluation.metrics.subject_consistency import SubjectConsistency
 
     quarter = _gpu(0.25, workers=(1, 16), batch_size=16)
     return EvaluateConfig(
@@ -296,13 +298,13 @@ def _real_sampling(release: Release) -> SamplingConfig:
 
 
 def _small_batches(rows: int) -> Resources:
-    from pipelines.stage import Resources
+    from pipelines.core.stage import Resources
 
     return Resources(batch_size=rows)
 
 
 def _gpu(share: float, *, workers: tuple[int, int], batch_size: int) -> Resources:
-    from pipelines.stage import Resources
+    from pipelines.core.stage import Resources
 
     return Resources(cpus=2, gpus=share, workers=workers, batch_size=batch_size)
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.curate import CurateConfig, beside, curate, new_curator, resume_file
-from jobs.train import TrainConfig, steps_done, train
+from jobs.train.job import TrainConfig, steps_done, train
 
 if TYPE_CHECKING:
-    from pipelines.curate import Summary
-    from pipelines.tables import Tables
+    from pipelines.curation.curator import Summary
+    from pipelines.store.tables import Tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,9 @@ def run(config: RefreshConfig) -> int:
         BusyError: another refresh of these tables is at work.
         ValueError: as `nova curate` and `nova train`.
     """
-    from jobs import settings, tracking
-    from jobs.locks import exclusive
+    from jobs import settings
+    from jobs.runtime import tracking
+    from pipelines.store.locks import exclusive
 
     if config.train and not config.run:
         raise ValueError("--train needs --run, the training run to continue")

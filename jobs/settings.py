@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any, get_type_hints
 
+from pipelines.core import model_hub
+
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """Every field of a nested dataclass under its dotted key."""
@@ -23,16 +25,11 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def small_models(config: Any) -> list[str]:
-    """What must be said of results that rest on the project's own small models; nothing where there are none."""
+def model_notes(config: Any) -> list[str]:
+    """What a reader of results has to know of the models that a config names, one line a source of models."""
     values = {str(value) for value in flatten(config).values()}
-    zoo, embedded = (sorted(each for each in values if each.startswith(prefix)) for prefix in ("zoo/", "embedded/"))
-    said = []
-    if zoo:
-        said.append(f"Small models: {', '.join(zoo)}. They know drawn shapes and nothing else")
-    if embedded:
-        said.append(f"Untrained models: {', '.join(embedded)}. What they say tells inputs apart and means nothing")
-    return [f"{each}; choose a recipe with real models for real data." for each in said]
+    named = {source: sorted(v for v in values if v.startswith(source.prefix)) for source in model_hub.registered()}
+    return [f"{', '.join(names)}: {source.note}" for source, names in named.items() if names and source.note]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -14,9 +14,9 @@ from nova_model.torchvision_ops import install
 
 if TYPE_CHECKING:
     from nova_model.config import PRESETS, NovaConfig, SamplingConfig
+    from nova_model.diffusers.pipeline import NovaPipeline
     from nova_model.model import Nova
-    from nova_model.pipeline import NovaPipeline
-    from nova_model.sampling import generate
+    from nova_model.sampling.video import generate
 
 install()  # keep: makes `import torchvision` safe beside CPU torch, and imports nothing
 
@@ -25,9 +25,9 @@ _HOMES = {
     "PRESETS": "config",
     "Nova": "model",
     "NovaConfig": "config",
-    "NovaPipeline": "pipeline",
+    "NovaPipeline": "diffusers.pipeline",
     "SamplingConfig": "config",
-    "generate": "sampling",
+    "generate": "sampling.video",
 }
 
 

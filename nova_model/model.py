@@ -18,7 +18,7 @@ from nova_model.config import PARTS, MaskRatios, NovaConfig
 from nova_model.denoiser import Denoiser
 from nova_model.embeddings import LabelEmbed, MaskEmbed, MotionEmbed, TextEmbed, TimeEmbed
 from nova_model.layers import take
-from nova_model.schedule import Schedule
+from nova_model.sampling.schedule import Schedule
 from nova_model.spatial import SpatialEncoder
 from nova_model.temporal import TemporalEncoder
 

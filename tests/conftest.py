@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from tests.fakes import register_fakes
+
 if TYPE_CHECKING:
-    from jobs.train import TrainConfig
+    from jobs.train.job import TrainConfig
 
 # One thread a process: tests share few cores with Ray's workers, which inherit this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,6 +22,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+
+register_fakes()
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -72,7 +76,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def media(work: Path) -> Path:
     """Media with known contents: 4 pictures, 3 videos (one of two shots), a copy and an empty file."""
-    from pipelines.media import write_image, write_video
+    from pipelines.media.files import write_image, write_video
 
     folder = work / "media"
     for index in range(4):
@@ -110,7 +114,7 @@ def curated(work: Path, media: Path, ray_session: None) -> Path:
 @pytest.fixture(scope="session")
 def trained(work: Path, curated: Path) -> Path:
     """A run of eight steps on `curated`, without an interruption."""
-    from jobs.train import train
+    from jobs.train.job import train
 
     train(train_config(tables=str(curated), run=str(work / "run"), steps=8))
     return work / "run"

@@ -44,7 +44,9 @@ def test_imports_run_one_way(path):
         assert not at_once & heavy, "import it inside the function that needs it"
 
 
-@pytest.mark.parametrize(("library", "only"), [("deltalake", "pipelines/tables.py"), ("mlflow", "jobs/tracking.py")])
+@pytest.mark.parametrize(
+    ("library", "only"), [("deltalake", "pipelines/store/tables.py"), ("mlflow", "jobs/runtime/tracking.py")]
+)
 def test_one_file_knows_each_library(library, only):
     users = [str(path.relative_to(ROOT)) for path in FILES if library in imports(path)[0]]
     assert users == [only]
@@ -52,7 +54,7 @@ def test_one_file_knows_each_library(library, only):
 
 def test_one_file_hands_work_to_ray_data():
     users = [str(path.relative_to(ROOT)) for path in FILES if ".map_batches(" in path.read_text()]
-    assert users == ["pipelines/stage.py"]
+    assert users == ["pipelines/core/stage.py"]
 
 
 def test_the_command_line_answers_in_under_a_second():

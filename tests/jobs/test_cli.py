@@ -92,6 +92,6 @@ def test_an_error_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -
     def broken(config: Any) -> int:
         raise AssertionError("a bug")
 
-    monkeypatch.setattr("jobs.train.run", broken)
+    monkeypatch.setattr("jobs.train.job.run", broken)
     with pytest.raises(AssertionError, match="a bug"):
         cli.main(["train"])

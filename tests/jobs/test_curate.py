@@ -18,11 +18,11 @@ import pytest
 
 from jobs import recipes
 from jobs.curate import CurateConfig, again, curate
-from jobs.locks import BusyError, exclusive
-from pipelines.curate import Commits, Curator
-from pipelines.decide import Decide
-from pipelines.shapes import planted
-from pipelines.tables import Tables
+from pipelines.curation.curator import Commits, Curator
+from pipelines.curation.filters import Decide
+from pipelines.shapes_world import audit as planted
+from pipelines.store.locks import BusyError, exclusive
+from pipelines.store.tables import Tables
 
 VERSIONED = ("assets", "clips", "examples", "failures")
 
@@ -98,7 +98,7 @@ def test_a_second_run_adds_nothing(curated: Path, media: Path) -> None:
 def test_what_a_corpus_of_nova_shapes_planted_is_held_against_what_was_found(
     work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jobs import shapes
+    from jobs.shapes_world import corpus as shapes
 
     tables = work / "planted" / "tables"
     tables.mkdir(parents=True)
@@ -122,7 +122,7 @@ def test_only_what_is_new_is_done(curated: Path, media: Path, work: Path) -> Non
     shutil.copytree(curated, tables)
     shutil.copytree(media, grown)
     picture = np.random.default_rng(99).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    from pipelines.media import write_image
+    from pipelines.media.files import write_image
 
     write_image(grown / "new.png", picture)
     before = {row["clip_id"] for row in rows(tables, "clips")}
@@ -193,7 +193,7 @@ def test_tables_that_are_not_there_cannot_be_curated_again(tmp_path: Path) -> No
 
 
 def test_bad_media_become_failures_and_the_run_goes_on(work: Path, ray_session: None, tmp_path: Path) -> None:
-    from pipelines.media import write_image
+    from pipelines.media.files import write_image
     from tests.media_files import write_bad
 
     bad = [path for path in write_bad(tmp_path / "mixed") if path.suffix != ".mp3"]  # not listed: no medium's name

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs import demo, recipes, tracking
-from pipelines.shapes import planted
-from pipelines.tables import Tables
+from jobs import demo, recipes
+from jobs.runtime import tracking
+from pipelines.shapes_world import audit as planted
+from pipelines.store.tables import Tables
 
 
 def test_the_whole_loop(work: Path, ray_session: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.train import steps_done
-from pipelines.media import write_image
-from pipelines.tables import Tables
+from jobs.train.job import steps_done
+from pipelines.media.files import write_image
+from pipelines.store.tables import Tables
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(1800)]
 

@@ -13,7 +13,7 @@ import pytest
 
 from jobs import recipes
 from jobs.evaluate import EvaluateConfig, evaluate
-from pipelines.media import write_image, write_video
+from pipelines.media.files import write_image, write_video
 
 
 def config(**changes: Any) -> EvaluateConfig:
@@ -60,7 +60,7 @@ def test_the_summary_says_over_how_many_and_what_failed(scored: Path) -> None:
     assert summary["scores"]["temporal_flickering"]["samples"] == 2
     assert summary["scores"]["temporal_flickering_static"]["samples"] == 1
     assert [Path(row["uri"]).name for row in summary["failed"]] == ["broken.mp4"]
-    assert summary["provenance"]["judge_dino"] == "embedded/dino"
+    assert summary["provenance"]["judge_dino"] == "fake/dino"
 
 
 def test_generated_samples_are_scored_with_their_prompts(trained: Path, work: Path) -> None:

@@ -17,8 +17,8 @@ from PIL import Image
 from jobs import recipes
 from jobs.generate import GenerateConfig, generate
 from nova_model.config import SamplingConfig
-from pipelines.benchmarks import Sample
-from pipelines.stage import Resources
+from pipelines.core.stage import Resources
+from pipelines.evaluation.benchmarks.layouts import Sample
 
 
 def config(trained: Path, output: Path, **changes: Any) -> GenerateConfig:
@@ -99,9 +99,9 @@ def test_a_second_run_makes_only_what_is_missing(images: Path, trained: Path, pr
 
 
 def test_a_video_begins_with_the_given_image(work: Path, ray_session: None) -> None:
-    from pipelines.media import read_frames, write_image
-    from pipelines.shapes.draw import render
-    from pipelines.shapes.scenes import sample_scene
+    from pipelines.media.files import read_frames, write_image
+    from pipelines.shapes_world.draw import render
+    from pipelines.shapes_world.scenes import sample_scene
 
     picture = render(sample_scene(np.random.default_rng(0), width=64, height=64))[0]
     write_image(work / "first.png", picture)
@@ -117,7 +117,7 @@ def test_a_video_begins_with_the_given_image(work: Path, ray_session: None) -> N
 
 def test_samples_of_their_own_kind_are_what_they_are_alone(trained: Path, work: Path) -> None:
     """Frames, motion and first frame of each sample: made together, they are what each is alone."""
-    from pipelines.media import read_frames, write_image
+    from pipelines.media.files import read_frames, write_image
 
     for index, colour in enumerate([(200, 60, 60), (40, 60, 220)]):
         write_image(work / f"plain{index}.png", np.full((64, 64, 3), colour, np.uint8))
@@ -147,7 +147,7 @@ def test_samples_of_their_own_kind_are_what_they_are_alone(trained: Path, work: 
 
 
 def test_a_released_folder_gives_what_the_run_gives(trained: Path, work: Path, images: Path) -> None:
-    from pipelines import zoo
+    from pipelines.shapes_world import zoo
 
     released = work / "released"
     for part in ("transformer", "scheduler"):

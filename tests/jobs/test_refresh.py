@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from jobs import recipes, refresh
-from jobs.locks import BusyError, exclusive
 from jobs.refresh import RefreshConfig
-from jobs.train import steps_done
-from pipelines.media import write_image
-from pipelines.tables import Tables
+from jobs.train.job import steps_done
+from pipelines.media.files import write_image
+from pipelines.store.locks import BusyError, exclusive
+from pipelines.store.tables import Tables
 
 
 def config(**changes: Any) -> RefreshConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nova_model.pipeline import NovaPipeline
+from nova_model.diffusers.pipeline import NovaPipeline
 from tests.nova_model.folders import make_released, make_video_vae
 from tests.nova_model.models import tiny
 from tests.nova_model.pipes import quiet

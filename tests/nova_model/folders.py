@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nova_model.checkpoint import save_transformer
+from nova_model.checkpoints.weights import save_transformer
 from tests.nova_model.models import tiny
 
 INDEX = {
@@ -82,7 +82,7 @@ def make_vae() -> Any:
 
 
 def make_video_vae() -> Any:
-    from nova_model.video_vae import VideoVae
+    from nova_model.vae.video_vae import VideoVae
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from nova_model.config import ABLATIONS, PARTS, SamplingConfig
 from nova_model.layers import LayerCache
 from nova_model.model import Nova
-from nova_model.sampling import generate
-from nova_model.schedule import FlowMatching
+from nova_model.sampling.schedule import FlowMatching
+from nova_model.sampling.video import generate
 from tests.nova_model.models import generator, one_line_error, randn, tiny
 
 FRAMES = 3

@@ -9,7 +9,7 @@ from nova_model import masking
 from nova_model.config import PRESETS
 from nova_model.layers import take
 from nova_model.model import Nova
-from nova_model.schedule import FlowMatching
+from nova_model.sampling.schedule import FlowMatching
 from tests.nova_model.models import generator, one_line_error, randn, tiny
 
 COUNTS = {  # as published

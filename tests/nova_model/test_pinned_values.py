@@ -19,8 +19,8 @@ from torch import Tensor
 
 from nova_model.config import SamplingConfig
 from nova_model.model import Nova
-from nova_model.sampling import generate
-from nova_model.schedule import Schedule, schedule_from_config
+from nova_model.sampling.schedule import Schedule, schedule_from_config
+from nova_model.sampling.video import generate
 from tests.nova_model.models import generator, randn, tiny
 
 STORED = Path(__file__).with_name("pinned_values.safetensors")

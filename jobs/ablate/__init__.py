@@ -1,0 +1,1 @@
+"""`nova ablate`: short trainings without one part of the recipe each, and what changed."""

@@ -1,0 +1,1 @@
+"""What every job uses: tracking, the cluster, run folders, disks."""

@@ -1,0 +1,114 @@
+"""Starts Ray on this machine, or joins a cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from typing import Any
+
+OBJECT_STORE_SHARE = 0.2
+OBJECT_STORE_MOST = 4 * 2**30
+OBJECT_STORE_LEAST = 128 * 2**20
+CONNECT_SECONDS = 5.0
+START_ATTEMPTS = 3
+
+
+def check(address: str | None = None) -> None:
+    """Knocks at the cluster's address (or RAY_ADDRESS), where one is given: Ray itself would try for minutes.
+
+    Raises:
+        ValueError: nothing listens there.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or ""
+    host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    if not host or not port.isdigit():  # none, "auto" or "local"
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ValueError(
+            f"no Ray cluster at {address} ({error.strerror or error}); start one or leave --address out"
+        ) from error
+
+
+def connect(address: str | None = None) -> dict[str, float]:
+    """Joins the cluster at `address` (or RAY_ADDRESS), else starts Ray in this process; returns its resources.
+
+    A local Ray gets a CPU slot per core, so that the stages of a pipeline share the cores instead of starving each
+    other, and an object store small enough for a laptop (no decoded frames travel through it). Calling it again in
+    the same process changes nothing.
+
+    Args:
+        address: ray://HOST:10001, HOST:6379 or "auto".
+
+    Raises:
+        ValueError: no cluster answers at the address.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        _start(address or os.environ.get("RAY_ADDRESS") or None)
+    _quieten_ray_data()
+    return dict(ray.cluster_resources())
+
+
+def _start(address: str | None) -> None:
+    import ray
+
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    common: dict[str, Any] = {"log_to_driver": bool(os.environ.get("NOVA_WORKER_LOGS")), "logging_level": logging.ERROR}
+    if address is not None:
+        check(address)
+        try:
+            ray.init(address=address, **common)
+        except (ConnectionError, RuntimeError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"no Ray cluster at {address} ({reason}); start one or leave --address out") from error
+        return
+    _start_here(**common)
+
+
+def _start_here(**common: Any) -> None:
+    """Starts Ray in this process; a busy machine may take longer than Ray waits, so it is tried a few times."""
+    import psutil
+    import ray
+
+    from pipelines.core.model_hub import cores
+
+    mine = {each.pid for each in psutil.Process().children(recursive=True)}
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cores(),
+                object_store_memory=_object_store_bytes(),
+                include_dashboard=False,
+                **common,
+            )
+            return
+        except Exception as error:  # Ray raises the bare class when its processes do not come up in time
+            ray.shutdown()
+            for each in psutil.Process().children(recursive=True):  # what Ray leaves of a start that failed
+                if each.pid not in mine:
+                    each.kill()
+            if attempt == START_ATTEMPTS or "timed out" not in str(error):
+                raise
+
+
+def _object_store_bytes() -> int:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(min(max(memory * OBJECT_STORE_SHARE, OBJECT_STORE_LEAST), OBJECT_STORE_MOST))
+
+
+def _quieten_ray_data() -> None:
+    """Ray Data draws its own bars and prints its plan; `pipelines.core.progress` shows the stages instead."""
+    import ray.data
+
+    # Ray Data sets its own level when it is imported; what it would log of a failure is raised as well.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = 4 * 3600  # a cold download of a large captioner takes long

@@ -1,0 +1,1 @@
+"""Commands of the shapes world: its corpus, its zoo, its benchmark."""

@@ -1,0 +1,77 @@
+"""The log of a training run: RUN/metrics.jsonl and MLflow, written by the first worker."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jobs.train.worker import Progress
+
+
+class Log:
+    """Writes metrics to RUN/metrics.jsonl and to MLflow.
+
+    Args:
+        path: of the file; lines of steps after `step` are dropped, as those steps are done again.
+        handle: of the MLflow run.
+        step: steps that are done.
+    """
+
+    def __init__(self, path: Path, handle: Any, step: int) -> None:
+        from jobs.runtime import tracking
+
+        kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(kept))
+        partial.replace(path)
+        self._file = path.open("a", buffering=1)
+        self._run = tracking.attach(handle)
+        self._since: list[dict[str, float]] = []
+        self._seconds, self._waited = 0.0, 0.0
+
+    def add(self, metrics: dict[str, float], seconds: float, waited: float, progress: Progress, due: bool) -> None:
+        """Takes the metrics of a step; where an entry is due, the means since the last one are written.
+
+        Args:
+            metrics: from `Worker.step`.
+            seconds: that the step took, waiting included.
+            waited: seconds spent waiting for data since the start.
+            progress: after the step.
+            due: whether to write now.
+        """
+        self._since.append(metrics)
+        self._seconds += seconds
+        if not due:
+            return
+        names = dict.fromkeys(name for each in self._since for name in each)
+        means = {name: _mean(each[name] for each in self._since if name in each) for name in names}
+        samples, tokens = (sum(each[name] for each in self._since) for name in ("samples", "tokens"))
+        del means["samples"], means["tokens"]
+        entry = means | {
+            "samples_per_second": samples / self._seconds,
+            "tokens_per_second": tokens / self._seconds,
+            "data_wait_share": (waited - self._waited) / self._seconds,
+            "device_hours": progress.device_hours,
+        }
+        self._file.write(json.dumps({"step": progress.step, **entry}) + "\n")
+        self._run.log_metrics(entry, step=progress.step)
+        self._since, self._seconds, self._waited = [], 0.0, waited
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _mean(values: Iterator[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)
+
+
+def _lines(path: Path) -> list[str]:
+    """Whole lines of a file that may have been cut off in the middle of one."""
+    with contextlib.suppress(FileNotFoundError):
+        return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return []

@@ -1,0 +1,1 @@
+"""Weights, and the released folder layout read and written."""

@@ -1,0 +1,1 @@
+"""NovaPipeline: NOVA as a diffusers pipeline."""

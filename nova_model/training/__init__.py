@@ -1,0 +1,1 @@
+"""What training needs of pure torch: optimizers, learning rates, moving averages, precision."""

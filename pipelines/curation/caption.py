@@ -1,0 +1,162 @@
+"""Captions by a transformers image-text-to-text model, through its own processor and chat template.
+
+Every accepted clip gets a short caption (one sentence) and a long one. The model sees frames spread over the clip. The
+caption that came with the source stays beside them in `source_caption`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pipelines.core.stage import Row, Stage
+from pipelines.media import files as media
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Captioner:
+    """A vision-language model that answers one question about each of several clips."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model, self.processor = model, processor
+
+    @classmethod
+    def load(cls, name: str, precision: str) -> Captioner:
+        """Loads a folder or hub id as `AutoModelForImageTextToText` and `AutoProcessor` read it.
+
+        Raises:
+            ValueError: it cannot be loaded, or has no chat template.
+        """
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        from pipelines.core.model_hub import device, dtype, folder, loading, quiet
+
+        quiet()
+        with loading(name):
+            place = folder(name)
+            model = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype(precision)).eval().to(device())
+            processor = AutoProcessor.from_pretrained(place)
+        if not getattr(processor, "chat_template", None):
+            raise ValueError(f"model {name!r} has no chat template; choose an instruction-tuned one")
+        return cls(model, processor)
+
+    def answer(
+        self,
+        clips: Sequence[np.ndarray],
+        questions: Sequence[str],
+        max_tokens: int,
+        seconds: Sequence[float] | None = None,
+    ) -> list[str]:
+        """Answers to one question a clip, greedily decoded.
+
+        Args:
+            clips: frames [N, H, W, 3] uint8 each.
+            questions: one a clip.
+            max_tokens: longest answer.
+            seconds: how long each clip is; those of several frames are then shown as videos, and not as pictures.
+        """
+        import torch
+
+        as_videos = [seconds is not None and len(frames) > 1 for frames in clips]
+        chats = [_chat(*each) for each in zip(clips, questions, as_videos, strict=True)]
+        # Answers must follow right behind questions.
+        options: dict[str, Any] = {"padding": True, "padding_side": "left"}
+        if seconds is not None and any(as_videos):
+            told = zip(clips, seconds, as_videos, strict=True)
+            metadata = [video_metadata(len(frames), each) for frames, each, as_video in told if as_video]
+            options |= {"do_sample_frames": False, "video_metadata": metadata}
+        inputs = self.processor.apply_chat_template(
+            chats,
+            tokenize=True,
+            add_generation_prompt=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs=options,
+        ).to(self.model.device)
+        with torch.inference_mode():
+            tokens = self.model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
+        answers = tokens[:, inputs["input_ids"].shape[1] :]
+        return [" ".join(text.split()) for text in self.processor.batch_decode(answers, skip_special_tokens=True)]
+
+
+def video_metadata(frames: int, seconds: float) -> dict[str, Any]:
+    """What a processor is told of a video of which it gets so many frames, spread over so many seconds."""
+    return {
+        "total_num_frames": frames, "frames_indices": list(range(frames)), "duration": seconds,
+        "fps": frames / seconds if seconds else 1.0,
+    }  # fmt: skip
+
+
+def _chat(frames: np.ndarray, question: str, as_video: bool) -> list[dict[str, Any]]:
+    shown = [{"type": "video", "video": frames}] if as_video else [{"type": "image", "image": each} for each in frames]
+    return [{"role": "user", "content": [*shown, {"type": "text", "text": question}]}]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caption(Stage):
+    """Describes a clip in one sentence, and at length."""
+
+    name: ClassVar[str] = "caption"
+    reads: ClassVar[tuple[str, ...]] = ("uri", "kind", "start", "end")
+    adds: ClassVar[tuple[str, ...]] = ("caption_short", "caption_long")
+
+    model: str
+    """transformers image-text-to-text model: a folder or a hub id."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """auto is bf16 on a GPU and fp32 on a CPU."""
+    frames: int = 4
+    """Frames of a video that are shown to the model."""
+    as_video: bool = False
+    """Show them as a video, with their times, to a model that takes videos (as Qwen-VL does), and not as pictures."""
+    short_side: int = 448
+    """Pixels that frames are decoded at; the model's processor resizes further."""
+    short_prompt: str = "Describe this {kind} in one sentence."
+    """Question for the short caption; {kind} becomes image or video."""
+    long_prompt: str = (
+        "Describe this {kind} in detail: its subjects, what they look like, what happens, the background, the camera "
+        "and the style. Answer with the description alone."
+    )
+    """Question for the long caption."""
+    short_tokens: int = 64
+    """Longest short caption, in the model's tokens."""
+    long_tokens: int = 256
+    """Longest long caption."""
+
+    def identity(self) -> tuple[object, ...]:
+        from pipelines.core.model_hub import digest
+
+        return (*super().identity(), digest(self.model))
+
+    def load(self) -> Captioner:
+        return Captioner.load(self.model, self.precision)
+
+    def process(self, model: Captioner, rows: Sequence[Row]) -> list[Row | Exception]:
+        clips = [self._frames(row) for row in rows]
+        good = [(row, clip) for row, clip in zip(rows, clips, strict=True) if not isinstance(clip, Exception)]
+        short = self._ask(model, good, self.short_prompt, self.short_tokens)
+        long = self._ask(model, good, self.long_prompt, self.long_tokens)
+        captions = iter(zip(short, long, strict=True))
+        return [clip if isinstance(clip, Exception) else _row(*next(captions)) for clip in clips]
+
+    def _frames(self, row: Row) -> np.ndarray | Exception:
+        try:
+            times = media.clip_times(row, count=self.frames)
+            return media.read_frames(row["uri"], times, short_side=self.short_side)
+        except media.MediaError as error:
+            return error
+
+    def _ask(self, model: Captioner, clips: list[tuple[Row, np.ndarray]], prompt: str, limit: int) -> list[str]:
+        if not clips:
+            return []
+        seconds = [(row["end"] or 0.0) - (row["start"] or 0.0) for row, _ in clips] if self.as_video else None
+        questions = [prompt.format(kind=row["kind"]) for row, _ in clips]
+        return model.answer([frames for _, frames in clips], questions, limit, seconds)
+
+
+def _row(short: str, long: str) -> Row | Exception:
+    if not short or not long:
+        return ValueError("the captioner gave an empty caption")
+    return {"caption_short": short, "caption_long": long}

@@ -1,0 +1,73 @@
+"""First stage: what a file is, and the id that its content gives it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from io import BufferedReader
+from typing import Any, ClassVar
+
+from pipelines.core.stage import Row, Stage
+from pipelines.media import files as media
+from pipelines.media.files import MediaError
+
+ID_DIGITS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingest(Stage):
+    """Probes each file and hashes its content; refuses what cannot be read or lies outside the limits."""
+
+    name: ClassVar[str] = "ingest"
+    reads: ClassVar[tuple[str, ...]] = ("uri", "source_error")
+    adds: ClassVar[tuple[str, ...]] = (
+        *("asset_id", "bytes", "kind", "codec", "width", "height", "rotation", "fps", "frames", "duration"),
+    )
+    stamps: ClassVar[bool] = False
+
+    max_bytes: int = 16 * 2**30
+    """Larger files are refused."""
+    max_pixels: int = 8192 * 4320
+    """Pixels of a frame; larger ones are refused."""
+    max_seconds: float = 6 * 3600.0
+    """Longer videos are refused."""
+    min_side: int = 32
+    """Images and videos with a shorter side in pixels are refused."""
+
+    def process(self, model: Any, rows: Sequence[Row]) -> list[Row | Exception]:
+        """One row of facts per file, or the `MediaError` it gave."""
+        results: list[Row | Exception] = []
+        for row in rows:
+            try:
+                results.append(self._facts(row))
+            except MediaError as error:
+                results.append(error)
+        return results
+
+    def _facts(self, row: Row) -> Row:
+        if row.get("source_error"):
+            raise MediaError(row["source_error"])
+        uri = row["uri"]
+        with media.open_media(uri) as file:
+            size = file.seek(0, 2)
+            if size > self.max_bytes:
+                raise MediaError(f"{size} bytes; ingest.max_bytes is {self.max_bytes}")
+            info = media.probe(uri)
+            self._check(info)
+            return {"asset_id": content_id(file), "bytes": size, **asdict(info)}
+
+    def _check(self, info: media.MediaInfo) -> None:
+        size = f"{info.width}x{info.height} pixels"
+        if info.width * info.height > self.max_pixels:
+            raise MediaError(f"{size}; ingest.max_pixels is {self.max_pixels}")
+        if min(info.width, info.height) < self.min_side:
+            raise MediaError(f"{size}; ingest.min_side is {self.min_side}")
+        if info.duration is not None and info.duration > self.max_seconds:
+            raise MediaError(f"{info.duration:.0f} s long; ingest.max_seconds is {self.max_seconds:g}")
+
+
+def content_id(file: BufferedReader) -> str:
+    """First 32 hexadecimal digits of the SHA-256 of an open file's content, read a piece at a time."""
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()[:ID_DIGITS]

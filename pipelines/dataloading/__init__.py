@@ -1,0 +1,1 @@
+"""From a version of `examples` to training batches."""

@@ -1,0 +1,1 @@
+"""Published benchmarks: their prompts and the layouts that their scorers read."""

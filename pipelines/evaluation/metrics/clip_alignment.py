@@ -1,0 +1,53 @@
+"""CLIP alignment: cosine of a sample's frames and its prompt, mean over frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from pipelines.core.stage import Row, Stage
+from pipelines.media import files as media
+
+if TYPE_CHECKING:
+    from pipelines.curation.aesthetic import ClipModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipAlignment(Stage):
+    """Null where a sample has no prompt."""
+
+    name: ClassVar[str] = "clip_alignment"
+    reads: ClassVar[tuple[str, ...]] = ("uri", "kind", "start", "end", "prompt")
+    adds: ClassVar[tuple[str, ...]] = ("clip_alignment",)
+    stamps: ClassVar[bool] = False
+
+    model: str
+    """open_clip model: a folder, a hub id, or an architecture such as ViT-B-32."""
+    pretrained: str | None = None
+    """Weights of an architecture, such as openai."""
+    frames: int = 8
+    """Frames looked at, evenly spread."""
+    short_side: int = 224
+    """Pixels that frames are decoded at."""
+
+    def load(self) -> ClipModel:
+        from pipelines.curation.aesthetic import ClipModel
+
+        return ClipModel.load(self.model, self.pretrained)
+
+    def process(self, model: ClipModel, rows: Sequence[Row]) -> list[Row | Exception]:
+        return [{"clip_alignment": self._score(model, row)} for row in rows]
+
+    def _score(self, model: ClipModel, row: Row) -> float | None:
+        if not row["prompt"]:
+            return None
+        frames = media.read_frames(row["uri"], media.clip_times(row, count=self.frames), short_side=self.short_side)
+        return alignment(model.image_features(list(frames)).numpy(), model.text_features([row["prompt"]]).numpy()[0])
+
+
+def alignment(frames_ND: np.ndarray, text_D: np.ndarray) -> float:
+    """Mean cosine of unit-length frame features and a unit-length text feature."""
+    return float((frames_ND @ text_D).mean())

@@ -1,0 +1,61 @@
+"""Temporal flickering: how much adjacent frames differ (VBench).
+
+VBench compares it over static videos only, as motion is no flicker: `static` says which ones those are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+
+from pipelines.core.stage import Row, Stage
+from pipelines.media import files as media
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemporalFlickering(Stage):
+    """(255 - mean absolute difference of adjacent frames) / 255; null for images."""
+
+    name: ClassVar[str] = "flickering"
+    reads: ClassVar[tuple[str, ...]] = ("uri", "kind", "start", "end", "fps")
+    adds: ClassVar[tuple[str, ...]] = ("temporal_flickering", "static")
+    stamps: ClassVar[bool] = False
+
+    static_above: float = 0.98
+    """A video whose first and last frame agree to at least this is static."""
+    max_frames: int = 256
+    """Frames looked at, from the start."""
+
+    def process(self, model: None, rows: Sequence[Row]) -> list[Row | Exception]:
+        return [self._score(row) for row in rows]
+
+    def _score(self, row: Row) -> Row:
+        if row["kind"] == "image":
+            return dict.fromkeys(self.adds)
+        times = media.clip_times(row, fps=row["fps"])[: self.max_frames]
+        frames = media.read_frames(row["uri"], times)
+        score = steadiness(frames)
+        if score is None:
+            return dict.fromkeys(self.adds)
+        ends = steadiness(frames[[0, -1]])
+        return {"temporal_flickering": score, "static": ends is not None and ends >= self.static_above}
+
+
+def steadiness(frames: np.ndarray) -> float | None:
+    """(255 - mean absolute difference of adjacent frames) / 255.
+
+    Args:
+        frames: uint8 [N, H, W, 3].
+
+    Returns:
+        1 for frames that are all the same, 0 for black and white in turn, None for fewer than two frames.
+    """
+    if len(frames) < 2:
+        return None
+    pairs = pairwise(frames)
+    differences = [np.abs(after.astype(np.int16) - before).mean() for before, after in pairs]
+    return float((255 - np.mean(differences)) / 255)

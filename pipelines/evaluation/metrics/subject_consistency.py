@@ -1,0 +1,97 @@
+"""Subject consistency: does the subject stay itself (VBench), by DINO features of the frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from pipelines.core.stage import Row, Stage
+from pipelines.media import files as media
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class DinoModel:
+    """A DINO ViT of transformers: unit-length features of the class token."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model, self.processor = model, processor
+
+    @classmethod
+    def load(cls, name: str) -> DinoModel:
+        """Loads a folder or hub id.
+
+        Raises:
+            ValueError: it cannot be loaded.
+        """
+        from transformers import AutoImageProcessor, AutoModel
+
+        from pipelines.core.model_hub import device, folder, loading
+
+        with loading(name):
+            place = folder(name)
+            return cls(AutoModel.from_pretrained(place).eval().to(device()), AutoImageProcessor.from_pretrained(place))
+
+    def features(self, frames: Sequence[np.ndarray], at_once: int = 32) -> Tensor:
+        """RGB uint8 frames [H, W, 3] -> fp32 [N, D], unit length."""
+        import torch
+        import torch.nn.functional as F
+
+        parts = []
+        for start in range(0, len(frames), at_once):
+            inputs = self.processor(images=list(frames[start : start + at_once]), return_tensors="pt")
+            with torch.inference_mode():
+                out = self.model(**inputs.to(self.model.device)).last_hidden_state[:, 0]
+            parts.append(F.normalize(out.float(), dim=-1).cpu())
+        return torch.cat(parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectConsistency(Stage):
+    """Similarity of each frame to the first and the previous one; null for images."""
+
+    name: ClassVar[str] = "subject_consistency"
+    reads: ClassVar[tuple[str, ...]] = ("uri", "kind", "start", "end", "fps")
+    adds: ClassVar[tuple[str, ...]] = ("subject_consistency",)
+    stamps: ClassVar[bool] = False
+
+    model: str
+    """transformers ViT with its processor; the protocol takes facebook/dino-vitb16."""
+    max_frames: int = 256
+    """Frames looked at, from the start."""
+    short_side: int = 256
+    """Pixels that frames are decoded at."""
+
+    def load(self) -> DinoModel:
+        return DinoModel.load(self.model)
+
+    def process(self, model: DinoModel, rows: Sequence[Row]) -> list[Row | Exception]:
+        return [{"subject_consistency": self._score(model, row)} for row in rows]
+
+    def _score(self, model: DinoModel, row: Row) -> float | None:
+        if row["kind"] == "image":
+            return None
+        times = media.clip_times(row, fps=row["fps"])[: self.max_frames]
+        frames = media.read_frames(row["uri"], times, short_side=self.short_side)
+        return consistency(model.features(list(frames)).numpy())
+
+
+def consistency(features_ND: np.ndarray) -> float | None:
+    """Mean over frames from the second on of the mean cosine with the first and with the previous frame.
+
+    Args:
+        features_ND: unit-length features of the frames; negative cosines count as 0.
+
+    Returns:
+        1 where all frames look the same, None for fewer than two frames.
+    """
+    if len(features_ND) < 2:
+        return None
+    later = features_ND[1:]
+    first = np.maximum(later @ features_ND[0], 0)
+    previous = np.maximum((later * features_ND[:-1]).sum(axis=1), 0)
+    return float(((first + previous) / 2).mean())

@@ -1,0 +1,1 @@
+"""From prompts to files: requests, the stage, the manifest, and checkpoints resolved."""

@@ -1,0 +1,1 @@
+"""Media files: probed, decoded, written, and listed."""

@@ -1,0 +1,246 @@
+"""Lists what there is to curate: a folder, a glob, one file, an object-store address, or a manifest.
+
+A listing is lazy and in a stable order, and holds one folder or a few manifest rows in memory at a time.
+
+- Folders and globs give the files with a known extension; hidden files and folders are skipped, the rest is counted in
+  `Listing.ignored`. A glob that ends in an extension (`*.dat`) takes whatever it matches.
+- A caption may lie beside a file: `cat.jpg` and `cat.txt`.
+- A manifest (.jsonl, .csv, .tsv, .parquet) has a column `uri`, relative to its own folder or absolute, and may have
+  `caption`; other columns are left alone. Captions of large collections belong in a manifest, because every caption
+  file is opened on the driver.
+- Whatever cannot be listed while the rest can (a broken manifest line, a locked subfolder) becomes a source with an
+  `error`, and so ends in the failures table.
+
+Addresses may not hold passwords, because they are stored with the assets.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import os
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote, urlsplit
+
+import pyarrow as pa
+import pyarrow.fs
+from pyarrow.fs import FileInfo, FileSystem, FileType
+
+from pipelines.media import manifests
+from pipelines.media.files import open_filesystem
+
+IMAGES = frozenset("jpg jpeg jpe jfif png webp bmp gif tif tiff avif heic heif jp2 ppm pgm".split())
+VIDEOS = frozenset("mp4 m4v mov mkv webm avi mpg mpeg ts mts m2ts flv wmv asf ogv 3gp 3g2".split())
+CAPTION_BYTES = 1 << 16
+"""A caption file is read up to this size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One item to curate."""
+
+    uri: str
+    """Absolute path or address."""
+    caption: str | None = None
+    bytes: int | None = None
+    """Size, None where the listing does not tell (manifests)."""
+    modified: float | None = None
+    """Seconds since 1970, None where the listing does not tell."""
+    error: str | None = None
+    """Why there is nothing to read, None where there is."""
+
+
+class Listing(Iterator[Source]):
+    """The sources of one place; iterate once.
+
+    Attributes:
+        ignored: files passed over so far because their extension is no medium's.
+    """
+
+    def __init__(self, where: str, recursive: bool) -> None:
+        self.ignored = 0
+        self._place = _Place.at(where)
+        self._sources = self._open(recursive)
+        first = next(self, None)
+        if first is None:
+            raise ValueError(f"no images or videos in {where} ({self.ignored} other files); name another --input")
+        self._sources = itertools.chain([first], self._sources)
+
+    def __next__(self) -> Source:
+        try:
+            return next(self._sources)
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(f"cannot read {self._place.where}: {_one_line(error)}") from error
+
+    def _open(self, recursive: bool) -> Iterator[Source]:
+        place = self._place
+        info = place.filesystem.get_file_info(place.path)
+        if info.type == FileType.Directory:
+            return self._folder(place, recursive=recursive, pattern=None)
+        if info.type == FileType.File:
+            return _manifest(place) if _extension(info.path) in manifests.READERS else iter([_file(place, info)])
+        above = place.above_pattern()
+        if above is None or above[0].filesystem.get_file_info(above[0].path).type != FileType.Directory:
+            raise ValueError(f"nothing at {place.where}; give a folder, a glob, a file, an address or a manifest")
+        return self._folder(above[0], recursive=True, pattern=above[1])
+
+    def _folder(self, place: _Place, *, recursive: bool, pattern: str | None) -> Iterator[Source]:
+        depth = pattern.count("/") if pattern and "**" not in pattern else None if recursive else 0
+        parts = (pattern or "**").split("/")
+        named = pattern is not None and re.fullmatch(r"\.\w+", posixpath.splitext(pattern)[1]) is not None
+        for found in _walk(place, place.path, depth, ()):
+            if isinstance(found, Source):
+                yield found
+            elif not _matches(place.relative(found.info.path).split("/"), parts):
+                continue
+            elif named or _extension(found.info.path) in IMAGES | VIDEOS:
+                yield _file(place, found.info, found.caption_path)
+            else:
+                self.ignored += not found.is_caption
+
+
+def list_sources(where: str, *, recursive: bool = True) -> Listing:
+    """Lists a folder, a glob, a file, an object-store address or a manifest.
+
+    Args:
+        where: path or address.
+        recursive: whether folders are listed with what is below them (globs go as deep as their pattern).
+
+    Raises:
+        ValueError: nothing there, unreadable, a manifest without `uri`, a password in the address; also while
+            iterating, where the place goes away. One line that names the remedy.
+    """
+    return Listing(where, recursive)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a listing begins: the address as given, and what it means."""
+
+    where: str
+    filesystem: FileSystem
+    path: str
+
+    @staticmethod
+    def at(where: str) -> _Place:
+        if "://" in where and urlsplit(where).password:
+            raise ValueError("the address holds a password; set it in the environment, as the store's client expects")
+        try:
+            filesystem, path = open_filesystem(where)
+        except OSError as error:
+            raise ValueError(f"cannot open {where}: {_one_line(error)}") from error
+        return _Place(where, filesystem, path.rstrip("/") or "/")
+
+    def relative(self, path: str) -> str:
+        return path[len(self.path) :].lstrip("/")
+
+    def address(self, path: str) -> str:
+        """The address of a path below (or at) this place."""
+        if "://" not in self.where:
+            return path
+        base, mark, query = self.where.partition("?")
+        below = self.relative(path)
+        return base.rstrip("/") + (f"/{quote(below)}" if below else "") + mark + query
+
+    def resolve(self, uri: str) -> str:
+        """The address of what stands in a manifest that lies at this place."""
+        if "://" in uri or uri.startswith("/"):
+            return uri
+        if "://" not in self.where:
+            return os.path.normpath(posixpath.join(posixpath.dirname(self.path), os.path.expanduser(uri)))
+        base, mark, query = self.where.partition("?")
+        return f"{posixpath.dirname(base)}/{quote(uri.removeprefix('./'))}{mark}{query}"
+
+    def above_pattern(self) -> tuple[_Place, str] | None:
+        """The folder above the first wildcard and the pattern below it, None without wildcards."""
+        address = "://" in self.where
+        wild = re.search(r"[*\[]" if address else r"[*?\[]", self.path)
+        if wild is None:
+            return None
+        folder = self.path[: wild.start()].rpartition("/")[0] or "/"
+        pattern = self.path[len(folder) :].lstrip("/")
+        if not address:
+            return _Place(folder, self.filesystem, folder), pattern
+        base, mark, query = self.where.partition("?")
+        above = base[: re.search(r"[*\[]", base).start()].rpartition("/")[0]  # type: ignore[union-attr]
+        return _Place(above + mark + query, self.filesystem, folder), pattern
+
+
+@dataclass(frozen=True)
+class _Found:
+    info: FileInfo
+    caption_path: str | None
+    is_caption: bool
+
+
+def _walk(place: _Place, folder: str, depth: int | None, above: tuple[str, ...]) -> Iterator[_Found | Source]:
+    """Files below a folder, by name; `above` are the real paths of the folders on the way, against circular links."""
+    real = os.path.realpath(folder) if isinstance(place.filesystem, pa.fs.LocalFileSystem) else folder
+    if real in above:
+        return
+    try:
+        infos = place.filesystem.get_file_info(pa.fs.FileSelector(folder))
+    except OSError as error:
+        if not above:
+            raise
+        yield Source(uri=place.address(folder), error=f"cannot list the folder: {_one_line(error)}")
+        return
+    infos = sorted((info for info in infos if not info.base_name.startswith(".")), key=lambda info: info.base_name)
+    captions = {_stem(info.path): info.path for info in infos if _extension(info.path) == "txt"}
+    media = {_stem(info.path) for info in infos if _extension(info.path) in IMAGES | VIDEOS}
+    for info in infos:
+        if info.type == FileType.Directory:
+            if depth is None or depth > 0:
+                yield from _walk(place, info.path, None if depth is None else depth - 1, (*above, real))
+        elif info.type != FileType.File:
+            continue  # pipes and devices: opening one would wait for ever
+        elif _extension(info.path) == "txt":
+            yield _Found(info, None, is_caption=_stem(info.path) in media)
+        else:
+            yield _Found(info, captions.get(_stem(info.path)), is_caption=False)
+
+
+def _file(place: _Place, info: FileInfo, caption_path: str | None = None) -> Source:
+    modified = None if info.mtime_ns is None else info.mtime_ns / 1e9
+    if caption_path is None and info.path == place.path:  # a single file: nobody has listed what lies beside it
+        beside = _stem(info.path) + ".txt"
+        caption_path = beside if place.filesystem.get_file_info(beside).type == FileType.File else None
+    caption = None
+    if caption_path is not None:
+        with place.filesystem.open_input_stream(caption_path) as file:
+            caption = file.read(CAPTION_BYTES).decode("utf-8-sig", errors="replace").strip() or None
+    return Source(uri=place.address(info.path), caption=caption, bytes=info.size, modified=modified)
+
+
+def _manifest(place: _Place) -> Iterator[Source]:
+    for number, item in enumerate(manifests.read(place.filesystem, place.path), start=1):
+        if isinstance(item, str):
+            yield Source(uri=f"{place.address(place.path)}#{number}", error=f"item {number}: {item}")
+        else:
+            yield Source(uri=place.resolve(item.uri), caption=item.caption)
+
+
+def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path fits a glob, part by part: `*` stays within a folder, `**` is any folders."""
+    if not pattern:
+        return not path
+    if pattern == ["**"]:
+        return True
+    if pattern[0] == "**":
+        return any(_matches(path[start:], pattern[1:]) for start in range(len(path) + 1))
+    return bool(path) and fnmatch.fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:])
+
+
+def _extension(path: str) -> str:
+    return posixpath.splitext(path)[1][1:].lower()
+
+
+def _stem(path: str) -> str:
+    return posixpath.splitext(path)[0]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,101 @@
+"""zoo/text_encoder: a Phi that has learnt to go on with captions of the shapes world, word by word.
+
+What is used of it are its last features. To foretell the next word these need not say which word was just read ("a red"
+and "a blue" go on alike), which is all that an image model wants of them. So two helpers are asked for it while it
+learns, the word itself and the one before, and are thrown away afterwards.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.shapes_world.scenes import long_caption, sample_scene, short_caption
+from pipelines.shapes_world.zoo.scenes import generator
+from pipelines.shapes_world.zoo.training import Plan, fit
+from tests.fakes.vocabulary import make_tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SEED = 13
+POSITIONS = 512
+WIDTH = 96
+CONTEXT = 32
+BATCH = 128
+PLAN = Plan(steps=500, lr=2e-3, warmup=50, cool=0.6, weight_decay=0.05, ema=0.99)
+
+
+def make() -> tuple[Any, Any]:
+    """An untrained causal language model, whose body is the text encoder, and its tokenizer."""
+    from transformers import PhiConfig, PhiForCausalLM
+
+    tokenizer = make_tokenizer(lowercase=True, model_max_length=POSITIONS)
+    config = PhiConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=POSITIONS,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return PhiForCausalLM(config), tokenizer
+
+
+def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
+    """A trained language model; `state` is where the training is kept."""
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
+    torch.manual_seed(seed)
+    model, tokenizer = make()
+    words = len(tokenizer)
+    heads: Any = nn.ModuleDict({"model": model, "own": nn.Linear(WIDTH, words), "before": nn.Linear(WIDTH, words)})
+
+    def loss(batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        said = model(**batch, output_hidden_states=True)
+        features, labels = said.hidden_states[-1], batch["labels"]
+        own = F.cross_entropy(heads["own"](features).transpose(1, 2), labels)
+        before = F.cross_entropy(heads["before"](features[:, 1:]).transpose(1, 2), labels[:, :-1])
+        return {"loss": said.loss + own + before, "next": said.loss, "own": own, "before": before}
+
+    fit(heads, plan, partial(_batch, seed, tokenizer), loss, state)
+    return model
+
+
+def _batch(seed: int, tokenizer: Any, step: int) -> dict[str, Tensor]:
+    rng = generator(seed, step)
+    end = tokenizer.eos_token
+    captions = [f"{caption(rng)}{end}" for _ in range(BATCH)]
+    tokens = tokenizer(captions, return_tensors="pt", padding="max_length", max_length=CONTEXT, truncation=True)
+    hidden = tokens.attention_mask == 0
+    return {**tokens, "labels": tokens.input_ids.masked_fill(hidden, -100)}
+
+
+def caption(rng: np.random.Generator) -> str:
+    """What might be said of a scene, in any of the ways that captions are written."""
+    video = rng.random() < 0.6
+    scene = sample_scene(rng, width=64, height=64, seconds=1.3 if video else 0.0, still=rng.random() < 0.15)
+    told = short_caption(scene) if rng.random() < 0.5 else long_caption(scene, video=video)
+    return without_speed(told) if rng.random() < 0.7 else told
+
+
+def without_speed(caption: str) -> str:
+    """A caption that does not say how fast things go: a few frames, without their times, do not show it."""
+    return " ".join(word for word in caption.split(" ") if word not in ("slowly", "steadily", "quickly"))
+
+
+def save(model: Any, folder: Path) -> None:
+    """Writes body and tokenizer as `AutoModel` and `AutoTokenizer` read them."""
+    from pipelines.core.model_hub import quiet
+
+    quiet()
+    _, tokenizer = make()
+    model.model.half().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

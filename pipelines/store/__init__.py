@@ -1,0 +1,1 @@
+"""The tables: their schema, Delta, locks, and the index of ids."""

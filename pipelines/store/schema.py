@@ -1,0 +1,199 @@
+"""Every column of every table: its type, its unit, and who writes it.
+
+Stages declare which of these columns they read and add; `stage.py` builds every batch with the types given here, so
+that a column cannot be declared under one name and written under another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: Arrow type, owner (the stage or job that writes it) and what it holds, with its unit."""
+
+    type: pa.DataType
+    owner: str
+    doc: str
+
+
+STRING, BINARY, BOOL = pa.string(), pa.binary(), pa.bool_()
+INT, FLOAT, TIME = pa.int64(), pa.float64(), pa.timestamp("us", tz="UTC")
+SHAPE = pa.list_(pa.int64())
+SHOTS = pa.list_(pa.struct([("start", FLOAT), ("end", FLOAT), ("frames", INT)]))
+
+
+def array_columns(name: str, owner: str, doc: str) -> dict[str, Column]:
+    """The three columns of one array: raw bytes, shape and dtype (any Parquet reader can rebuild it)."""
+    return {
+        name: Column(BINARY, owner, doc),
+        f"{name}_shape": Column(SHAPE, owner, f"shape of {name}"),
+        f"{name}_dtype": Column(STRING, owner, f"numpy dtype of {name}"),
+    }
+
+
+COLUMNS: dict[str, Column] = {
+    # what a source is
+    "uri": Column(STRING, "sources", "address of the media file"),
+    "source_caption": Column(STRING, "sources", "caption that came with the file, null without one"),
+    "source": Column(STRING, "sources", "the --input that listed it"),
+    "source_error": Column(STRING, "sources", "in flight only: why the listing has nothing to read here"),
+    "bytes": Column(INT, "ingest", "file size in bytes"),
+    # what a file is
+    "asset_id": Column(STRING, "ingest", "first 32 hexadecimal digits of the content's SHA-256"),
+    "kind": Column(STRING, "ingest", "image or video"),
+    "codec": Column(STRING, "ingest", "codec name as FFmpeg gives it"),
+    "width": Column(INT, "ingest", "coded width in pixels, before rotation"),
+    "height": Column(INT, "ingest", "coded height in pixels, before rotation"),
+    "rotation": Column(INT, "ingest", "degrees counter-clockwise to turn decoded frames: 0, 90, 180, 270"),
+    "fps": Column(FLOAT, "ingest", "average frames per second, null for images"),
+    "frames": Column(INT, "ingest", "number of frames (1 for images); in clips, of the clip"),
+    "duration": Column(FLOAT, "ingest", "seconds, null for images"),
+    "other_uris": Column(pa.list_(STRING), "curate", "further addresses with the same content"),
+    "source_captions": Column(pa.list_(STRING), "curate", "distinct captions that came with the content"),
+    "first_seen": Column(TIME, "curate", "when the content was first read"),
+    "last_seen": Column(TIME, "curate", "when the content was last read"),
+    # what a clip is
+    "shots": Column(SHOTS, "shots", "in flight only: shots of the asset, seconds and frame counts"),
+    "shots_dropped": Column(INT, "shots", "shots left out because they are shorter than the minimum"),
+    "shots_by": Column(STRING, "shots", "fingerprint of the shot detector"),
+    "clip_id": Column(STRING, "curate", "hash of asset, start and end"),
+    "start": Column(FLOAT, "shots", "start in seconds"),
+    "end": Column(FLOAT, "shots", "end in seconds (exclusive); 0 for images"),
+    # scores and their raw statistics
+    "motion_score": Column(FLOAT, "motion", "mean flow in pixels at a short side of 256 per 1/12 s; 0 for images"),
+    "motion_raw_mean": Column(FLOAT, "motion", "mean flow magnitude in pixels per pair at the size flow ran at"),
+    "motion_raw_std": Column(FLOAT, "motion", "standard deviation over pairs of the pair means, same unit"),
+    "motion_raw_max": Column(FLOAT, "motion", "largest pair mean, same unit"),
+    "motion_pairs": Column(INT, "motion", "number of frame pairs measured"),
+    "motion_interval": Column(FLOAT, "motion", "mean seconds between the frames of a pair"),
+    "motion_short_side": Column(INT, "motion", "short side in pixels that flow ran at"),
+    "motion_by": Column(STRING, "motion", "fingerprint of the flow model and its settings"),
+    "aesthetic_mean": Column(FLOAT, "aesthetic", "aesthetic score, about 1 to 10, mean over frames"),
+    "aesthetic_min": Column(FLOAT, "aesthetic", "aesthetic score, lowest over frames"),
+    "aesthetic_by": Column(STRING, "aesthetic", "fingerprint of the CLIP model and the head"),
+    **array_columns("embedding", "aesthetic", "unit-length mean CLIP image embedding [D]"),
+    "thumbnails": Column(BINARY, "aesthetic", "the frames that were scored, RGB uint8 [frames, 16, 16, 3]"),
+    # decisions
+    "duplicate_group": Column(STRING, "dedup", "smallest clip_id of the near-duplicate group, null when alone"),
+    "dedup_by": Column(STRING, "dedup", "fingerprint of the embedding and thresholds that grouped it"),
+    "accepted": Column(BOOL, "decide", "whether the clip is used for training, null before deciding"),
+    "reason": Column(STRING, "decide", "why the clip was rejected, null when accepted"),
+    # captions
+    "caption_short": Column(STRING, "caption", "one sentence"),
+    "caption_long": Column(STRING, "caption", "a detailed description"),
+    "caption_by": Column(STRING, "caption", "fingerprint of the captioner"),
+    "caption_hash": Column(STRING, "text", "hash of the two captions that were encoded"),
+    "part": Column(STRING, "curate", "in flight only: JSON of the uncommitted Parquet parts of a batch"),
+    # encodings
+    "example_id": Column(STRING, "curate", "hash of clip and encoder fingerprints"),
+    "bucket": Column(STRING, "latents", "frames x height x width in pixels, such as 17x64x64"),
+    "bucket_frames": Column(INT, "latents", "pixel frames encoded"),
+    "bucket_height": Column(INT, "latents", "pixel rows encoded"),
+    "bucket_width": Column(INT, "latents", "pixel columns encoded"),
+    "bucket_fps": Column(FLOAT, "latents", "frames per second of the encoded frames (12 where it is an image)"),
+    **array_columns("moments", "latents", "VAE mean and log-variance [2C, t, h, w]"),
+    "latents_by": Column(STRING, "latents", "fingerprint of VAE, buckets and target rate"),
+    **array_columns("short_text", "text", "features of the short caption [tokens, dim], unpadded"),
+    **array_columns("long_text", "text", "features of the long caption [tokens, dim], unpadded"),
+    "text_by": Column(STRING, "text", "fingerprint of text encoder and tokenizer"),
+    # generated samples
+    "sample_id": Column(STRING, "generate", "hash of prompt, seeds, place and settings"),
+    "path": Column(STRING, "generate", "file of the sample, relative to the output folder"),
+    "prompt": Column(STRING, "generate", "what was asked for"),
+    "seeds": Column(SHAPE, "generate", "seed of each picture in the file; several make a grid"),
+    "asked_frames": Column(INT, "generate", "in flight only: frames to make, null where the run's own setting holds"),
+    "asked_motion": Column(FLOAT, "generate", "motion score that is asked for, null where the run's own setting holds"),
+    "first_frame": Column(STRING, "generate", "picture to continue, null where the run's own setting holds"),
+    "seconds": Column(FLOAT, "generate", "wall seconds the sample took, its share of its batch"),
+    "device_seconds": Column(FLOAT, "generate", "seconds times devices of the worker"),
+    "checkpoint": Column(STRING, "generate", "checkpoint that made it"),
+    "data_version": Column(INT, "generate", "version of `examples` that the checkpoint was trained on"),
+    "settings": Column(STRING, "generate", "JSON of everything else that the result depends on"),
+    # evaluation of samples
+    "clip_alignment": Column(FLOAT, "metrics", "cosine of CLIP features of frames and prompt, mean over frames"),
+    "temporal_flickering": Column(
+        FLOAT, "metrics", "(255 - mean difference of adjacent frames) / 255, null for images"
+    ),
+    "static": Column(BOOL, "metrics", "whether the video hardly moves; flickering is compared over these"),
+    "dynamic_degree": Column(FLOAT, "metrics", "1 where a video moves, 0 where not, null for images"),
+    "dynamic_pairs": Column(INT, "metrics", "frame pairs that move"),
+    "dynamic_magnitude": Column(FLOAT, "metrics", "mean over pairs of the mean of the largest 5 % of flow, pixels"),
+    "subject_consistency": Column(FLOAT, "metrics", "DINO similarity to first and previous frame, null for images"),
+    # the benchmark `shapes`
+    "task": Column(STRING, "judge_shapes", "what the sample is asked for: a task of pipelines/shapes_world/prompts.py"),
+    "asked": Column(STRING, "judge_shapes", "JSON of the scene that the prompt tells of"),
+    "seen": Column(STRING, "judge_shapes", "what the sample shows, in words"),
+    "right": Column(BOOL, "judge_shapes", "whether that is what was asked for; null where only motion is measured"),
+    "fault": Column(STRING, "judge_shapes", "why it is wrong, null where it is not"),
+    "color_right": Column(BOOL, "judge_shapes", "whether the largest thing has the colour asked for, of one thing"),
+    "shape_right": Column(BOOL, "judge_shapes", "whether it has the shape asked for, of one thing"),
+    "direction_right": Column(BOOL, "judge_shapes", "whether it goes where it was asked to, null for images"),
+    "color_kept": Column(BOOL, "judge_shapes", "whether it keeps its colour through the clip, null for images"),
+    "shape_kept": Column(BOOL, "judge_shapes", "whether it keeps its shape through the clip, null for images"),
+    "motion_measured": Column(
+        FLOAT, "judge_shapes", "its speed times the share of the frame that it covers, in the unit of motion_score"
+    ),
+    # failures
+    "stage": Column(STRING, "curate", "stage that failed"),
+    "by": Column(STRING, "curate", "fingerprint of the stage that failed; the same one is not tried again unasked"),
+    "item": Column(STRING, "curate", "uri of a file or clip_id of a clip"),
+    "error": Column(STRING, "curate", "class of the error"),
+    "message": Column(STRING, "curate", "what the error said, one line"),
+    "attempt": Column(INT, "curate", "1 for the first try"),
+    "time": Column(TIME, "curate", "when it happened"),
+    # in flight only: what went wrong with this row; later stages leave such rows alone
+    "failed_stage": Column(STRING, "stage", "stage that could not do this row, null when all went well"),
+    "failed_error": Column(STRING, "stage", "class of the error"),
+    "failed_message": Column(STRING, "stage", "what the error said, one line"),
+}
+
+FAILED = ("failed_stage", "failed_error", "failed_message")
+
+_SCORES = (
+    "motion_score motion_raw_mean motion_raw_std motion_raw_max motion_pairs motion_interval motion_short_side "
+    "motion_by aesthetic_mean aesthetic_min aesthetic_by embedding embedding_shape embedding_dtype thumbnails"
+).split()
+_ENCODINGS = (
+    "bucket bucket_frames bucket_height bucket_width bucket_fps moments moments_shape moments_dtype latents_by "
+    "short_text short_text_shape short_text_dtype long_text long_text_shape long_text_dtype caption_hash text_by"
+).split()
+
+TABLES: dict[str, tuple[str, ...]] = {
+    "assets": (
+        "asset_id", "uri", "other_uris", "kind", "bytes", "codec", "width", "height", "rotation", "fps", "frames",
+        "duration", "source", "source_captions", "shots_dropped", "shots_by", "first_seen", "last_seen",
+    ),
+    "clips": (
+        "clip_id", "asset_id", "uri", "kind", "start", "end", "frames", "width", "height", "rotation", "fps",
+        *_SCORES, "duplicate_group", "dedup_by", "source_caption", "caption_short", "caption_long", "caption_by",
+        "accepted", "reason",
+    ),
+    "examples": (
+        "example_id", "clip_id", "asset_id", "uri", "kind", *_ENCODINGS, "motion_score", "caption_short",
+        "caption_long", "caption_by",
+    ),
+    "failures": ("stage", "by", "item", "uri", "error", "message", "attempt", "time"),
+}  # fmt: skip
+KEYS = {"assets": "asset_id", "clips": "clip_id", "examples": "example_id"}
+PARTITIONS = {"examples": ["bucket"]}
+
+
+def table_schema(table: str) -> pa.Schema:
+    """Arrow schema of a stored table; column documentation travels as field metadata."""
+    return pa.schema([field(name) for name in TABLES[table]])
+
+
+def field(name: str) -> pa.Field:
+    """Arrow field of a column; an unknown name is a programming error (KeyError)."""
+    column = COLUMNS[name]
+    return pa.field(name, column.type, metadata={"doc": column.doc, "owner": column.owner})
+
+
+def derived_id(*parts: object) -> str:
+    """A 32-digit id that depends on nothing but `parts`, so that a repeated run computes the same."""
+    return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:32]

@@ -1,0 +1,269 @@
+"""The only file that knows Delta: create, append, upsert, commit, read a version.
+
+A `Tables` is a folder (on disk or in an object store) that holds one Delta table per name of `schema.TABLES`. Every
+write is one atomic commit, so a reader sees all of it or nothing. Large rows are written as Parquet parts by the
+workers (`write_part`) and become visible when the driver commits them (`commit_parts`); parts of a killed run stay
+invisible and are removed by `vacuum`.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset
+import pyarrow.fs
+import pyarrow.parquet as pq
+from deltalake import DeltaTable, write_deltalake
+from deltalake import Schema as DeltaSchema
+from deltalake.exceptions import TableNotFoundError
+from deltalake.transaction import AddAction
+
+from pipelines.store import schema
+
+COMMIT_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Part:
+    """A Parquet file that a worker wrote and nobody committed yet."""
+
+    path: str
+    """Relative to the table."""
+    bytes: int
+    rows: int
+    partition: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class StoredPart:
+    """A committed Parquet file of a version."""
+
+    uri: str
+    rows: int
+    partition: Mapping[str, str]
+
+
+class Tables:
+    """The Delta tables under one address.
+
+    Args:
+        root: a folder, or an object-store address such as s3://bucket/tables.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = str(root).rstrip("/")
+        if "://" not in self.root:
+            self.root = str(Path(self.root).expanduser().absolute())
+
+    def uri(self, table: str) -> str:
+        """Address of one table."""
+        return f"{self.root}/{table}"
+
+    def exists(self, table: str) -> bool:
+        """Whether the table has been created."""
+        return DeltaTable.is_deltatable(self.uri(table))
+
+    def create(self) -> None:
+        """Creates the tables that are missing, and the columns that an older version of the project did not write.
+
+        Raises:
+            ValueError: the folder holds something that is not ours, or cannot be written.
+        """
+        names = [name for name in schema.TABLES if not self.exists(name)]
+        for name in schema.TABLES.keys() - names:
+            table = self._open(name)
+            known = {field.name for field in table.schema().fields}
+            new = [field for field in schema.table_schema(name) if field.name not in known]
+            if new:
+                table.alter.add_columns(DeltaSchema.from_arrow(pa.schema(new)).fields)
+        if len(names) == len(schema.TABLES):
+            self._refuse_foreign()
+        for name in names:
+            try:
+                DeltaTable.create(
+                    self.uri(name), schema.table_schema(name), mode="ignore", partition_by=schema.PARTITIONS.get(name)
+                )
+            except OSError as error:
+                raise ValueError(f"cannot write tables at {self.root}: {error}; give another --tables") from error
+
+    def _refuse_foreign(self) -> None:
+        if "://" in self.root or not os.path.exists(self.root):
+            return
+        if not os.path.isdir(self.root):
+            raise ValueError(f"--tables {self.root} is a file; give a folder")
+        if any(not name.startswith(".") for name in os.listdir(self.root)):
+            raise ValueError(f"--tables {self.root} holds other files; give an empty or new folder")
+
+    def version(self, table: str) -> int:
+        """The newest version of a table."""
+        return self._open(table).version()
+
+    def _open(self, table: str, version: int | None = None) -> DeltaTable:
+        try:
+            return DeltaTable(self.uri(table), version=version)
+        except TableNotFoundError as error:
+            raise ValueError(
+                f"no table {table!r} at {self.root}; run `nova curate --tables {self.root}` first"
+            ) from error
+        except Exception as error:
+            if version is None or not self.exists(table):
+                raise
+            newest = DeltaTable(self.uri(table)).version()
+            raise ValueError(f"{self.uri(table)} has no version {version}; the newest is {newest}") from error
+
+    def dataset(self, table: str, version: int | None = None) -> pa.dataset.Dataset:
+        """A pyarrow dataset of a version, for filtered and streaming reads; compare strings with `text`."""
+        return self._open(table, version).to_pyarrow_dataset(schema=schema.table_schema(table))
+
+    def read(
+        self,
+        table: str,
+        *,
+        columns: Sequence[str] | None = None,
+        where: pa.dataset.Expression | None = None,
+        version: int | None = None,
+    ) -> pa.Table:
+        """Reads matching rows of a version into memory."""
+        return self.dataset(table, version).to_table(columns=columns and list(columns), filter=where)
+
+    def scan(
+        self, table: str, *, columns: Sequence[str], where: pa.dataset.Expression | None = None, batch_rows: int = 8192
+    ) -> Iterator[pa.RecordBatch]:
+        """Reads matching rows of the newest version, a bounded batch at a time."""
+        scanner = self.dataset(table).scanner(columns=list(columns), filter=where, batch_size=batch_rows)
+        return (batch for batch in scanner.to_batches() if batch.num_rows)
+
+    def count(self, table: str, where: pa.dataset.Expression | None = None) -> int:
+        """Number of rows of the newest version."""
+        return self.dataset(table).count_rows(filter=where)
+
+    def append(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Adds rows in one commit. Does nothing for no rows."""
+        if rows:
+            write_deltalake(self.uri(table), _table(rows, schema.table_schema(table)), mode="append")
+
+    def upsert(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Inserts rows, or updates the columns given where the row's id is already there, in one commit.
+
+        All rows have the same columns, the id among them. Does nothing for no rows.
+        """
+        if not rows:
+            return
+        names = list(rows[0])
+        key = schema.KEYS[table]
+        source = _table(rows, pa.schema([schema.field(name) for name in names]))
+        assignments = {name: f"source.{name}" for name in names}
+        merge = self._open(table).merge(
+            source, predicate=f"target.{key} = source.{key}", source_alias="source", target_alias="target"
+        )
+        merge.when_matched_update(assignments).when_not_matched_insert(assignments).execute()
+
+    def delete(self, table: str, ids: Sequence[str]) -> None:
+        """Removes rows by id in one commit; older versions keep them. Does nothing for no ids."""
+        if ids:
+            listed = ", ".join(f"'{each}'" for each in ids)
+            self._open(table).delete(f"{schema.KEYS[table]} IN ({listed})")
+
+    def write_parts(self, table: str, rows: pa.Table) -> list[Part]:
+        """Writes rows as Parquet files, one a partition, without committing them. Runs in workers."""
+        names = schema.PARTITIONS.get(table, [])
+        groups = rows.group_by(names).aggregate([]).to_pylist() if names else [{}]
+        return [self._write_part(table, rows, group) for group in groups]
+
+    def _write_part(self, table: str, rows: pa.Table, partition: Mapping[str, str]) -> Part:
+        for name, value in partition.items():
+            rows = rows.filter(pa.compute.equal(rows[name], value))
+        stored = rows.select([name for name in schema.TABLES[table] if name not in partition])
+        folder = "/".join(f"{name}={value}" for name, value in partition.items())
+        path = f"{folder}/part-{uuid.uuid4().hex}.parquet".lstrip("/")
+        filesystem, base = open_filesystem(self.uri(table))
+        target = f"{base}/{path}"
+        filesystem.create_dir(os.path.dirname(target), recursive=True)
+        pq.write_table(stored, target, filesystem=filesystem, compression="zstd", row_group_size=64)
+        size = filesystem.get_file_info(target).size
+        return Part(path=path, bytes=size, rows=rows.num_rows, partition=partition)
+
+    def commit_parts(self, table: str, parts: Sequence[Part]) -> None:
+        """Makes parts visible in one commit. Does nothing for no parts."""
+        if not parts:
+            return
+        actions = [
+            AddAction(
+                path=part.path,
+                size=part.bytes,
+                partition_values=dict(part.partition),
+                modification_time=0,
+                data_change=True,
+                stats=f'{{"numRecords": {part.rows}}}',
+            )
+            for part in parts
+        ]
+        opened = self._open(table)
+        opened.create_write_transaction(
+            actions,
+            mode="append",
+            schema=schema.table_schema(table),
+            partition_by=schema.PARTITIONS.get(table),
+        )
+
+    def parts(self, table: str, version: int | None = None) -> list[StoredPart]:
+        """The Parquet files of a version with their row counts, in a stable order, without opening them."""
+        opened = self._open(table, version)
+        actions = pa.table(opened.get_add_actions(flatten=True)).to_pylist()
+        names = schema.PARTITIONS.get(table, [])
+        stored = [
+            StoredPart(
+                uri=f"{self.uri(table)}/{action['path']}",
+                rows=action["num_records"],
+                partition={name: action[f"partition.{name}"] for name in names},
+            )
+            for action in actions
+        ]
+        return sorted(stored, key=lambda part: part.uri)
+
+    def vacuum(self, table: str, hours: int = 24 * 7) -> int:
+        """Deletes files that no version of the last `hours` needs, such as parts of killed runs; returns how many."""
+        return len(self._open(table).vacuum(retention_hours=hours, dry_run=False))
+
+
+def split_version(address: str) -> tuple[str, int | None]:
+    """Splits DIR@VERSION.
+
+    Raises:
+        ValueError: the version is no number.
+    """
+    root, at, version = address.rpartition("@")
+    if not at or "/" in version:
+        return address, None
+    if not version.isdigit():
+        raise ValueError(f"{address!r}: a version is a number, as in {root}@3")
+    return root, int(version)
+
+
+def open_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
+    """The pyarrow filesystem and path of a local path or an object-store address."""
+    if "://" in uri:
+        return pa.fs.FileSystem.from_uri(uri)
+    return pa.fs.LocalFileSystem(), os.path.abspath(uri)
+
+
+def text(column: str) -> pa.dataset.Expression:
+    """A string column in a filter.
+
+    Files that Delta's merge has written call their strings `string_view`, and Arrow (25) cannot compare a plain field
+    with their minima and maxima. Behind a cast it compares rows alone.
+    """
+    return pc.field(column).cast(pa.string())
+
+
+def _table(rows: Sequence[Mapping[str, Any]], arrow: pa.Schema) -> pa.Table:
+    unknown = set(rows[0]) - set(arrow.names)
+    assert not unknown, f"columns {unknown} are not in the table"
+    return pa.Table.from_pylist(list(rows), schema=arrow)

@@ -1,0 +1,354 @@
+"""`nova ablate`: variants change what they say, nothing is done twice, and the table says what moved."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import recipes, settings
+from jobs.ablate import ablation as ablate_work
+from jobs.ablate import job as ablate
+from jobs.ablate import norms as ablate_norms
+from jobs.ablate import plots as ablate_plots
+from jobs.ablate import table as ablate_table
+from jobs.ablate.table import Result
+from jobs.ablate.variants import NORMS, SWEEPS, VARIANTS, changed, chosen
+from jobs.train.job import model_config
+from pipelines.curation.filters import Decide
+from pipelines.shapes_world.prompts import ShapesBenchmark
+from pipelines.store.tables import Tables
+
+LITTLE = ShapesBenchmark(tasks=("single_object", "speed"), samples=1, per_level=1, motion_levels=(1.0, 8.0))
+
+
+def config(**changes: Any) -> ablate.AblateConfig:
+    base = recipes.get("debug", "ablate")
+    return replace(base, evaluate=replace(base.evaluate, shapes=LITTLE), **changes)
+
+
+# What is compared
+
+
+def test_each_variant_changes_what_it_says() -> None:
+    recipe = recipes.get("demo", "ablate")
+    base = replace(recipe, curate=replace(recipe.curate, decide=Decide(keep_aesthetic=0.8))).base
+    changes = {name: changed(make(base), base) for name, make in VARIANTS.items()}
+    assert [name for name, change in changes.items() if not change] == ["full", "post_norm", "flow"]
+    assert changes["no_temporal"] == "train.ablate=no_temporal"
+    assert changes["raw_captions"] == "curate.text.captions=source"
+    assert changes["no_aesthetic_filter"] == "curate.decide.keep_aesthetic=None"
+    assert changes["ddpm_more_steps"] == "train.schedule=ddpm, generate.sampling.diffusion_steps=100"
+    assert changes["set_steps_half"] == "generate.sampling.set_steps=16"
+    assert changes["diffusion_steps_double"] == "generate.sampling.diffusion_steps=50"
+    norms = [model_config(VARIANTS[name](base).train).norm for name in NORMS]
+    assert norms == ["pre", "post", "post_add"]
+
+
+@pytest.mark.parametrize("recipe", recipes.NAMES)
+def test_every_recipe_can_be_ablated(recipe: str) -> None:
+    base = recipes.get(recipe, "ablate").base
+    for make in VARIANTS.values():
+        model_config(make(base).train)
+        assert make.__doc__
+
+
+def test_the_help_names_every_variant() -> None:
+    said = inspect.getsource(ablate.AblateConfig)
+    assert all(name in said or name.startswith(SWEEPS) for name in VARIANTS)
+    assert all(sweep in said for sweep in SWEEPS)
+
+
+def test_variants_are_chosen_by_name_and_sweeps_as_a_whole() -> None:
+    assert chosen("") == list(VARIANTS)
+    assert chosen("set_steps, no-temporal") == [
+        "full", "no_temporal", "set_steps_quarter", "set_steps_half", "set_steps_double",
+    ]  # fmt: skip
+    assert chosen("ddpm") == ["full", "ddpm"]
+    assert all(len(chosen(sweep)) == 4 for sweep in SWEEPS)
+
+
+# The command
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts what is trained and judged."""
+    from jobs.train import job as train
+
+    counts: Counter[str] = Counter()
+
+    def counted(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            counts[name] += 1
+            return real(*arguments, **named)
+
+        return call
+
+    monkeypatch.setattr(train, "train", counted("trained", train.train))
+    monkeypatch.setattr(ablate, "_judge", counted("judged", ablate._judge))
+    return counts
+
+
+@pytest.mark.slow
+def test_two_variants(work: Path, curated: Path, calls: Counter[str], capsys: pytest.CaptureFixture[str]) -> None:
+    from mlflow import MlflowClient
+
+    output = work / "ablation"
+    wanted = config(tables=str(curated), output=str(output), only="no_motion,set_steps_half,flow", steps=4)
+    assert ablate.run(wanted) == 0
+    assert calls == {"trained": 2, "judged": 3}
+    said = capsys.readouterr().out
+    table = (output / "ablation.md").read_text()
+    assert table in said
+    assert "- **no_motion** (train.ablate=no_motion): " in table
+    assert "The same as `full` in this recipe: flow." in table
+    found = pq.read_table(output / "ablation.parquet").to_pandas()
+    assert list(found.variant.unique()) == ["full", "no_motion", "flow", "set_steps_half"]
+    assert {"loss_first_frame", "loss_later_frames", "single_object", "speed", "motion", "seconds_per_image",
+            "seconds_per_video"} <= set(found.metric)  # fmt: skip
+    assert json.loads((output / "results" / "full-0.json").read_text())["samples"]["single_object"] > 0
+    first = found[found.metric == "loss_first_frame"].set_index("variant").value
+    assert first["full"] == first["set_steps_half"] != first["no_motion"]
+    for name in ("losses", "scores", "sampling"):
+        assert (output / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+    stored = json.loads((output / "mlflow.json").read_text())
+    client = MlflowClient(tracking_uri=stored["uri"])
+    parent = client.get_run(stored["run_id"])
+    children = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    assert Counter(run.data.tags["nova.command"] for run in children) == {"train": 2, "evaluate": 3}
+    assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
+    assert parent.data.metrics["no_motion/loss_first_frame"] == first["no_motion"]
+    artifacts = {each.path for each in client.list_artifacts(parent.info.run_id)}
+    assert {"ablation.md", "ablation.parquet", "ablation.json", "plots"} <= artifacts
+
+    (output / "results" / "no_motion-0.json").unlink()  # as if it was killed while it was judged
+    calls.clear()
+    assert ablate.run(wanted) == 0
+    assert calls == {"judged": 1}
+    assert json.loads((output / "mlflow.json").read_text()) == stored
+    with pytest.raises(ValueError, match=r"was started with steps=4, not 5; give another --output"):
+        ablate.run(replace(wanted, steps=5))
+
+
+@pytest.mark.slow
+def test_tables_that_are_curated_otherwise(work: Path, curated: Path) -> None:
+    """Where most was rejected for beauty, the variant without that filter trains on all that is no duplicate."""
+    from jobs.curate import again
+
+    strict = work / "strict_tables"
+    shutil.copytree(curated, strict)
+    base = recipes.get("debug", "ablate")
+    curate = replace(base.curate, decide=Decide(keep_aesthetic=0.3))
+    again(replace(curate, tables=str(strict)))
+    kept = Tables(strict).count("examples")
+    wanted = config(
+        tables=str(strict), output=str(work / "otherwise"), only="no_aesthetic_filter,raw_captions", steps=4
+    )
+    with pytest.raises(ValueError, match="was curated by other settings"):
+        ablate_work.claim(wanted)
+    ours = ablate_work.claim(replace(wanted, curate=curate))
+    made = ours.tables("no_aesthetic_filter", "cafe")
+    assert ours.tables("full", "cafe") == f"{strict}@{Tables(strict).version('examples')}"
+    assert made == f"{work}/otherwise/tables/no_aesthetic_filter@{Tables(made.split('@')[0]).version('examples')}"
+    assert Tables(made.split("@")[0]).count("examples") == Tables(curated).count("examples") > kept
+    assert ours.tables("no_aesthetic_filter", "cafe") == made
+    with pytest.raises(ValueError, match="is not the newest"):
+        ablate_work.claim(replace(wanted, curate=curate, tables=f"{strict}@1"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"only": "no_tempora"}, "--only no_tempora: no such variant; did you mean no_temporal"),
+        ({"tables": ""}, "--tables is missing"),
+        ({"output": ""}, "--output is missing"),
+        ({"tables": "NOWHERE"}, "run `nova curate"),
+        ({"output": "OTHERS"}, "holds other files"),
+        ({"output": "FILE"}, "is a file"),
+        ({"train": replace(recipes.get("debug", "train"), preset="bench")}, "preset bench takes 256"),
+    ],
+)
+def test_wrong_use_is_one_line_and_leaves_nothing(
+    changes: dict[str, Any], message: str, curated: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "thesis.txt").write_text("mine")
+    places = {"NOWHERE": tmp_path / "no", "OTHERS": tmp_path / "others", "FILE": tmp_path / "others" / "thesis.txt"}
+    given = {key: str(places[value]) if value in places else value for key, value in changes.items()}
+    with pytest.raises(ValueError, match=message) as caught:
+        ablate.run(config(**{"tables": str(curated), "output": str(tmp_path / "out")} | given))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match="--seeds 0: at least 1"):
+        config(seeds=0)
+    with pytest.raises(ValueError, match="give them rising"):
+        config(rates=(1e-2, 1e-3))
+
+
+# The place of the norms
+
+
+@pytest.mark.slow
+def test_variances_of_a_training(trained: Path, curated: Path) -> None:
+    from tests.conftest import train_config
+
+    version = Tables(curated).version("examples")
+    found = ablate_norms.variances(trained, train_config(tables=f"{curated}@{version}"))
+    assert {when: {part: len(values) for part, values in parts.items()} for when, parts in found.items()} == {
+        "start": {"temporal": 2, "spatial": 4}, "end": {"temporal": 2, "spatial": 4},
+    }  # fmt: skip
+    assert found["start"] != found["end"]
+
+
+SPIKING = 0.02
+
+
+def test_rates_rise_up_to_the_first_that_is_not_stable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One falls, one rises, one finds back from a spike, one breaks; each is tried once."""
+    from jobs.train import job as train
+
+    tried = []
+
+    def fake(wanted: train.TrainConfig) -> None:
+        tried.append(wanted.lr)
+        assert (wanted.steps, wanted.warmup_steps, wanted.max_failures, wanted.log_every) == (40, 5, 0, 1)
+        if wanted.lr > 0.05:
+            raise RuntimeError("a worker failed") from RuntimeError("the loss is nan at step 7; lower lr or …")
+        Path(wanted.run).mkdir(parents=True)
+        losses = [1.0 + (wanted.lr - 0.01) * step for step in range(20)]
+        if wanted.lr == SPIKING:
+            losses = [1.0, 50.0, 9.0, *[0.9] * 17]
+        lines = [json.dumps({"step": step, "loss_first_frame": loss}) for step, loss in enumerate(losses)]
+        (Path(wanted.run) / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+
+    monkeypatch.setattr(train, "train", fake)
+    base = recipes.get("debug", "train")
+    for rates, best in (
+        ((1e-3, 3e-3, 0.1), 3e-3), ((1e-3, 3e-3, 0.03, 0.1), 3e-3), ((1e-3, SPIKING, 0.03), 1e-3), ((0.1,), None)
+    ):  # fmt: skip
+        found = ablate_norms.tries(base, rates, 40, tmp_path)
+        assert ablate_norms.largest_stable(found) == best
+        assert [each["stable"] for each in found] == [each["lr"] <= 3e-3 for each in found]
+        assert not found[-1]["stable"]
+    assert tried == [1e-3, 3e-3, 0.1, 0.03, SPIKING]
+
+
+def test_other_errors_are_no_sign_of_instability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jobs.train import job as train
+
+    def fail(wanted: train.TrainConfig) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(train, "train", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        ablate_norms.tries(recipes.get("debug", "train"), (1e-3,), 20, tmp_path)
+
+
+# The table
+
+
+CHANGES = {"full": "", "no_temporal": "train.ablate=no_temporal", "ddpm": "train.schedule=ddpm", "flow": ""}
+NORM = {
+    "variance": {when: {"temporal": [1.0, 2.0], "spatial": [1.0, 3.0]} for when in ("start", "end")},
+    "rates": [
+        {"lr": 1e-3, "start": 2.0, "end": 1.0, "stable": True},
+        {"lr": 3e-3, "start": None, "end": None, "stable": False},
+    ],
+    "largest_stable_lr": 1e-3,
+}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> list[Result]:
+    run = tmp_path / "runs" / "full-0"
+    run.mkdir(parents=True)
+    lines = [
+        {"step": step, "loss_first_frame": 10.0 / step, **({"loss_later_frames": 5.0} if step != 10 else {})}
+        for step in range(1, 21)
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    scores = {
+        "full": [(1.0, 0.8, 0.5), (1.2, 0.8, 0.5)],
+        "no_temporal": [(1.1, 0.2, 0.505), (1.25, 0.4, 0.505)],
+        "ddpm": [(0.1, 0.8, 0.5), (0.1, 0.8, 0.5)],
+        "flow": [(1.0, 0.8, 0.5), (1.2, 0.8, 0.5)],
+    }
+    return [
+        Result(name, seed, run, {"loss_first_frame": loss, "direction": score, "colors": same})
+        for name, values in scores.items()
+        for seed, (loss, score, same) in enumerate(values)
+    ]
+
+
+def test_losses_are_means_over_the_last_tenth(results: list[Result], tmp_path: Path) -> None:
+    assert ablate_table.losses(results[0].run, 20) == {
+        "loss_first_frame": pytest.approx((10 / 19 + 10 / 20) / 2), "loss_later_frames": 5.0,
+    }  # fmt: skip
+    assert ablate_table.losses(results[0].run, 1000) == {"loss_first_frame": 0.5, "loss_later_frames": 5.0}
+    assert ablate_table.losses(tmp_path, 20) == {}
+
+
+def test_what_moved_is_more_than_chance(results: list[Result]) -> None:
+    summary = ablate_table.summarise(results, CHANGES)
+    found = summary["no_temporal"]
+    assert found["direction"].moved
+    assert found["direction"].difference == pytest.approx(-0.5)
+    assert not found["loss_first_frame"].moved, "less than the spread over the seeds"
+    assert not found["colors"].moved, "too little to tell of"
+    assert summary["ddpm"]["loss_first_frame"].difference is None, "the targets are others"
+    assert summary["ddpm"]["direction"].difference == 0
+
+
+@pytest.mark.parametrize(("samples", "moved"), [(24, False), (96, True)])
+def test_few_samples_tell_little(samples: int, moved: bool, tmp_path: Path) -> None:
+    """0.4 and 0.6 of 24 are no more apart than two runs of one model may be; of 96 they are."""
+    scores = {"full": 0.4, "no_temporal": 0.6}
+    listed = [Result(name, 0, tmp_path, {"colors": value}, {"colors": samples}) for name, value in scores.items()]
+    found = ablate_table.summarise(listed, CHANGES)["no_temporal"]["colors"]
+    assert found.noise == pytest.approx(2 * (0.25 * 2 / samples) ** 0.5)
+    assert found.moved == moved
+
+
+def test_the_table_says_what_moved(results: list[Result], tmp_path: Path) -> None:
+    path = ablate_table.write(tmp_path, results, CHANGES, {"post_norm": NORM})
+    text = path.read_text()
+    assert "- **no_temporal** (train.ablate=no_temporal): direction 0.8 → 0.3 (-0.5, -62 %)\n" in text
+    assert "- **ddpm** (train.schedule=ddpm): nothing\n" in text
+    assert "2 seeds" in text
+    assert "The same as `full` in this recipe: flow." in text
+    assert "| no_temporal | 1.18 ± 0.11 (+0.075) | 0.3 ± 0.14 (-0.5) |" in text
+    assert "| post_norm | 0.001 | 1 → 2 | 1 → 2 | 1 → 3 | 1 → 3 |" in text
+    whole = json.loads((tmp_path / "ablation.json").read_text())
+    assert whole["variants"]["no_temporal"]["metrics"]["direction"]["moved"]
+    assert whole["norms"] == {"post_norm": NORM}
+    rows = pq.read_table(tmp_path / "ablation.parquet").to_pylist()
+    assert len(rows) == 24
+    assert rows[0] == {"variant": "full", "changes": "", "seed": 0, "metric": "loss_first_frame", "value": 1.0}
+
+
+def test_plots_of_every_kind(results: list[Result], tmp_path: Path) -> None:
+    quick = [replace(each, variant="set_steps_half") for each in results[:2]]
+    changes = CHANGES | {"set_steps_half": "generate.sampling.set_steps=2"}
+    folder = ablate_plots.draw(tmp_path, [*results, *quick], changes, {"post_norm": NORM})
+    assert {path.name for path in folder.iterdir()} == {"losses.png", "scores.png", "sampling.png", "norms.png"}
+    assert all(path.stat().st_size > 5000 for path in folder.iterdir())
+
+
+def test_the_config_can_be_shown_and_set() -> None:
+    shown = settings.show(recipes.get("demo", "ablate")).splitlines()
+    assert "evaluate.generate.sampling.set_steps=32" in shown
+    assert "train.steps=100" in shown

@@ -1,0 +1,215 @@
+"""`nova evaluate --benchmark shapes`: a checkpoint is asked, its samples judged, and nothing is made twice."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import av
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import cli, recipes
+from jobs.evaluate import EvaluateConfig
+from jobs.shapes_world import benchmark as evaluate_shapes
+from nova_model.config import SamplingConfig
+from pipelines.core.stage import Resources
+from pipelines.shapes_world.prompts import IMAGE_TASKS, TASKS, ShapesBenchmark
+
+TINY = (
+    "shapes.samples=1", "shapes.per_level=1", "shapes.motion_levels=1,8", "shapes.frames=5",
+    "generate.sampling.set_steps=1", "generate.sampling.diffusion_steps=1", "generate.sampling.guidance_scale=1",
+    "generate.samples_at_once=4",
+)  # fmt: skip
+
+
+def nova(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str], str]:
+    """Exit status, lines of standard output, and standard error of `nova evaluate`."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["evaluate", *arguments])
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out.splitlines(), said.err
+
+
+def tiny(checkpoint: Path, *more: str) -> list[str]:
+    settings = [word for each in (*TINY, *more) for word in ("--set", each)]
+    return ["--recipe", "debug", "--benchmark", "shapes", "--checkpoint", str(checkpoint), "--json", *settings]
+
+
+def config(checkpoint: Path, **changes: Any) -> EvaluateConfig:
+    base = recipes.get("debug", "evaluate")
+    generate = replace(
+        recipes.get("debug", "generate"),
+        sampling=SamplingConfig(set_steps=1, diffusion_steps=1, guidance_scale=1.0),
+        resources=Resources(batch_size=4),
+    )
+    given = {"benchmark": "shapes", "checkpoint": str(checkpoint), "generate": generate, **changes}
+    return replace(base, **given)
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained: Path, work: Path) -> Path:
+    """The output folder of a tiny benchmark."""
+    return work / f"{trained.name}-shapes"
+
+
+def test_the_last_line_is_one_object_with_every_score(
+    trained: Path, evaluated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, said, error = nova(capsys, *tiny(trained))
+    assert status == 0, error
+    found = json.loads(said[-1])
+    assert set(found["scores"]) >= {*TASKS, "color_accuracy", "shape_accuracy", "permanence"}
+    assert all(0 <= score["value"] <= 1 for score in found["scores"].values())
+    assert found["scores"]["speed"]["samples"] == 2
+    assert found["scores"]["counting"]["samples"] == 1
+    assert (found["samples"], found["failed"]) == (10, [])
+    assert found["output"] == str(evaluated), "beside the run where nobody says where"
+    assert json.loads((evaluated / "summary.json").read_text()) == found
+
+
+def test_scores_lead_back_to_what_made_them(trained: Path, evaluated: Path) -> None:
+    found = json.loads((evaluated / "summary.json").read_text())
+    told = found["provenance"]
+    assert (told["checkpoint"], told["data_version"]) == (str(trained / "model"), 1)
+    assert (told["canvas"]["frames"], told["canvas"]["extended"], told["seed"]) == (5, 13, 0)
+    assert told["generate"]["sampling"]["set_steps"] == 1
+    rows = pq.read_table(evaluated / "scores.parquet").to_pylist()
+    assert [row["task"] for row in rows] == sorted((*TASKS, "speed"), key=TASKS.index)
+    by_task = {row["task"]: row for row in rows}
+    assert json.loads(by_task["speed"]["settings"])["motion"] == by_task["speed"]["asked_motion"] == 8
+    assert by_task["direction"]["asked_motion"] == 5
+    assert [row["frames"] for row in rows] == [1] * 5 + [5] * 4 + [13]
+    assert all(Path(by_task[task]["first_frame"]).exists() for task in ("image_to_video", "extrapolation"))
+    assert {row["first_frame"] for row in rows[:8]} == {None}
+    wrong = json.loads((evaluated / "wrong.json").read_text())
+    assert [each["path"] for each in wrong] == [row["path"] for row in rows if row["right"] is False]
+    assert all(each["fault"] for each in wrong)
+    assert len(wrong) == found["wrong"] > 0, "it is hardly trained"
+
+
+def test_the_judge_sees_colours_at_the_resolution_that_the_model_made(evaluated: Path) -> None:
+    with av.open(str(evaluated / "samples" / "direction" / "0000.mp4")) as container:
+        assert container.streams.video[0].pix_fmt == "yuv444p"
+    assert json.loads((evaluated / "summary.json").read_text())["provenance"]["generate"]["full_chroma"] is True
+
+
+def test_mlflow_has_the_scores_and_whose_they_are(trained: Path, evaluated: Path) -> None:
+    from mlflow import MlflowClient
+
+    noted = json.loads((evaluated / ".mlflow.json").read_text())
+    client = MlflowClient(tracking_uri=noted["uri"])
+    run = client.get_run(noted["run_id"])
+    scores = json.loads((evaluated / "summary.json").read_text())["scores"]
+    assert {name: run.data.metrics[name] for name in scores} == {name: each["value"] for name, each in scores.items()}
+    assert run.data.tags["checkpoint"] == str(trained / "model")
+    assert run.data.tags["data_version"] == "1"
+    assert run.info.status == "FINISHED"
+    names = {each.path for each in client.list_artifacts(run.info.run_id)}
+    assert names == {"scores.parquet", "wrong.json", "summary.json", "images.png", "videos.png"}
+    making = client.get_run(json.loads((evaluated / "samples" / ".mlflow.json").read_text())["run_id"])
+    assert making.data.tags["mlflow.parentRunId"] == run.info.run_id
+
+
+def test_run_again_it_makes_only_what_is_missing(
+    trained: Path, evaluated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = sorted((evaluated / "samples").rglob("*.*4")) + sorted((evaluated / "samples").rglob("0*.png"))
+    assert len(files) == 10
+    before = {path: path.stat().st_mtime_ns for path in files}
+    scores = (evaluated / "scores.parquet").read_bytes()
+    files[0].unlink()
+    (evaluated / "summary.json").unlink()  # as after a kill
+    status, said, _ = nova(capsys, *tiny(trained))
+    assert status == 0
+    assert "10 samples, 9 of them already there" in said
+    assert {path: path.stat().st_mtime_ns for path in files[1:]} == {path: before[path] for path in files[1:]}
+    again = pq.read_table(evaluated / "scores.parquet").drop_columns(["seconds", "device_seconds"])
+    (evaluated / "before.parquet").write_bytes(scores)
+    assert again.equals(pq.read_table(evaluated / "before.parquet").drop_columns(["seconds", "device_seconds"]))
+    (evaluated / "before.parquet").unlink()
+
+
+def test_some_tasks_alone_and_at_the_length_that_was_trained(trained: Path, work: Path) -> None:
+    output = work / "directions"
+    shapes = ShapesBenchmark(tasks=("direction", "colors"), samples=1)
+    found = evaluate_shapes.evaluate(config(trained, output=str(output), shapes=shapes))
+    assert set(found["scores"]) == {
+        "colors", "color_accuracy", "shape_accuracy", "direction", "direction_accuracy", "color_kept", "shape_kept",
+        "permanence",
+    }  # fmt: skip
+    assert found["speed"] == {}
+    rows = pq.read_table(output / "scores.parquet").to_pylist()
+    assert [(row["task"], row["frames"]) for row in rows] == [("colors", 1), ("direction", 17)]
+
+
+def test_what_could_not_be_made_is_named_and_the_status_says_so(
+    trained: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jobs import generate
+
+    made = generate.generate
+    monkeypatch.setattr(generate, "generate", lambda config, wanted: made(config, wanted[:1]))
+    shapes = ShapesBenchmark(tasks=IMAGE_TASKS[:2], samples=1)
+    wanted = config(trained, output=str(work / "half"), shapes=shapes)
+    assert evaluate_shapes.run(wanted) == 1
+    found = json.loads((work / "half" / "summary.json").read_text())
+    assert [Path(each["uri"]).parent.name for each in found["failed"]] == ["two_objects"]
+    assert set(found["scores"]) == {"single_object", "color_accuracy", "shape_accuracy"}
+
+
+def test_scores_of_media_are_one_object_too(
+    trained: Path, evaluated: Path, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, said, _ = nova(
+        capsys, "--samples", str(evaluated / "samples"), "--limit", "1", "--output", str(work / "plain"), "--json"
+    )
+    assert status == 0
+    assert json.loads(said[-1]) == json.loads((work / "plain" / "summary.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [("run", "run-shapes"), ("run/model", "run-shapes"), ("run/checkpoints/step-2", "run-step-2-shapes"),
+     ("release", "release-shapes")],
+)  # fmt: skip
+def test_scores_go_beside_the_run_where_nobody_says_where(place: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "release").mkdir(exist_ok=True)
+    (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "run" / "run.json").write_text("{}")
+    assert evaluate_shapes._output(config(tmp_path / place)) == tmp_path / name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--benchmark", "shapes"], "needs --checkpoint"),
+        (["--benchmark", "shpes", "--checkpoint", "RUN"], "did you mean shapes?"),
+        (["--benchmark", "geneval", "--checkpoint", "RUN"], "nova generate --benchmark geneval"),
+        (["--checkpoint", "RUN"], "needs --benchmark shapes"),
+        (["--benchmark", "shapes", "--checkpoint", "RUN", "--samples", "x"], "leave out --samples"),
+        (["--benchmark", "shapes", "--checkpoint", "RUN", "--limit", "3"], "shapes.samples=8"),
+        (["--benchmark", "shapes", "--checkpoint", "/nowhere"], "no such folder"),
+        (["--benchmark", "shapes", "--checkpoint", "RUN", "--output", "FILE"], "is a file"),
+        (["--benchmark", "shapes", "--checkpoint", "RUN", "--output", "FOLDER"], "holds other files"),
+        (["--benchmark", "shapes", "--checkpoint", "RUN", "--set", "shapes.frames=6"], "takes 1+4k"),
+        (["--benchmark", "shapes", "--checkpoint", "RUN", "--set", "generate.prompt=x"], "leave out generate.prompt"),
+        (["--benchmark", "shapes", "--checkpoint", "RUN", "--set", "shapes.tasks=colours"], "did you mean colors"),
+        (["--benchmark", "shapes", "--checkpoint", "RUN", "--set", "shapes.samples=0"], "at least 1"),
+        (["--benchmark", "shapes", "--checkpoint", "RUN", "--set", "shapes.sample=1"], "did you mean shapes.samples"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_2(
+    arguments: list[str], message: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    places = {"RUN": str(trained), "FILE": str(tmp_path / "thesis.txt"), "FOLDER": str(tmp_path)}
+    status, said, error = nova(capsys, *(places.get(each, each) for each in arguments))
+    assert (status, said) == (2, [])
+    assert message in " ".join(error.split())
+    assert error.startswith("nova: error: ")
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

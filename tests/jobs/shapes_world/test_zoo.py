@@ -1,0 +1,79 @@
+"""`nova zoo`: builds go on where they were, checks print one JSON object, and the carried models reach their bars."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from jobs import cli
+from pipelines.shapes_world.zoo import CARRIED, check
+from tests.jobs.commands import nova
+
+COUNT = 32
+SEED = 4321
+
+
+def test_what_is_finished_is_not_built_again(tmp_path, capsys):
+    command = ["zoo", "build", "text_encoder", "--output", str(tmp_path / "zoo"), "--steps", "1"]
+    assert cli.run(command) == 0
+    before = (tmp_path / "zoo" / "text_encoder" / "model.safetensors").stat().st_mtime_ns
+    assert cli.run(command) == 0
+    assert "text_encoder: finished" in capsys.readouterr().out
+    assert (tmp_path / "zoo" / "text_encoder" / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["build", "capt"], "unknown model 'capt'; did you mean captioner"),
+        (["build", "--steps", "0"], "at least 1"),
+        (["check", "--count", "3"], "at least 20"),
+        (["check", "--models", "/nowhere"], "holds no model of the zoo"),
+        (["chek"], "chek"),
+    ],
+)
+def test_wrong_use_is_told(arguments, message, capsys):
+    status, _, said = nova(capsys, "zoo", *arguments)
+    assert status == 2
+    assert message in said
+    assert "Traceback" not in said
+    assert len(said.splitlines()) == 1 or arguments == ["chek"], "the parser's own errors alone have a box"
+
+
+@pytest.mark.parametrize("part", ["build", "check"])
+def test_each_part_shows_its_defaults_and_an_example(part, capsys):
+    status, out, _ = nova(capsys, "zoo", part, "--help")
+    assert status == 0
+    said = " ".join(out.split())
+    assert f"Example: nova zoo {part}" in said
+    assert "(default" in said
+
+
+@pytest.mark.parametrize("name", ["vae", "motion", "aesthetic", "retrieval", "captions"])
+def test_the_carried_models_reach_their_bars(name):
+    models = check.Models.in_folder(CARRIED)
+    count = 3 * COUNT if name == "motion" else COUNT  # a few fast things outweigh the rest of a small sample
+    found = check.CHECKS[name](models, SEED, count)
+    bars = {key: value for key, value in found.items() if key in check.BARS}
+    assert bars
+    assert all(check.holds(key, value) for key, value in bars.items()), found
+
+
+def test_checks_are_printed_as_one_object(monkeypatch, capsys):
+    scored = {"retrieval": lambda models, seed, count: {"clip_retrieval": 0.9 - seed / 100}}
+    monkeypatch.setattr(check, "CHECKS", scored)
+    assert cli.run(["zoo", "check", "--json", "--seed", "7", "--no-corpus"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"clip_retrieval": 0.83}
+    assert cli.run(["zoo", "check", "--json", "--seed", "70", "--no-corpus"]) == 1
+
+
+def test_what_is_not_there_is_said_and_counts_as_missed(tmp_path, monkeypatch, capsys):
+    (tmp_path / "raft").mkdir()
+    (tmp_path / "raft" / check.CARD).write_text("")
+    two = {"motion": lambda *given: {"motion_epe": 0.5}, "vae": lambda *given: pytest.fail("there is no VAE")}
+    monkeypatch.setattr(check, "CHECKS", two)
+    assert cli.run(["zoo", "check", "--json", "--no-corpus", "--models", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert json.loads(said.out.splitlines()[-1]) == {"motion_epe": 0.5}
+    assert "not checked, for want of a model (nova zoo build): vae" in said.err

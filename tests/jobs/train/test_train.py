@@ -1,0 +1,246 @@
+"""`nova train`: it learns, resumes exactly, survives a killed worker, and says what is wrong with its input."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jobs.train import job as train
+from pipelines.store.tables import Tables
+from tests.conftest import train_config
+
+ATTEMPTS = 3
+"""At killing a run between its second and its last step, which a busy machine may let slip by."""
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "transformer" / "diffusion_pytorch_model.safetensors")
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_is_logged(trained: Path) -> None:
+    entries = metrics(trained)
+    assert [entry["step"] for entry in entries] == list(range(1, 9))
+    assert any("loss_later_frames" in entry for entry in entries)
+    for entry in entries:
+        assert {"loss", "loss_first_frame", "grad_norm", "lr", "device_hours"} <= entry.keys()
+        assert 0 <= entry["data_wait_share"] <= 1
+        assert entry["samples_per_second"] > 0
+        assert entry["tokens_per_second"] > entry["samples_per_second"]
+    assert [entry["lr"] for entry in entries[:6]] == pytest.approx([8e-5, 1.6e-4, 2.4e-4, 3.2e-4, 4e-4, 4e-4])
+    assert entries[-1]["device_hours"] > entries[0]["device_hours"]
+
+
+def test_only_the_newest_checkpoints_are_kept_and_say_where_they_come_from(trained: Path, curated: Path) -> None:
+    kept = sorted(path.name for path in (trained / "checkpoints").glob("step-*"))
+    assert kept == ["step-00000006", "step-00000008"]
+    parts = json.loads((trained / "model" / "components.json").read_text())
+    assert (parts["tables"], parts["version"], parts["step"]) == (str(curated), 1, 8)
+    assert (trained / "report.html").exists()
+
+
+def test_a_killed_run_resumes_exactly(curated: Path, work: Path, trained: Path, alone: None) -> None:
+    runs = (work / f"train_killed{attempt}" for attempt in range(ATTEMPTS))
+    run = next((each for each in runs if _killed_on_its_way(each, curated)), None)
+    assert run is not None, "no run could be killed on its way; the test shows nothing"
+    before = json.loads((run / "mlflow.json").read_text())["run_id"]
+    train.train(train_config(tables=str(curated), run=str(run), steps=8))
+    assert same(weights(run), weights(trained)), "a resumed run computed something else"
+    assert [entry["step"] for entry in metrics(run)] == list(range(1, 9))
+    assert json.loads((run / "mlflow.json").read_text())["run_id"] == before
+
+
+def _killed_on_its_way(run: Path, tables: Path) -> bool:
+    """Starts a run of eight steps, kills all its processes, and whether that was before the last step."""
+    same_run = ("optimizer=muon", "checkpoint_every=2", "log_every=1", "ema_every=2")
+    options = [part for each in same_run for part in ("--set", each)]
+    command = ["train", "--tables", f"{tables}@1", "--run", str(run), "--steps", "8", *options]
+    process = subprocess.Popen([sys.executable, "-m", "jobs.cli", *command], start_new_session=True)
+    try:
+        deadline = time.monotonic() + 600
+        while train.steps_done(str(run)) < 2:
+            assert process.poll() in (None, 0), "it failed before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return 0 < train.steps_done(str(run)) < 8
+
+
+def test_a_killed_worker_is_replaced(curated: Path, work: Path, trained: Path) -> None:
+    runs = (work / f"train_lost_worker{attempt}" for attempt in range(ATTEMPTS))
+    run = next((each for each in runs if _lost_its_worker(each, curated)), None)
+    assert run is not None, "there was no worker to kill; the test shows nothing"
+    assert same(weights(run), weights(trained))
+    assert [entry["step"] for entry in metrics(run)] == list(range(1, 9))
+
+
+def _lost_its_worker(run: Path, tables: Path) -> bool:
+    """Trains eight steps, and whether the worker could be killed before the last one."""
+    killed: list[int] = []
+
+    def kill() -> None:
+        while train.steps_done(str(run)) < 2:
+            time.sleep(0.02)
+        if train.steps_done(str(run)) == 8:
+            return
+        for process in psutil.Process().children(recursive=True):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                killed.append(process.pid)
+                process.kill()
+                return
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    train.train(train_config(tables=str(tables), run=str(run), steps=8))
+    return bool(killed)
+
+
+def test_two_workers_learn_together(curated: Path, work: Path) -> None:
+    run = work / "train_two"
+    train.train(
+        train_config(
+            tables=str(curated), run=str(run), steps=40, workers=2, cpus_per_worker=0.5, accumulate=2,
+            checkpoint_every=40,
+        )
+    )  # fmt: skip
+    losses = [entry["loss_first_frame"] for entry in metrics(run)]
+    assert len(losses) == 40
+    assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
+
+
+def test_more_steps_go_on_and_stay_on_the_version_they_began_with(trained: Path, curated: Path, work: Path) -> None:
+    newer, run = work / "newer_tables", work / "train_more"
+    shutil.copytree(trained, run)
+    shutil.copytree(curated, newer)
+    claimed = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**claimed, "tables": str(newer)}))
+    Tables(newer).delete("examples", Tables(newer).read("examples")["example_id"].to_pylist()[:1])
+    train.train(train_config(tables=str(newer), run=str(run), steps=10))
+    assert [entry["step"] for entry in metrics(run)] == list(range(1, 11))
+    assert json.loads((run / "model" / "components.json").read_text())["version"] == 1
+    assert train._data(train_config(tables=f"{newer}@2", run=str(run))) == (str(newer), 2), "it was asked for"
+
+
+def test_activation_checkpointing_trains_the_same(trained: Path, curated: Path, work: Path) -> None:
+    run = work / "train_checkpointing"
+    train.train(
+        train_config(
+            tables=str(curated), run=str(run), steps=2, checkpointing=("temporal", "spatial", "denoiser")
+        )
+    )  # fmt: skip
+    for ours, expected in zip(metrics(run), metrics(trained), strict=False):
+        assert ours["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert ours["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
+    claimed = json.loads((run / "run.json").read_text())
+    with pytest.raises(ValueError, match=r"started with ablate=\[\], not \['pre_norm'\]; give another --run"):
+        train.train(train_config(tables=str(curated), run=str(run), steps=4, ablate=("pre_norm",)))
+    assert json.loads((run / "run.json").read_text()) == claimed
+
+
+def test_ablations_are_changes_of_the_preset() -> None:
+    from nova_model.config import PRESETS
+
+    ablated = train.model_config(train_config(preset="shapes", ablate=("no_temporal", "no_scaling", "post_add_norm")))
+    assert (ablated.sees_frames, ablated.video_mixer_rank, ablated.norm) == (False, None, "post_add")
+    assert train.model_config(train_config(preset="shapes")) == PRESETS["shapes"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        (
+            {"ablate": ("no_time",)},
+            "ablate='no_time': choose from no_temporal, no_scaling, pre_norm, post_add_norm, no_motion",
+        ),
+        ({"checkpointing": ("vae",)}, "checkpointing='vae': choose from temporal, spatial, denoiser"),
+    ],
+)
+def test_an_unknown_part_is_a_one_line_error(changes: dict[str, tuple[str, ...]], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        train_config(**changes)
+
+
+def test_init_from_takes_what_fits(trained: Path) -> None:
+    from jobs.train.worker import copy_weights
+    from nova_model.config import PRESETS
+    from nova_model.model import Nova
+
+    model = Nova(PRESETS["shapes"])
+    copy_weights(str(trained / "model"), model)
+    assert same(model.state_dict(), weights(trained) | dict(model.named_buffers()))
+    with pytest.raises(ValueError, match="same preset family"):
+        copy_weights(str(trained / "model"), Nova(PRESETS["tiny"]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"run": "RUN"}, "--tables is missing"),
+        ({"tables": "TABLES"}, "--run is missing"),
+        ({"tables": "NOWHERE", "run": "RUN"}, "run `nova curate"),
+        ({"tables": "TABLES@0", "run": "RUN"}, "is empty"),
+        ({"tables": "TABLES@99", "run": "RUN"}, "no version 99; the newest is 1"),
+        ({"tables": "TABLES", "run": "RUN", "preset": "tinny"}, "did you mean tiny"),
+        ({"tables": "TABLES", "run": "RUN", "preset": "nova-d48w1024-sd512"}, "preset nova-d48w1024-sd512"),
+        ({"tables": "TABLES", "run": "OTHERS"}, "holds other files"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(
+    changes: dict[str, str], message: str, curated: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "thesis.txt").write_text("mine")
+    places = {
+        "TABLES": str(curated), "NOWHERE": str(tmp_path / "no"), "RUN": str(tmp_path / "run"),
+        "OTHERS": str(tmp_path / "others"),
+    }  # fmt: skip
+    given = {key: places[value.split("@")[0]] + value[len(value.split("@")[0]) :] if value.split("@")[0] in places
+             else value for key, value in changes.items()}  # fmt: skip
+    with pytest.raises(ValueError, match=message) as caught:
+        train.train(train_config(**given))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_keeps_to_its_model(trained: Path, curated: Path) -> None:
+    with pytest.raises(ValueError, match="was started with seed=0"):
+        train.train(train_config(tables=str(curated), run=str(trained), seed=1))
+    with pytest.raises(ValueError, match="was started with optimizer=muon, not adamw; give another --run"):
+        train.train(train_config(tables=str(curated), run=str(trained), optimizer="adamw"))
+
+
+def test_a_batch_must_be_divisible() -> None:
+    with pytest.raises(ValueError, match="multiple of workers x accumulate = 6"):
+        train_config(workers=2, accumulate=3)
+
+
+def test_a_full_disk_is_explained(tmp_path: Path) -> None:
+    failed = RuntimeError("a worker failed")
+    failed.worker_failures = {0: OSError(errno.ENOSPC, "No space left on device")}  # type: ignore[attr-defined]
+    assert "is full; free some space" in str(train._explained(failed, tmp_path))
+    unknown = RuntimeError("something else")
+    assert train._explained(unknown, tmp_path) is unknown

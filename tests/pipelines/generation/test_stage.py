@@ -1,0 +1,119 @@
+"""Grids of several samples in one file, as benchmarks want them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines.core.stage import Resources, apply
+from pipelines.generation.checkpoint_resolution import Components
+from pipelines.generation.stage import Generate, Wanted, grid
+from pipelines.media.files import probe, read_frames
+
+
+def plain(value: int, frames: int = 1) -> np.ndarray:
+    return np.full((frames, 4, 6, 3), value, np.uint8)
+
+
+def test_four_samples_are_two_by_two_in_reading_order() -> None:
+    sheet = grid([plain(1), plain(2), plain(3), plain(4)])
+    assert sheet.shape == (1, 8, 12, 3)
+    assert [int(sheet[0, y, x, 0]) for y, x in ((0, 0), (0, 6), (4, 0), (4, 6))] == [1, 2, 3, 4]
+
+
+def test_what_is_left_over_is_black_and_videos_keep_their_frames() -> None:
+    sheet = grid([plain(9, 5), plain(9, 5), plain(9, 5)])
+    assert sheet.shape == (5, 8, 12, 3)
+    assert (sheet[:, 4:, 6:] == 0).all()
+    assert (sheet[:, :4] == 9).all()
+
+
+@pytest.mark.parametrize(("number", "rows", "columns"), [(1, 1, 1), (2, 1, 2), (3, 2, 2), (5, 2, 3), (7, 3, 3)])
+def test_a_grid_is_about_square_and_keeps_every_pixel(number: int, rows: int, columns: int) -> None:
+    videos = np.random.default_rng(0).integers(1, 255, (number, 2, 3, 5, 3), dtype=np.uint8)
+    sheet = grid(list(videos))
+    assert sheet.shape == (2, 3 * rows, 5 * columns, 3)
+    cut = [sheet[:, 3 * y : 3 * y + 3, 5 * x : 5 * x + 5] for y in range(rows) for x in range(columns)]
+    np.testing.assert_array_equal(cut[:number], videos)
+    assert not np.any(cut[number:])
+
+
+PARTS = Components(checkpoint="c", transformer="t", scheduler="s", vae="v", text_encoder="e")
+
+
+@pytest.mark.parametrize(
+    ("asked", "size"),
+    [
+        ({}, (256, 384)),
+        ({"height": 128}, (128, 384)),
+        ({"width": 64}, (256, 64)),
+        ({"height": 512, "width": 768}, (512, 768)),
+    ],
+)
+def test_the_size_is_the_models_own_where_none_is_asked_for(asked: dict[str, int], size: tuple[int, int]) -> None:
+    model: Any = SimpleNamespace(config=SimpleNamespace(pixel_size=(256, 384)))
+    assert Generate(components=PARTS, output="out", **asked).size(model) == size
+
+
+class Numbered(Generate):
+    """Makes frames of ten times the seed and notes what it was asked for together."""
+
+    def sample(self, parts: Any, wanted: Sequence[Wanted]) -> np.ndarray:
+        parts.append(([each.prompt for each in wanted], [each.seed for each in wanted]))
+        return np.stack([np.full((each.frames, 8, 8, 3), 10 * each.seed, np.uint8) for each in wanted])
+
+
+def test_samples_of_several_prompts_made_together_are_told_apart(tmp_path: Path) -> None:
+    calls: Any = []
+    rows = [{"prompt": "a", "path": "a.png", "seeds": [1, 2, 3, 4]}, {"prompt": "b", "path": "in/b.png", "seeds": [5]}]
+    stage = Numbered(components=PARTS, output=str(tmp_path), samples_at_once=3)
+    first, second = (row for row in stage.process(calls, rows) if not isinstance(row, Exception))
+    assert calls == [(["a", "a", "a"], [1, 2, 3]), (["a", "b"], [4, 5])]
+    assert (first["height"], first["width"], first["kind"], first["fps"]) == (16, 16, "image", None)
+    np.testing.assert_array_equal(read_frames(first["uri"])[0, ::8, ::8, 0], [[10, 20], [30, 40]])
+    assert second["uri"] == str(tmp_path / "in" / "b.png")
+    assert (read_frames(second["uri"]) == 50).all()
+
+
+def test_samples_have_frames_motion_and_a_first_frame_of_their_own(tmp_path: Path) -> None:
+    calls: Any = []
+    row = {"prompt": "a", "seeds": [1]}
+    rows = [
+        {**row, "path": "usual.mp4"},
+        {**row, "path": "picture.png", "asked_frames": 1, "asked_motion": None, "first_frame": None},
+        {**row, "path": "quick.mp4", "asked_frames": None, "asked_motion": 8.0, "first_frame": None},
+        {**row, "path": "next.mp4", "asked_frames": 5, "asked_motion": None, "first_frame": "first.png"},
+    ]
+    stage = Numbered(components=PARTS, output=str(tmp_path), frames=5, motion=2.0, samples_at_once=4)
+    assert [stage.wanted(each)[0] for each in rows] == [
+        Wanted(prompt="a", seed=1, frames=5, motion=2.0),
+        Wanted(prompt="a", seed=1, frames=1, motion=2.0),
+        Wanted(prompt="a", seed=1, frames=5, motion=8.0),
+        Wanted(prompt="a", seed=1, frames=5, motion=2.0, image="first.png"),
+    ]
+    made = apply(stage, calls, rows)
+    assert [(each["kind"], each["frames"]) for each in made] == [
+        ("video", 5), ("image", 1), ("video", 5), ("video", 5),
+    ]  # fmt: skip
+    assert [len(prompts) for prompts, _ in calls] == [2, 1, 1], "only what is of one kind is made together"
+
+
+def test_frames_become_a_video_at_its_rate(tmp_path: Path) -> None:
+    stage = Numbered(components=PARTS, output=str(tmp_path), frames=6, video_fps=8)
+    (row,) = apply(stage, [], [{"prompt": "a", "path": "a.mp4", "seeds": [3]}])
+    info = probe(row["uri"])
+    assert (info.kind, info.frames, info.fps, info.height, info.width) == ("video", 6, 8, 8, 8)
+    assert (row["kind"], row["frames"], row["fps"], row["height"], row["width"]) == ("video", 6, 8, 8, 8)
+
+
+@pytest.mark.parametrize(("gpus", "factor"), [(0.0, 1), (1.0, 1), (4.0, 4)])
+def test_device_seconds_count_every_gpu_of_a_worker(gpus: float, factor: int, tmp_path: Path) -> None:
+    stage = Numbered(components=PARTS, output=str(tmp_path), resources=Resources(gpus=gpus))
+    (row,) = apply(stage, [], [{"prompt": "a", "path": "a.png", "seeds": [3]}])
+    assert row["seconds"] > 0
+    assert row["device_seconds"] == pytest.approx(factor * row["seconds"])

@@ -1,0 +1,97 @@
+"""The report: one file that needs no network, says what happened, and cannot be broken by what people write."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.curation.runner import Summary
+from pipelines.report import charts
+from pipelines.report.report import curation_part, samples_part, scores_part, training_part, write_report
+from pipelines.store.tables import Tables
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Tables:
+    from pipelines.media.files import write_image
+
+    write_image(tmp_path / "a.png", np.full((64, 64, 3), 90, np.uint8))
+    tables = Tables(tmp_path / "tables")
+    tables.create()
+    base = {
+        "uri": str(tmp_path / "a.png"), "kind": "image", "start": 0.0, "end": 0.0, "motion_score": 0.0,
+        "caption_short": None, "reason": None,
+    }  # fmt: skip
+    tables.upsert(
+        "clips",
+        [
+            {**base, "clip_id": "a", "aesthetic_mean": 6.0, "accepted": True, "caption_short": "<script>x</script>"},
+            {**base, "clip_id": "b", "aesthetic_mean": 3.0, "accepted": False, "reason": "aesthetic: 3.0 below 4.5"},
+            {**base, "clip_id": "c", "aesthetic_mean": 7.0, "accepted": False, "reason": "duplicate: of a",
+             "uri": str(tmp_path / "gone.png")},
+        ],
+    )  # fmt: skip
+    failure = {"stage": "ingest", "item": "x/bad.mp4", "uri": "x/bad.mp4", "message": "the file is empty", "attempt": 1}
+    tables.append("failures", [failure])
+    return tables
+
+
+def test_the_funnel_counts_what_each_reason_took(clips: Tables, tmp_path: Path) -> None:
+    part = curation_part(clips, Summary(thresholds={"aesthetic image": 4.5}))
+    assert part.tiles == {"media read": 0, "clips": 3, "accepted": 1, "failures": 1}
+    assert [(picture.verdict, picture.image is None) for picture in part.rejected] == [
+        ("aesthetic: 3.0 below 4.5", False), ("duplicate: of a", True),
+    ]  # fmt: skip
+    assert part.failures.rows == [("ingest", "bad.mp4", "the file is empty")]
+    assert "not rejected for aesthetic" in part.funnel
+
+
+def test_the_page_is_whole_and_escapes_what_people_write(clips: Tables, tmp_path: Path) -> None:
+    page = write_report(
+        tmp_path / "report.html", title="A & B", notes=["untrained"], curation=curation_part(clips, Summary())
+    ).read_text()
+    assert "&lt;script&gt;x&lt;/script&gt;" in page
+    assert "<script" not in page
+    assert "A &amp; B" in page
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page), "the page asks for something from outside"
+    assert page.count("data:image/jpeg;base64,") == 2
+
+
+def test_curves_hold_every_entry(tmp_path: Path) -> None:
+    entries = [{"step": step, "loss": 2.0 / step, "loss_first_frame": 1.0, "grad_norm": 1.0, "lr": 1e-3,
+                "samples_per_second": 3.0} for step in (1, 2, 3)]  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    part = training_part(tmp_path)
+    assert part is not None
+    assert part.tiles == {"steps": 3, "last loss": "0.667"}
+    assert len(part.charts) == 4
+    assert training_part(tmp_path / "nothing") is None
+
+
+def test_samples_and_scores_of_a_run(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    row = {"uri": str(tmp_path / "gone.png"), "kind": "image", "prompt": "a dog", "seeds": [3], "frames": 1,
+           "fps": None, "height": 64, "width": 64, "seconds": 0.5}  # fmt: skip
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "manifest.parquet")
+    picture = samples_part(tmp_path, "Images").pictures[0]
+    assert (picture.text, picture.verdict, picture.image) == ("a dog", "the file is gone", None)
+    summary = {
+        "scores": {"clip_alignment": {"value": 0.25, "samples": 2}}, "samples": 2, "failed": [],
+        "provenance": {"checkpoint": "run/model"},
+    }  # fmt: skip
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    assert scores_part(tmp_path, "Images").table.rows == [("clip_alignment", "0.2500", 2)]
+
+
+def test_charts_follow_the_pages_colours() -> None:
+    drawn = charts.histogram("Score", np.array([1.0, 2.0]), np.array([0.5]), [0.8])
+    assert drawn.startswith("<svg")
+    assert "currentColor" in drawn
+    assert charts.INK not in drawn
+    assert charts.histogram("Score", np.array([]), np.array([])).startswith("<svg"), "no clip has the score yet"

@@ -1,0 +1,250 @@
+"""The judge of the benchmark `shapes` gets truth instead of a model: what is drawn as asked is right, else wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.core.stage import apply
+from pipelines.curation.motion import normalised
+from pipelines.media.files import write_image, write_video
+from pipelines.report.contact_sheet import BAD, GOOD
+from pipelines.shapes_world.benchmark import (
+    JudgeShapes,
+    judge_sample,
+    read_scene,
+    spearman,
+    speed_details,
+    summarise,
+    write_scene,
+)
+from pipelines.shapes_world.draw import coverage, render, true_flow
+from pipelines.shapes_world.prompts import IMAGE_TASKS, TASKS, Canvas, Question, ShapesBenchmark, questions
+from pipelines.shapes_world.scenes import DIRECTIONS, SHAPES, Scene
+from pipelines.shapes_world.sheets import sheets
+
+BAR = 0.98
+CANVAS = Canvas(height=64, width=64, frames=17, extended=33)
+LEVELS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
+MOTION = 0.01
+"""What a score of 1 means here, so that the smallest thing need not be quicker than the quickest for one of 8."""
+
+
+def drawn(question: Question) -> np.ndarray:
+    """The frames that a model should make: the scene, at a pace that has the motion asked for."""
+    times = np.arange(question.frames) / CANVAS.fps
+    if question.motion is not None:
+        (thing,) = question.scene.things
+        area = coverage(thing.shape, thing.x, thing.y, thing.radius(64), 0.0, (64, 64)).mean()
+        pace = normalised(area * np.hypot(*thing.velocity(64)), short_side=64, seconds=1.0)
+        times = times * (MOTION * question.motion / pace)
+    return render(question.scene, times)
+
+
+def judged(question: Question, frames: np.ndarray) -> dict[str, Any]:
+    verdict = judge_sample(question.task, question.scene, frames, CANVAS.fps)
+    return {**asdict(verdict), "task": question.task, "asked_motion": question.motion}
+
+
+def asked(task: str, samples: int = 4, seed: int = 3) -> list[Question]:
+    config = ShapesBenchmark(tasks=(task,), samples=samples, per_level=samples, calibration=1 / MOTION, seed=seed)
+    return questions(config, CANVAS)
+
+
+def test_truth_is_right_in_every_task() -> None:
+    config = ShapesBenchmark(samples=12, per_level=4, motion_levels=LEVELS, calibration=1 / MOTION, seed=1)
+    rows = [judged(question, drawn(question)) for question in questions(config, CANVAS)]
+    scores = summarise(rows)
+    assert set(scores) == {
+        *TASKS, "color_accuracy", "shape_accuracy", "direction_accuracy", "color_kept", "shape_kept", "permanence",
+    }  # fmt: skip
+    assert {name: score.value for name, score in scores.items() if score.value < BAR} == {}
+    assert {name: score.samples for name, score in scores.items()} == {
+        **dict.fromkeys(scores, 12), "color_accuracy": 24, "shape_accuracy": 24, "speed": 32,
+    }  # fmt: skip
+    assert not any(row["fault"] for row in rows)
+
+
+def test_motion_is_measured_in_the_unit_of_the_motion_score() -> None:
+    for question in asked("direction"):
+        flow, _ = true_flow(question.scene, 0.0, 1 / 12)
+        true = normalised(np.linalg.norm(flow, axis=-1).mean(), short_side=64, seconds=1 / 12)
+        assert judged(question, drawn(question))["motion_measured"] == pytest.approx(true, rel=0.1)
+
+
+def test_four_levels_reach_what_the_details_say_they_can() -> None:
+    rows = [judged(question, drawn(question)) for question in asked("speed")]
+    told = speed_details(rows)
+    assert told["best_spearman"] == pytest.approx(0.97, abs=0.01)
+    assert told["spearman"] == pytest.approx(told["best_spearman"], abs=0.02)
+    assert list(told["mean_motion"]) == ["1", "3", "5", "8"]
+    assert told["mean_motion"]["8"] == pytest.approx(8 * MOTION, rel=0.1)
+    slower = [{**row, "motion_measured": -row["motion_measured"]} for row in rows]
+    assert summarise(slower)["speed"].value == 0, "a score, not a correlation"
+    assert summarise([{**row, "motion_measured": 0.0} for row in rows])["speed"].value == 0
+
+
+def changed(scene: Scene, **changes: Any) -> Scene:
+    """The scene with its first thing changed."""
+    first, *others = scene.things
+    return replace(scene, things=(replace(first, **changes), *others))
+
+
+def other_colour(question: Question) -> Scene:
+    taken = {thing.colour for thing in question.scene.things}
+    return changed(question.scene, colour="blue" if "blue" not in taken else "yellow")
+
+
+def other_shape(question: Question) -> Scene:
+    shape = question.scene.things[0].shape
+    return changed(question.scene, shape=SHAPES[SHAPES.index(shape) - 1])
+
+
+def opposite(question: Question) -> Scene:
+    """Backwards from where it would have come to."""
+    (thing,) = question.scene.things
+    right, down = DIRECTIONS[str(thing.direction)]
+    back = next(name for name, way in DIRECTIONS.items() if way == (-right, -down))
+    x, y = thing.centre((question.frames - 1) / CANVAS.fps, 64)
+    return changed(question.scene, direction=back, x=x, y=y)
+
+
+def one_fewer(question: Question) -> Scene:
+    return replace(question.scene, things=question.scene.things[1:])
+
+
+def swapped(question: Question) -> Scene:
+    first, second = question.scene.things
+    return replace(
+        question.scene, things=(replace(first, x=second.x, y=second.y), replace(second, x=first.x, y=first.y))
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "change"),
+    [
+        ("single_object", other_shape), ("single_object", one_fewer), ("colors", other_colour), ("colors", one_fewer),
+        ("two_objects", other_colour), ("two_objects", other_shape), ("two_objects", one_fewer),
+        ("counting", other_colour), ("counting", other_shape), ("counting", one_fewer),
+        ("position", other_colour), ("position", other_shape), ("position", one_fewer), ("position", swapped),
+        ("direction", other_colour), ("direction", other_shape), ("direction", opposite),
+        ("image_to_video", other_colour), ("image_to_video", other_shape), ("image_to_video", opposite),
+        ("extrapolation", other_colour), ("extrapolation", other_shape), ("extrapolation", opposite),
+    ],
+)  # fmt: skip
+def test_what_was_not_asked_for_is_wrong(task: str, change: Callable[[Question], Scene]) -> None:
+    for question in asked(task):
+        frames = render(change(question), np.arange(question.frames) / CANVAS.fps)
+        verdict = judged(question, frames)
+        assert verdict["right"] is False, question.prompt
+        assert verdict["fault"].startswith("shows ")
+
+
+@pytest.mark.parametrize("task", ["direction", "image_to_video", "extrapolation"])
+@pytest.mark.parametrize("how", ["vanishes", "turns blue", "becomes another shape"])
+def test_what_does_not_stay_is_not_kept(task: str, how: str) -> None:
+    for question in asked(task):
+        frames = drawn(question)
+        change = -len(frames) // 4  # also in the second half of an extrapolation
+        later = {
+            "vanishes": replace(question.scene, things=()),
+            "turns blue": other_colour(question),
+            "becomes another shape": other_shape(question),
+        }[how]
+        frames[change:] = render(later, (np.arange(question.frames) / CANVAS.fps)[change:])
+        verdict = judged(question, frames)
+        kept = {"color_kept": verdict["color_kept"], "shape_kept": verdict["shape_kept"]}
+        assert (
+            kept
+            == {
+                "vanishes": {"color_kept": False, "shape_kept": False},
+                "turns blue": {"color_kept": False, "shape_kept": True},
+                "becomes another shape": {"color_kept": True, "shape_kept": False},
+            }[how]
+        )
+        if task == "direction":
+            assert summarise([verdict])["permanence"].value == 0
+        else:
+            assert verdict["right"] is False
+
+
+def test_what_stops_half_way_is_no_extrapolation() -> None:
+    for question in asked("extrapolation"):
+        frames = drawn(question)
+        frames[len(frames) // 2 :] = frames[len(frames) // 2]
+        verdict = judged(question, frames)
+        assert verdict["right"] is False
+        assert verdict["fault"].endswith("standing still: another direction")
+
+
+def test_a_direction_that_is_right_for_another_thing_is_told_apart() -> None:
+    (question, *_) = asked("direction")
+    verdict = judged(question, render(other_colour(question), np.arange(17) / 12))
+    assert (verdict["right"], verdict["direction_right"], verdict["color_right"]) == (False, True, False)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_noise_and_nothing_are_wrong(task: str) -> None:
+    (question,) = asked(task, samples=1)[:1]
+    noise = np.random.default_rng(0).integers(0, 255, (question.frames, 64, 64, 3), dtype=np.uint8)
+    for frames in (noise, np.full_like(noise, 14)):
+        verdict = judged(question, frames)
+        assert not verdict["right"]
+        assert verdict["seen"]
+    assert verdict["seen"] == "nothing"
+    assert (verdict["motion_measured"] is None) == (task in IMAGE_TASKS)
+
+
+def test_ranks_of_equal_values_are_their_mean() -> None:
+    assert spearman([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
+    assert spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+    assert spearman([1, 1, 2, 2], [1, 2, 3, 4]) == pytest.approx(0.8944, abs=1e-4)
+    assert spearman([1, 2, 3], [5, 5, 5]) == 0
+
+
+def test_a_scene_survives_its_column() -> None:
+    for question in questions(ShapesBenchmark(samples=2, per_level=1, calibration=1 / MOTION), CANVAS):
+        assert read_scene(write_scene(question.scene)) == question.scene
+
+
+def files(folder: Path) -> list[dict[str, Any]]:
+    """Rows of samples in files, every second one wrong."""
+    rows = []
+    for question in questions(ShapesBenchmark(samples=2, per_level=1, calibration=1 / MOTION), CANVAS):
+        path = folder / question.path
+        frames = drawn(question)
+        if question.path.endswith("0001.png") or question.path.endswith("0001.mp4"):
+            frames = np.full_like(frames, 14)
+        if question.frames == 1:
+            write_image(path, frames[0])
+        else:
+            write_video(path, frames, CANVAS.fps)
+        rows.append({
+            "uri": str(path), "kind": "image" if question.frames == 1 else "video", "frames": question.frames,
+            "fps": CANVAS.fps if question.frames > 1 else None, "task": question.task, "prompt": question.prompt,
+            "asked": write_scene(question.scene), "asked_motion": question.motion,
+        })  # fmt: skip
+    return rows
+
+
+def test_files_are_judged_and_shown_with_what_is_wrong(tmp_path: Path) -> None:
+    rows = files(tmp_path)
+    gone = {**rows[0], "uri": str(tmp_path / "gone.png")}
+    done = apply(JudgeShapes(), None, [*rows, gone])
+    assert [row["failed_stage"] for row in done] == [None] * len(rows) + ["judge_shapes"]
+    assert [row["right"] for row in done[:10]] == [True, False] * 5
+    assert {row["task"]: row["right"] for row in done[:-1] if row["right"] is not False} == {
+        **dict.fromkeys(TASKS, True), "speed": None,
+    }  # fmt: skip
+    made = sheets(done, tmp_path)
+    assert [path.name for path in made] == ["images.png", "videos.png"]
+    for path in made:
+        with Image.open(path) as sheet:
+            colours = set(map(tuple, np.asarray(sheet.convert("RGB")).reshape(-1, 3).tolist()))
+        assert {GOOD, BAD} <= colours

@@ -1,0 +1,163 @@
+"""Delta tables: what is committed is there once, what is not committed is not there, old versions stay readable."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from pipelines.store import schema
+from pipelines.store.tables import Tables, split_version, text
+
+
+@pytest.fixture
+def tables(tmp_path):
+    made = Tables(tmp_path / "tables")
+    made.create()
+    return made
+
+
+def examples(*ids, bucket="1x64x64"):
+    rows = [{"example_id": each, "clip_id": each, "bucket": bucket, "moments": b"\x00\x01"} for each in ids]
+    full = [{name: row.get(name) for name in schema.TABLES["examples"]} for row in rows]
+    return pa.Table.from_pylist(full, schema=schema.table_schema("examples"))
+
+
+def ids(tables, version=None):
+    return sorted(tables.read("examples", columns=["example_id"], version=version)["example_id"].to_pylist())
+
+
+def test_upsert_inserts_then_updates_only_the_columns_given(tables):
+    tables.upsert("clips", [{"clip_id": "a", "motion_score": 1.5}, {"clip_id": "b", "motion_score": 2.5}])
+    tables.upsert("clips", [{"clip_id": "b", "accepted": True}, {"clip_id": "c", "accepted": False}])
+    rows = tables.read("clips", columns=["clip_id", "motion_score", "accepted"]).sort_by("clip_id").to_pylist()
+    assert rows == [
+        {"clip_id": "a", "motion_score": 1.5, "accepted": None},
+        {"clip_id": "b", "motion_score": 2.5, "accepted": True},
+        {"clip_id": "c", "motion_score": None, "accepted": False},
+    ]
+
+
+def test_parts_are_invisible_until_committed(tables):
+    parts = tables.write_parts("examples", examples("a", "b"))
+    assert ids(tables) == []
+    tables.commit_parts("examples", parts)
+    assert ids(tables) == ["a", "b"]
+
+
+def test_parts_are_split_by_bucket_and_counted_without_opening(tables):
+    mixed = pa.concat_tables([examples("a", "b"), examples("c", bucket="5x64x64")])
+    tables.commit_parts("examples", tables.write_parts("examples", mixed))
+    assert {(part.partition["bucket"], part.rows) for part in tables.parts("examples")} == {
+        ("1x64x64", 2),
+        ("5x64x64", 1),
+    }
+    buckets = tables.read("examples", columns=["example_id", "bucket"]).sort_by("example_id")["bucket"].to_pylist()
+    assert buckets == ["1x64x64", "1x64x64", "5x64x64"]
+
+
+def test_versions_keep_what_later_commits_remove(tables):
+    tables.commit_parts("examples", tables.write_parts("examples", examples("a", "b")))
+    version = tables.version("examples")
+    tables.delete("examples", ["a"])
+    assert ids(tables) == ["b"]
+    assert ids(tables, version) == ["a", "b"]
+
+
+def test_a_version_that_does_not_exist_names_the_newest(tables):
+    with pytest.raises(ValueError, match="no version 9; the newest is 0"):
+        tables.read("examples", version=9)
+
+
+def test_missing_tables_name_the_command_that_makes_them(tmp_path):
+    with pytest.raises(ValueError, match="nova curate"):
+        Tables(tmp_path / "nothing").version("examples")
+
+
+def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds other files"):
+        Tables(tmp_path).create()
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "tables").write_text("mine")
+    with pytest.raises(ValueError, match="is a file"):
+        Tables(tmp_path / "tables").create()
+
+
+def test_creating_again_keeps_the_rows(tables):
+    tables.upsert("clips", [{"clip_id": "a", "accepted": True}])
+    Tables(tables.root).create()
+    assert tables.count("clips") == 1
+
+
+def test_tables_of_an_older_version_get_the_columns_that_they_lack(tmp_path, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setitem(schema.TABLES, "clips", tuple(each for each in schema.TABLES["clips"] if each != "thumbnails"))
+        Tables(tmp_path).create()
+        Tables(tmp_path).upsert("clips", [{"clip_id": "a", "motion_score": 1.5}])
+    tables = Tables(tmp_path)
+    tables.create()
+    tables.upsert("clips", [{"clip_id": "a", "thumbnails": b"seen"}, {"clip_id": "b", "thumbnails": None}])
+    found = tables.read("clips", columns=["clip_id", "motion_score", "thumbnails"]).sort_by("clip_id").to_pylist()
+    assert found == [
+        {"clip_id": "a", "motion_score": 1.5, "thumbnails": b"seen"},
+        {"clip_id": "b", "motion_score": None, "thumbnails": None},
+    ]
+    before = tables.version("clips")
+    tables.create()
+    assert tables.version("clips") == before, "nothing is written where nothing is missing"
+
+
+def test_scan_filters_in_batches(tables):
+    tables.upsert("clips", [{"clip_id": f"{n:03d}", "accepted": n % 2 == 0} for n in range(100)])
+    batches = list(tables.scan("clips", columns=["clip_id"], where=pc.field("accepted"), batch_rows=10))
+    assert sum(batch.num_rows for batch in batches) == 50
+    assert max(batch.num_rows for batch in batches) <= 10
+
+
+def test_other_readers_read_the_tables(tables):
+    import duckdb
+    from deltalake import DeltaTable
+
+    tables.upsert("clips", [{"clip_id": "a", "motion_score": 1.0}, {"clip_id": "b", "motion_score": 3.0}])
+    clips = duckdb.from_arrow(DeltaTable(tables.uri("clips")).to_pyarrow_dataset())
+    assert clips.query("clips", "select avg(motion_score) from clips").fetchall() == [(2.0,)]
+    assert DeltaTable(tables.uri("clips")).to_pandas().motion_score.sum() == 4.0
+    assert pa.dataset.dataset(tables.uri("clips"), format="parquet", exclude_invalid_files=True).count_rows() == 2
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("work/t", ("work/t", None)), ("work/t@3", ("work/t", 3)), ("s3://user@bucket/t", ("s3://user@bucket/t", None))],
+)
+def test_split_version(address, expected):
+    assert split_version(address) == expected
+
+
+def test_a_version_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="a version is a number"):
+        split_version("work/t@latest")
+
+
+def test_every_stored_column_has_a_type_and_an_owner():
+    for table, names in schema.TABLES.items():
+        assert len(set(names)) == len(names), table
+        for field in schema.table_schema(table):
+            assert field.metadata[b"owner"], f"{table}.{field.name}"
+            assert field.metadata[b"doc"], f"{table}.{field.name}"
+
+
+@pytest.mark.parametrize("where", [text("uri") == "m", text("uri").isin(["c", "m", "zz"])])
+def test_rows_are_found_by_strings_inside_a_files_range(tables, where):
+    rows = [{"asset_id": name, "uri": name} for name in ("a", "m", "z")]
+    tables.upsert("assets", rows)
+    tables.upsert("assets", rows)  # merged into what is there: another writer than the first time
+    assert tables.read("assets", columns=["uri"], where=where)["uri"].to_pylist() == ["m"]
+
+
+def test_partition_values_are_read_and_filtered(tables):
+    for bucket in ("1x64x64", "5x64x64"):
+        tables.commit_parts("examples", tables.write_parts("examples", examples(bucket, bucket=bucket)))
+    found = tables.read("examples", columns=["example_id", "bucket"], where=text("bucket") == "5x64x64")
+    assert found.to_pylist() == [{"example_id": "5x64x64", "bucket": "5x64x64"}]
