@@ -7,40 +7,19 @@ nothing about them. Its own generation settings keep it to whole words, so that 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipelines.core.model_hub import quiet
-from tests.fakes.vocabulary import END, make_tokenizer, word_ids
+from pipelines.shapes_world.zoo.chat import IMAGE, TURN, TURN_END, VIDEO, VISION, VISION_END, make_processor
+from pipelines.shapes_world.zoo.vocabulary import END, make_tokenizer, word_ids
 from tests.fakes.weights import fill
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig
 
 SEED = 5
-TURN, TURN_END = "<|im_start|>", "<|im_end|>"
-VISION, VISION_END = "<|vision_start|>", "<|vision_end|>"
-IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 PATCH, MERGE = 14, 2
 PIXELS = {"shortest_edge": 56 * 56, "longest_edge": 168 * 168}
-
-CHAT_TEMPLATE = f"""
-{{%- for message in messages -%}}
-{TURN}{{{{ message['role'] }}}}
-{{% if message['content'] is string %}}{{{{ message['content'] }}}}
-{{%- else %}}
-{{%- for part in message['content'] -%}}
-{{%- if part['type'] == 'image' -%}}{VISION}{IMAGE}{VISION_END}
-{{%- elif part['type'] == 'video' -%}}{VISION}{VIDEO}{VISION_END}
-{{%- else -%}}{{{{ part['text'] }}}}
-{{%- endif -%}}
-{{%- endfor -%}}
-{{%- endif -%}}
-{TURN_END}
-{{% endfor -%}}
-{{%- if add_generation_prompt -%}}
-{TURN}assistant
-{{% endif -%}}
-""".strip()
 
 
 def build(folder: Path) -> None:
@@ -65,25 +44,6 @@ def build(folder: Path) -> None:
         tokenizer, Qwen2_5_VLProcessor, Qwen2VLVideoProcessor, patch_size=PATCH, merge_size=MERGE, size=PIXELS
     )
     processor.save_pretrained(folder)
-
-
-def make_processor(tokenizer: PreTrainedTokenizerFast, whole: type, of_videos: type, **sizes: Any) -> Any:
-    """What turns pictures and chats into a Qwen-VL's inputs.
-
-    Args:
-        tokenizer: with the family's special tokens.
-        whole: class of the processor.
-        of_videos: class of its part for videos.
-        sizes: patch_size, merge_size and size.
-    """
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
-
-    return whole(
-        image_processor=Qwen2VLImageProcessor(**sizes),
-        video_processor=of_videos(**sizes),
-        tokenizer=tokenizer,
-        chat_template=CHAT_TEMPLATE,
-    )
 
 
 def _config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:

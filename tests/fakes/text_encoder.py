@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipelines.core.model_hub import quiet
-from tests.fakes.vocabulary import make_tokenizer
+from pipelines.shapes_world.zoo.vocabulary import make_tokenizer
 from tests.fakes.weights import fill
 
 SEED = 3

@@ -20,11 +20,11 @@ from PIL import Image
 from pipelines.curation.caption import video_metadata
 from pipelines.shapes_world.draw import coverage, render
 from pipelines.shapes_world.scenes import COLOURS, SHAPES, Scene, long_caption, short_caption
+from pipelines.shapes_world.zoo.chat import IMAGE, TURN, TURN_END, VIDEO, VISION, VISION_END, make_processor
 from pipelines.shapes_world.zoo.scenes import draw_scene, generator, resized, worn
 from pipelines.shapes_world.zoo.text_encoder import without_speed
 from pipelines.shapes_world.zoo.training import Plan, fit
-from tests.fakes.captioner import IMAGE, TURN, TURN_END, VIDEO, VISION, VISION_END, make_processor
-from tests.fakes.vocabulary import END, make_tokenizer
+from pipelines.shapes_world.zoo.vocabulary import END, make_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor

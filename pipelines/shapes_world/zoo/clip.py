@@ -20,7 +20,7 @@ from pipelines.shapes_world.corpus import UGLY, alike, spoil
 from pipelines.shapes_world.scenes import long_caption, short_caption
 from pipelines.shapes_world.zoo.scenes import draw_shot, generator
 from pipelines.shapes_world.zoo.training import Plan, fit
-from tests.fakes.vocabulary import make_tokenizer
+from pipelines.shapes_world.zoo.vocabulary import make_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,7 +16,7 @@ import numpy as np
 from pipelines.shapes_world.scenes import long_caption, sample_scene, short_caption
 from pipelines.shapes_world.zoo.scenes import generator
 from pipelines.shapes_world.zoo.training import Plan, fit
-from tests.fakes.vocabulary import make_tokenizer
+from pipelines.shapes_world.zoo.vocabulary import make_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor

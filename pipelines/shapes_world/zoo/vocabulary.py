@@ -1,4 +1,4 @@
-"""The tokenizer of the embedded language models: byte-level BPE whose words were written down, not learnt.
+"""The tokenizer of small language models: byte-level BPE whose words were written down, not learnt.
 
 Any text can be encoded, byte by byte where need be; a word of the list, after a space, is one token.
 """
