@@ -35,6 +35,8 @@ COMMANDS = {
 }
 OWN_OPTIONS = ("submit", "shapes", "zoo")
 """Commands that read their own command line: it is no recipe's config, or belongs to the job that is sent."""
+AUDITED = ("curate", "refresh")
+"""Commands that take audits of the tables they fill."""
 USAGE = """usage: nova COMMAND [--recipe NAME] [--set key=value ...] [--print-config] [options]
 
 commands:
@@ -120,7 +122,11 @@ def run(arguments: list[str]) -> int:
     from jobs.runtime.cluster import check
 
     check(config.address)  # before anything is made
-    execute: Callable[[Any], int] = job.run
+    execute: Callable[..., int] = job.run
+    if command in AUDITED:
+        from jobs.shapes_world.audit import audit_corpus
+
+        return execute(config, auditors=[audit_corpus])
     return execute(config)
 
 

@@ -5,10 +5,9 @@ nova curate --recipe debug --input ~/photos --tables work/tables
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from jobs.runtime.tracking import Run
     from pipelines.curation.curator import Curator, Summary
     from pipelines.media.sources import Source
-    from pipelines.shapes_world.findings import Findings
+    from pipelines.report.audit import Audit, Auditor
     from pipelines.store.tables import Tables
 
 
@@ -47,24 +46,25 @@ class CurateConfig(Curation):
     commits: Commits = field(default_factory=Commits)
 
 
-def run(config: CurateConfig) -> int:
+def run(config: CurateConfig, auditors: Sequence[Auditor] = ()) -> int:
     """Curates and prints the summary; 0 on success."""
-    curate(config)
+    curate(config, auditors=auditors)
     return 0
 
 
-def curate(config: CurateConfig, *, parent: str | None = None) -> Summary:
+def curate(config: CurateConfig, *, parent: str | None = None, auditors: Sequence[Auditor] = ()) -> Summary:
     """Curates under an MLflow run.
 
     Args:
         config: what to do.
         parent: MLflow run that this one belongs to.
+        auditors: checks of the tables that are added to the printed summary, the metrics and the report.
 
     Raises:
         ValueError: no input, an unreadable place, a tables folder that is not ours, another run at work on it.
     """
     sources, curator = new_curator(config)
-    return _curated(config, sources, curator, parent)
+    return _curated(config, sources, curator, parent, auditors)
 
 
 def again(config: CurateConfig, *, parent: str | None = None) -> Summary:
@@ -85,7 +85,13 @@ def again(config: CurateConfig, *, parent: str | None = None) -> Summary:
     return _curated(config, iter(()), Curator(tables, config, config.commits), parent)
 
 
-def _curated(config: CurateConfig, sources: Iterator[Source], curator: Curator, parent: str | None) -> Summary:
+def _curated(
+    config: CurateConfig,
+    sources: Iterator[Source],
+    curator: Curator,
+    parent: str | None,
+    auditors: Sequence[Auditor] = (),
+) -> Summary:
     from rich.console import Console
 
     from jobs import settings
@@ -110,38 +116,33 @@ def _curated(config: CurateConfig, sources: Iterator[Source], curator: Curator, 
         tracked.log_metrics(summary.counts())
         tracked.log_dataset(root, summary.version, "curated")
         Console(file=sys.stdout).print(summary_table(summary))
-        if not config.limit:
-            summary.findings = _found(config.input, curator.tables, tracked)
+        # With --limit the tables lack media of the input, which an audit would count as missed.
+        audits = _audit(config.input, curator.tables, tracked, auditors) if not config.limit else []
         notes = settings.model_notes(config)
-        report = _publish(tracked, curator.tables, summary, notes)
+        report = _publish(tracked, curator.tables, summary, notes, audits)
         print(f"tables: {root} (examples at version {summary.version})", f"report: {report}", *notes, sep="\n")
     return summary
 
 
-def _found(place: str, tables: Tables, tracked: Run) -> Findings | None:
-    """What was found of what a corpus of `nova shapes` planted, said and tracked; None for other media."""
-    from jobs.shapes_world.corpus import NOTE
-    from pipelines.shapes_world import audit as planted
-
-    path = Path(os.path.abspath(os.path.expanduser(place)))
-    corpus = path if path.is_dir() else path.parent
-    whole = bool(place) and (path.is_dir() or path.name == "manifest.jsonl")
-    if not whole or not all((corpus / name).is_file() for name in (NOTE, "truth.jsonl")):
-        return None
-    findings = planted.compare(tables, planted.read_truth(corpus / "truth.jsonl"), corpus)
-    print("what the corpus planted, how much of it, and what was found:", *planted.lines(findings), sep="\n  ")
-    tracked.log_metrics(planted.numbers(findings))
-    return findings
+def _audit(place: str, tables: Tables, tracked: Run, auditors: Sequence[Auditor]) -> list[Audit]:
+    """Runs the audits that apply, and prints and tracks their results."""
+    audits = [audit for auditor in auditors if (audit := auditor(place, tables)) is not None]
+    for audit in audits:
+        print(*audit.lines, sep="\n")
+        tracked.log_metrics(audit.metrics)
+    return audits
 
 
-def _publish(tracked: Run, tables: Tables, summary: Summary, notes: list[str]) -> str:
+def _publish(tracked: Run, tables: Tables, summary: Summary, notes: list[str], audits: Sequence[Audit]) -> str:
     """The report: beside the tables' files on disk, and in MLflow."""
-    from pipelines.report.report import curation_part, write_report
+    from pipelines.report.curation import curation_section
+    from pipelines.report.page import write_report
 
     local = "://" not in tables.root
     with tempfile.TemporaryDirectory() as folder:
         path = (Path(tables.root) if local else Path(folder)) / "report.html"
-        write_report(path, title="Curation", notes=notes, curation=curation_part(tables, summary))
+        sections = [curation_section(tables, summary), *(audit.section for audit in audits)]
+        write_report(path, title="Curation", notes=notes, sections=sections)
         tracked.log_artifact(path)
     return str(path) if local else "in MLflow"
 

@@ -23,6 +23,7 @@ from jobs.train.job import TrainConfig
 if TYPE_CHECKING:
     from jobs.runtime.tracking import Run
     from pipelines.curation.runner import Summary
+    from pipelines.report.audit import Audit
 
 
 ASKED = ("single_object", "colors", "direction")
@@ -88,12 +89,12 @@ def run(config: DemoConfig) -> int:
         tracking.start("demo", config=flat, beside=output, resume=resume) as tracked,
         tracking.kept_with(tracked),
     ):
-        summary = _data(config, output, tracked)
+        summary, audit = _data(config, output, tracked)
         _train(config, output, tracked)
         groups = _samples(config, output, tracked)
         _scores(config, output, tracked, groups)
         _obeyed(config, output, tracked)
-        report = _report(output, summary, groups, notes)
+        report = _report(output, summary, audit, groups, notes)
         tracked.log_artifact(report)
         tracked.log_metrics({"minutes": (time.monotonic() - began) / 60})
         print(f"\nThe demo took {(time.monotonic() - began) / 60:.1f} minutes. What it made:")
@@ -114,19 +115,21 @@ def _say(what: str) -> None:
     print(f"\n== {what}", flush=True)
 
 
-def _data(config: DemoConfig, output: Path, tracked: Run) -> Summary:
+def _data(config: DemoConfig, output: Path, tracked: Run) -> tuple[Summary, Audit | None]:
     from jobs.curate import curate
-    from pipelines.shapes_world import audit as planted
+    from jobs.shapes_world.audit import audit_corpus
+    from pipelines.store.tables import Tables
 
     corpus = output / "corpus"
     _say(f"corpus: {config.items} files of moving shapes in {corpus}")
     manifest = write(ShapesConfig(output=str(corpus), items=config.items, seed=config.seed))
     _say("curate")
     wanted = replace(config.curate, input=str(manifest), tables=str(output / "tables"), address=config.address)
-    summary = curate(wanted, parent=tracked.id)
-    if summary.findings:
-        tracked.log_metrics(planted.numbers(summary.findings))
-    return summary
+    summary = curate(wanted, parent=tracked.id, auditors=[audit_corpus])
+    audit = audit_corpus(wanted.input, Tables(wanted.tables))
+    if audit is not None:
+        tracked.log_metrics(audit.metrics)
+    return summary, audit
 
 
 def _train(config: DemoConfig, output: Path, tracked: Run) -> None:
@@ -221,19 +224,28 @@ def _obeyed(config: DemoConfig, output: Path, tracked: Run) -> None:
     tracked.log_metrics({name: score["value"] for name, score in found["scores"].items()})
 
 
-def _report(output: Path, summary: Summary, groups: dict[str, str], notes: list[str]) -> Path:
-    from pipelines.report.report import curation_part, samples_part, scores_part, training_part, write_report
+def _report(output: Path, summary: Summary, audit: Audit | None, groups: dict[str, str], notes: list[str]) -> Path:
+    from pipelines.report.curation import curation_section
+    from pipelines.report.page import write_report
+    from pipelines.report.samples import SamplesSection, sample_group
+    from pipelines.report.scores import ScoresSection, score_group
+    from pipelines.report.training import training_section
     from pipelines.store.tables import Tables
 
+    samples = [sample_group(output / "samples" / name, title) for name, title in groups.items()]
+    scores = [
+        score_group(output / "benchmark", "Are prompts obeyed? (benchmark shapes)"),
+        *(score_group(output / "scores" / name, title) for name, title in groups.items()),
+    ]
     return write_report(
         output / "report.html",
         title="NOVA demo: from media to scores",
         notes=[*notes, "Captions, and so prompts, are what the captioner says."],
-        curation=curation_part(Tables(output / "tables"), summary),
-        training=training_part(output / "run"),
-        samples=[samples_part(output / "samples" / name, title) for name, title in groups.items()],
-        scores=[
-            scores_part(output / "benchmark", "Are prompts obeyed? (benchmark shapes)"),
-            *(scores_part(output / "scores" / name, title) for name, title in groups.items()),
+        sections=[
+            curation_section(Tables(output / "tables"), summary),
+            audit.section if audit is not None else None,
+            training_section(output / "run"),
+            SamplesSection(groups=samples),
+            ScoresSection(groups=scores),
         ],
     )

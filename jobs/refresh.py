@@ -9,6 +9,7 @@ killed is finished by the next one, its training too.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from jobs.train.job import TrainConfig, steps_done, train
 
 if TYPE_CHECKING:
     from pipelines.curation.curator import Summary
+    from pipelines.report.audit import Auditor
     from pipelines.store.tables import Tables
 
 
@@ -36,8 +38,12 @@ class RefreshConfig(CurateConfig):
     """The training; its `steps` are steps per refresh."""
 
 
-def run(config: RefreshConfig) -> int:
+def run(config: RefreshConfig, auditors: Sequence[Auditor] = ()) -> int:
     """Refreshes; 0 also where nothing was new.
+
+    Args:
+        config: what to do.
+        auditors: as `curate`.
 
     Raises:
         BusyError: another refresh of these tables is at work.
@@ -69,7 +75,7 @@ def run(config: RefreshConfig) -> int:
             tracking.kept_with(tracked),
         ):
             if curating:
-                summary = curate(config, parent=tracked.id)
+                summary = curate(config, parent=tracked.id, auditors=auditors)
                 tracked.log_metrics(summary.counts())
                 print(changes(summary, version))
             if config.train:

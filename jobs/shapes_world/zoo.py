@@ -157,6 +157,7 @@ def planted(models: Any, config: Check) -> dict[str, float]:
     """Cuts and duplicates that `nova curate` finds in a corpus, as it finds them everywhere."""
     from jobs import recipes
     from jobs.curate import curate
+    from jobs.shapes_world.audit import audit_corpus
     from pipelines.shapes_world import audit as planted
     from pipelines.shapes_world import write_corpus
     from pipelines.store.tables import Tables
@@ -180,7 +181,8 @@ def planted(models: Any, config: Check) -> dict[str, float]:
                 aesthetic=aesthetic,
                 caption=replace(recipe.caption, model=models.captioner or recipe.caption.model),
                 latents=replace(recipe.latents, model=models.vae or recipe.latents.model),
-            )
+            ),
+            auditors=[audit_corpus],
         )
         findings = planted.compare(Tables(tables), planted.read_truth(corpus / "truth.jsonl"))
     pairs = planted.both(findings.exact, findings.near)

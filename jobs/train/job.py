@@ -185,7 +185,8 @@ def train(config: TrainConfig) -> Path:
     from jobs.runtime.cluster import connect
     from jobs.train import progress as train_progress
     from jobs.train.worker import stopped_note, train_worker
-    from pipelines.report.report import training_part, write_report
+    from pipelines.report.page import write_report
+    from pipelines.report.training import training_section
 
     root, version = _data(config)
     folder = Path(config.run).expanduser().absolute()
@@ -226,9 +227,9 @@ def train(config: TrainConfig) -> Path:
         except Exception as error:
             raise _explained(error, folder) from error
         tracked.log_artifact(folder / "model" / "transformer" / "config.json", "model")
-        part = training_part(folder)
-        if part is not None:
-            tracked.log_artifact(write_report(folder / "report.html", title="Training", training=part))
+        section = training_section(folder)
+        if section is not None:
+            tracked.log_artifact(write_report(folder / "report.html", title="Training", sections=[section]))
     print(f"model: {folder / 'model'}", f"report: {folder / 'report.html'}", sep="\n")
     return folder / "model"
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,9 +22,6 @@ from pipelines.core.stage import Row, Stage, run_stages
 from pipelines.store import schema
 from pipelines.store.id_index import KnownIds
 from pipelines.store.tables import Tables, text
-
-if TYPE_CHECKING:
-    from pipelines.shapes_world.findings import Findings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +67,6 @@ class Summary:
     thresholds: dict[str, float] = field(default_factory=dict)
     version: int = 0
     """Version of `examples` afterwards."""
-    findings: Findings | None = None
-    """What was found of what a corpus planted, where the truth about it is known."""
 
     def counts(self) -> dict[str, float]:
         """Flat numbers, for logs."""

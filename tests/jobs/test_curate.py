@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs import recipes
+from jobs import cli, recipes
 from jobs.curate import CurateConfig, again, curate
 from pipelines.curation.curator import Commits, Curator
 from pipelines.curation.filters import Decide
@@ -104,7 +104,8 @@ def test_what_a_corpus_of_nova_shapes_planted_is_held_against_what_was_found(
     tables.mkdir(parents=True)
     monkeypatch.chdir(tables.parent)
     shapes.write(shapes.ShapesConfig(output="corpus", items=20, seed=5, video_share=0.0))
-    curate(config(input="corpus/manifest.jsonl", tables=str(tables)))
+    command = ["curate", "--input", "corpus/manifest.jsonl", "--tables", str(tables)]
+    assert cli.run(command) == 0
     said = capsys.readouterr().out
     findings = planted.compare(Tables(tables), planted.read_truth("corpus/truth.jsonl"))
     assert findings.broken.whole > 0
@@ -113,8 +114,9 @@ def test_what_a_corpus_of_nova_shapes_planted_is_held_against_what_was_found(
         assert name in said
         assert text in said
         assert f"<td>{name}</td>" in page
-    curate(config(input="corpus/manifest.jsonl", tables=str(tables), limit=3))
-    assert "corpus planted" not in capsys.readouterr().out, "what was left out cannot be found"
+    assert "ground truth of the corpus" in said
+    assert cli.run([*command, "--limit", "3"]) == 0
+    assert "ground truth of the corpus" not in capsys.readouterr().out, "what was left out cannot be found"
 
 
 def test_only_what_is_new_is_done(curated: Path, media: Path, work: Path) -> None:

@@ -11,7 +11,11 @@ import pytest
 
 from pipelines.curation.runner import Summary
 from pipelines.report import charts
-from pipelines.report.report import curation_part, samples_part, scores_part, training_part, write_report
+from pipelines.report.curation import curation_section
+from pipelines.report.page import Block, Heading, Section, Table, write_report
+from pipelines.report.samples import SamplesSection, sample_group
+from pipelines.report.scores import ScoresSection, score_group
+from pipelines.report.training import training_section
 from pipelines.store.tables import Tables
 
 
@@ -41,19 +45,18 @@ def clips(tmp_path: Path) -> Tables:
 
 
 def test_the_funnel_counts_what_each_reason_took(clips: Tables, tmp_path: Path) -> None:
-    part = curation_part(clips, Summary(thresholds={"aesthetic image": 4.5}))
-    assert part.tiles == {"media read": 0, "clips": 3, "accepted": 1, "failures": 1}
-    assert [(picture.verdict, picture.image is None) for picture in part.rejected] == [
+    section = curation_section(clips, Summary(thresholds={"aesthetic image": 4.5}))
+    assert section.tiles == {"media read": 0, "clips": 3, "accepted": 1, "failures": 1}
+    assert [(picture.verdict, picture.image is None) for picture in section.rejected] == [
         ("aesthetic: 3.0 below 4.5", False), ("duplicate: of a", True),
     ]  # fmt: skip
-    assert part.failures.rows == [("ingest", "bad.mp4", "the file is empty")]
-    assert "not rejected for aesthetic" in part.funnel
+    assert section.failures.rows == [("ingest", "bad.mp4", "the file is empty")]
+    assert "not rejected for aesthetic" in section.funnel
 
 
 def test_the_page_is_whole_and_escapes_what_people_write(clips: Tables, tmp_path: Path) -> None:
-    page = write_report(
-        tmp_path / "report.html", title="A & B", notes=["untrained"], curation=curation_part(clips, Summary())
-    ).read_text()
+    section = curation_section(clips, Summary())
+    page = write_report(tmp_path / "report.html", title="A & B", notes=["untrained"], sections=[section]).read_text()
     assert "&lt;script&gt;x&lt;/script&gt;" in page
     assert "<script" not in page
     assert "A &amp; B" in page
@@ -65,11 +68,11 @@ def test_curves_hold_every_entry(tmp_path: Path) -> None:
     entries = [{"step": step, "loss": 2.0 / step, "loss_first_frame": 1.0, "grad_norm": 1.0, "lr": 1e-3,
                 "samples_per_second": 3.0} for step in (1, 2, 3)]  # fmt: skip
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
-    part = training_part(tmp_path)
-    assert part is not None
-    assert part.tiles == {"steps": 3, "last loss": "0.667"}
-    assert len(part.charts) == 4
-    assert training_part(tmp_path / "nothing") is None
+    section = training_section(tmp_path)
+    assert section is not None
+    assert section.tiles == {"steps": 3, "last loss": "0.667"}
+    assert len(section.curves) == 4
+    assert training_section(tmp_path / "nothing") is None
 
 
 def test_samples_and_scores_of_a_run(tmp_path: Path) -> None:
@@ -79,14 +82,38 @@ def test_samples_and_scores_of_a_run(tmp_path: Path) -> None:
     row = {"uri": str(tmp_path / "gone.png"), "kind": "image", "prompt": "a dog", "seeds": [3], "frames": 1,
            "fps": None, "height": 64, "width": 64, "seconds": 0.5}  # fmt: skip
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "manifest.parquet")
-    picture = samples_part(tmp_path, "Images").pictures[0]
+    picture = sample_group(tmp_path, "Images").pictures[0]
     assert (picture.text, picture.verdict, picture.image) == ("a dog", "the file is gone", None)
     summary = {
         "scores": {"clip_alignment": {"value": 0.25, "samples": 2}}, "samples": 2, "failed": [],
         "provenance": {"checkpoint": "run/model"},
     }  # fmt: skip
     (tmp_path / "summary.json").write_text(json.dumps(summary))
-    assert scores_part(tmp_path, "Images").table.rows == [("clip_alignment", "0.2500", 2)]
+    assert score_group(tmp_path, "Images").table.rows == [("clip_alignment", "0.2500", 2)]
+    sections = [
+        SamplesSection(groups=[sample_group(tmp_path, "Images")]),
+        ScoresSection(groups=[score_group(tmp_path, "Images")]),
+    ]
+    page = write_report(tmp_path / "report.html", title="Run", sections=sections).read_text()
+    assert '<span class="bad">the file is gone</span>' in page
+    assert '<td class="number">0.2500</td>' in page
+    assert "<summary>Where these scores come from</summary>" in page
+
+
+def test_a_section_of_another_package_is_rendered_in_its_place(tmp_path: Path) -> None:
+    class Labels(Section):
+        name, title = "labels", "Labels & more"
+
+        def blocks(self) -> list[Block]:
+            return [Heading("By hand"), Table(("label", "count"), [("<b>dog</b>", 3)], frozenset({1}))]
+
+    sections = [Labels(source="labels.csv", tiles={"labels": 3}), None]
+    page = write_report(tmp_path / "report.html", title="Run", sections=sections).read_text()
+    assert '<a href="#labels">labels</a>' in page
+    assert '<h2 id="labels">Labels &amp; more</h2>' in page
+    assert '<p class="faint">labels.csv</p>' in page
+    assert '<div class="tile"><b>3</b>labels</div>' in page
+    assert "<td>&lt;b&gt;dog&lt;/b&gt;</td>" in page
 
 
 def test_charts_follow_the_pages_colours() -> None:

@@ -1,0 +1,53 @@
+"""Audit of a curated corpus of `nova shapes`: adds to `nova curate` what its ground truth says of the tables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.shapes_world.corpus import NOTE
+from pipelines.report.audit import Audit
+from pipelines.report.page import Block, Section, Table
+from pipelines.shapes_world import audit
+from pipelines.store.tables import Tables
+
+TRUTH = "truth.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditSection(Section):
+    """What there was to find in the corpus, and how much of it curation found."""
+
+    name = "audit"
+    title = "Audit against the ground truth of the corpus"
+
+    table: Table
+
+    def blocks(self) -> Iterator[Block]:
+        yield self.table
+
+
+def audit_corpus(place: str, tables: Tables) -> Audit | None:
+    """Holds curated tables against the ground truth of a corpus of `nova shapes`; None for other media.
+
+    Args:
+        place: input of the curation: the corpus or its manifest.
+        tables: the tables that it was curated into.
+    """
+    path = Path(os.path.abspath(os.path.expanduser(place)))
+    corpus = path if path.is_dir() else path.parent
+    # A single file or a glob inside the corpus is not the corpus: all that was left out would count as missed.
+    is_complete = bool(place) and (path.is_dir() or path.name == "manifest.jsonl")
+    if not is_complete or not all((corpus / name).is_file() for name in (NOTE, TRUTH)):
+        return None
+    findings = audit.compare(tables, audit.read_truth(corpus / TRUTH), corpus)
+    return Audit(
+        lines=[f"{AuditSection.title}:", *(f"  {line}" for line in audit.lines(findings))],
+        metrics=audit.numbers(findings),
+        section=AuditSection(
+            source=str(corpus),
+            table=Table(("ground truth", "in all", "found"), audit.rows(findings), frozenset({1})),
+        ),
+    )

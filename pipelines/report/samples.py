@@ -1,0 +1,60 @@
+"""Section of the report on generated samples: pictures and videos above their prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from pipelines.core.stage import Row
+from pipelines.report.page import Block, Heading, Picture, Pictures, Section
+from pipelines.report.pictures import strip_address
+
+MAX_SAMPLES = 12
+
+
+@dataclass(frozen=True)
+class SampleGroup:
+    """Samples of one `nova generate`."""
+
+    title: str
+    pictures: Sequence[Picture]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplesSection(Section):
+    """Groups of samples, each below its title."""
+
+    name = "samples"
+    title = "Samples"
+
+    groups: Sequence[SampleGroup]
+
+    def blocks(self) -> Iterator[Block]:
+        for group in self.groups:
+            yield Heading(group.title)
+            yield Pictures(group.pictures)
+
+
+def sample_group(folder: str | Path, title: str, max_samples: int = MAX_SAMPLES) -> SampleGroup:
+    """Reads the first samples of a `nova generate`.
+
+    Args:
+        folder: its output folder, with manifest.parquet.
+        title: title of the group.
+        max_samples: how many samples to show.
+    """
+    rows = pq.read_table(Path(folder) / "manifest.parquet").slice(0, max_samples).to_pylist()
+    return SampleGroup(title, [_picture(row) for row in rows])
+
+
+def _picture(row: Row) -> Picture:
+    clip = {**row, "start": 0.0, "end": row["frames"] / row["fps"] if row["fps"] else 0.0}
+    seeds = ", ".join(map(str, row["seeds"]))
+    detail = f"seed {seeds}; {row['frames']} x {row['height']} x {row['width']}; {row['seconds']:.2f} s"
+    image = strip_address(clip, count=5)
+    if image is None:
+        return Picture(None, row["prompt"], detail, verdict="the file is gone", good=False)
+    return Picture(image, row["prompt"], detail)
