@@ -129,17 +129,18 @@ def load_samples(config: EvaluateConfig) -> tuple[list[Row], list[Row]]:
 def _any_media(config: EvaluateConfig) -> tuple[list[Row], list[Row]]:
     from itertools import islice
 
-    from pipelines.media import files as media
+    from pipelines.media.errors import MediaError
+    from pipelines.media.probe import probe
     from pipelines.media.sources import list_sources
 
     rows, failures = [], []
     for source in islice(list_sources(config.samples), config.limit):
         base = {"sample_id": source.uri, "uri": source.uri, "path": Path(source.uri).name, "prompt": source.caption}
         try:
-            info = media.probe(source.uri)
+            info = probe(source.uri)
             facts = {"kind": info.kind, "frames": info.frames, "fps": info.fps}
             rows.append(_timed({**base, **facts, "seconds": None, "device_seconds": None}, info.duration))
-        except media.MediaError as error:
+        except MediaError as error:
             failures.append(
                 {**base, "failed_stage": "probe", "failed_error": "MediaError", "failed_message": str(error)}
             )
@@ -159,7 +160,7 @@ def _score(config: EvaluateConfig, rows: list[Row]) -> list[Row]:
     import pyarrow as pa
 
     from pipelines.core import progress
-    from pipelines.core.stage import run_stages
+    from pipelines.core.ray_data import run_stages
     from pipelines.store import schema
 
     kept = [{name: row.get(name) for name in INPUTS} for row in rows]

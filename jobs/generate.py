@@ -279,7 +279,7 @@ def _weights(folder: str) -> str:
 
 def _stream(stage: Generate, todo: list[Row], manifest: Manifest) -> list[Row]:
     from pipelines.core import progress
-    from pipelines.core.stage import run_stages
+    from pipelines.core.ray_data import run_stages
 
     table = pa.Table.from_pylist(todo, schema=pa.schema([schema.field(name) for name in todo[0]]))
     meter = progress.start_meter()

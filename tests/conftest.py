@@ -76,7 +76,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def media(work: Path) -> Path:
     """Media with known contents: 4 pictures, 3 videos (one of two shots), a copy and an empty file."""
-    from pipelines.media.files import write_image, write_video
+    from pipelines.media.write import write_image, write_video
 
     folder = work / "media"
     for index in range(4):

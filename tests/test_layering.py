@@ -54,7 +54,7 @@ def test_one_file_knows_each_library(library, only):
 
 def test_one_file_hands_work_to_ray_data():
     users = [str(path.relative_to(ROOT)) for path in FILES if ".map_batches(" in path.read_text()]
-    assert users == ["pipelines/core/stage.py"]
+    assert users == ["pipelines/core/ray_data.py"]
 
 
 def test_the_command_line_answers_in_under_a_second():

@@ -180,8 +180,8 @@ def copy_tables(root: str, folder: Path) -> None:
     import pyarrow.fs
 
     from pipelines.store import schema
+    from pipelines.store.filesystems import open_filesystem
     from pipelines.store.locks import exclusive
-    from pipelines.store.tables import open_filesystem
 
     if folder.exists():
         return

@@ -75,7 +75,7 @@ def _start_here(**common: Any) -> None:
     import psutil
     import ray
 
-    from pipelines.core.model_hub import cores
+    from pipelines.core.devices import cores
 
     mine = {each.pid for each in psutil.Process().children(recursive=True)}
     for attempt in range(1, START_ATTEMPTS + 1):

@@ -172,7 +172,7 @@ def _canvas(config: EvaluateConfig, parts: Components) -> Canvas:
 def _sample(output: Path, question: Question) -> Sample:
     """What `nova generate` is asked for; the first frame is drawn where one is given."""
     from pipelines.evaluation.benchmarks.layouts import Sample
-    from pipelines.media.files import write_image
+    from pipelines.media.write import write_image
     from pipelines.shapes_world.draw import render
     from pipelines.store.schema import derived_id
 
@@ -229,7 +229,7 @@ def _judge(config: EvaluateConfig, rows: list[Row]) -> list[Row]:
     import pyarrow as pa
 
     from pipelines.core import progress
-    from pipelines.core.stage import run_stages
+    from pipelines.core.ray_data import run_stages
     from pipelines.shapes_world.benchmark import JudgeShapes
     from pipelines.store import schema
 

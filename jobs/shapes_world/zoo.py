@@ -102,7 +102,7 @@ def build(config: Build) -> int:
     """
     import torch
 
-    from pipelines.core.model_hub import cores
+    from pipelines.core.devices import cores
     from pipelines.shapes_world.zoo import build as building
     from pipelines.shapes_world.zoo.check import CARD
 

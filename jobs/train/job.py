@@ -18,7 +18,7 @@ from pipelines.core import model_hub
 
 if TYPE_CHECKING:
     from nova_model.config import NovaConfig
-    from pipelines.dataloading.dataloader import Bucket, Plan
+    from pipelines.dataloading.dataloader import BatchPlan, Bucket
 
 OURS = {"run.json", "metrics.jsonl", "checkpoints", "model", "mlflow.json", "refresh.json", "report.html"}
 
@@ -259,7 +259,7 @@ def _data(config: TrainConfig) -> tuple[str, int]:
     return tables.root, newest if version is None else version
 
 
-def check(config: TrainConfig, root: str, version: int) -> Plan:
+def check(config: TrainConfig, root: str, version: int) -> BatchPlan:
     """Checks, before anything heavy, that the model can be trained on the version; returns the plan of its batches.
 
     Raises:

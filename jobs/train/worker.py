@@ -191,7 +191,7 @@ class Worker:
 
         from nova_model.sampling.schedule import schedule_from_config
         from nova_model.training.precision import multiplies_bf16
-        from pipelines.curation.latents import read_scaling
+        from nova_model.vae.codec import read_scaling
 
         self.config, self.tables, self.run, self.rank, self.world, self.device = (
             config,
@@ -202,7 +202,8 @@ class Worker:
             device,
         )
         self.schedule = schedule_from_config(scheduler_config(config))
-        self.scaling, self.shift = read_scaling(config.vae)
+        with model_hub.loading(config.vae):
+            self.scaling, self.shift = read_scaling(model_hub.folder(config.vae))
         bf16 = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(device))
         self.dtype = torch.bfloat16 if bf16 else torch.float32
         torch.backends.cuda.enable_cudnn_sdp(False)  # it plans each new shape anew, and masks give many
@@ -260,7 +261,7 @@ class Worker:
             unsynced = getattr(trained, "no_sync", contextlib.nullcontext)  # DDP averages once, behind the last part
             with contextlib.nullcontext() if last else unsynced():
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                    losses = trained(**self.inputs(batch.part(index, count), generator))
+                    losses = trained(**self.inputs(batch.microbatch(index, count), generator))
                 (losses.total / count).backward()
             named = {"loss": losses.total, "loss_first_frame": losses.first_frame}
             if losses.later_frames is not None:

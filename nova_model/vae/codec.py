@@ -9,8 +9,10 @@ a batch are coded one after another: a tile of the release's size, 17 x 480 x 76
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +20,12 @@ from torch import Tensor
 
 FRAMES_AT_ONCE = 8
 """Frames that AutoencoderKL encodes together."""
+
+
+def read_scaling(folder: Path) -> tuple[float, float]:
+    """Reads scaling and shift factor of a VAE from its folder: latents = (x - shift) * scaling."""
+    config = json.loads((folder / "config.json").read_text())
+    return float(config["scaling_factor"]), float(config.get("shift_factor") or 0.0)
 
 
 class Codec:

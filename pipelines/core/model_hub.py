@@ -1,14 +1,14 @@
-"""Names of models: what a recipe may write, where its files are, and what fingerprints say of it.
+"""Names of models: how a recipe writes them, where their files are, and how fingerprints identify them.
 
 A model is named in one of three ways:
 
-- with a registered prefix, such as `zoo/NAME`: whoever carries models adds a `ModelSource`, which finds their folders;
+- a name with a registered prefix, such as `zoo/NAME`: a package with models of its own registers a `ModelSource`;
 - a local folder or file;
-- a hub id `OWNER/REPO`, with a folder inside it where the repository holds several models, and with a revision where
-  it must not move: `OWNER/REPO/vae@0123abc`.
+- a hub id `OWNER/REPO`, with a folder where the repository holds several models and a revision where it must not
+  change: `OWNER/REPO/vae@0123abc`.
 
-`folder` gives the local folder of any of them, fetching what is not there yet, so that the libraries' loaders only ever
-see local folders. Nothing but configurations, tokenizers and safetensors is fetched: no pickles, no code.
+`folder` returns the local folder of any of them, and downloads missing files first, so that the libraries' loaders only
+ever read local folders. Only configurations, tokenizers and safetensors are downloaded: no pickles, no code.
 """
 
 from __future__ import annotations
@@ -22,56 +22,53 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+from pipelines.store.files import write_text
 
-PRECISIONS = ("auto", "bf16", "fp16", "fp32")
-FETCHED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 UNHASHED = {".md", ".py", ".lock", ".gitattributes"}
-REMEMBERED_BYTES = 1 << 26
-"""Digests of files from this size on are remembered between runs."""
+CACHED_DIGEST_BYTES = 1 << 26
+"""Digests of files from this size on are cached on disk between runs."""
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(/(?P<inside>[\w./-]+?))?(@(?P<revision>[\w./-]+))?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """Models that are named with a prefix of their own.
+    """A collection of models whose names have a common prefix.
 
-    `find` is pickled by reference and called in Ray's workers too, so it is a function at the top of a module.
+    `find` is pickled by reference and called in Ray's workers too, so it must be a function at the top of a module.
     """
 
     prefix: str
-    """Such as zoo/."""
+    """Prefix of the names, such as `zoo/`."""
     find: Callable[[str], Path]
-    """Folder of the model with a name (without the prefix); raises ValueError where there is none."""
+    """Returns the folder of a model by its name without the prefix; raises a ValueError if there is no such model."""
     note: str = ""
-    """What a reader of results has to know where such models made them."""
+    """Remark for readers of results that were computed with such models."""
 
 
 _SOURCES: dict[str, ModelSource] = {}
 
 
 def register(*sources: ModelSource) -> None:
-    """Adds sources of models for this process; `run_stages` takes them along to Ray's workers."""
+    """Adds model sources to this process; `run_stages` registers them in Ray's workers, too."""
     _SOURCES.update({source.prefix: source for source in sources})
 
 
 def registered() -> tuple[ModelSource, ...]:
-    """All sources that were registered."""
+    """All registered sources."""
     return tuple(_SOURCES.values())
 
 
 def source_of(model_id: str) -> ModelSource | None:
-    """The registered source whose prefix a name has; None for folders and hub ids."""
+    """The registered source whose prefix the name has; None for folders and hub ids."""
     return next((source for source in registered() if model_id.startswith(source.prefix)), None)
 
 
 @dataclass(frozen=True)
 class HubId:
-    """A hub id, taken apart."""
+    """A hub id split into its components."""
 
     repo: str
     inside: str = ""
@@ -83,26 +80,26 @@ class HubId:
         """Reads 'OWNER/REPO[/FOLDER][@REVISION]'.
 
         Raises:
-            ValueError: it is no hub id.
+            ValueError: the text is not a hub id.
         """
         match = _HUB_ID.fullmatch(model_id)
         if match is None:
-            raise ValueError(f"model {model_id!r}: no such folder, and no hub id (OWNER/REPO)")
+            raise ValueError(f"model {model_id!r}: no such folder, and not a hub id; write a folder or OWNER/REPO")
         return cls(match["repo"], match["inside"] or "", match["revision"] or "main")
 
 
 def cache_folder() -> Path:
-    """Where the project keeps what it can build again: NOVA_CACHE, or ~/.cache/nova."""
+    """Folder of everything that can be computed again: NOVA_CACHE, by default ~/.cache/nova."""
     return Path(os.environ.get("NOVA_CACHE") or "~/.cache/nova").expanduser().absolute()
 
 
 def resolve(model_id: str) -> str:
-    """The local folder or file of a model that is here, else the hub id unchanged.
+    """Returns the path of a model that is on this machine, or the hub id unchanged.
 
-    A registered prefix comes first: a folder of that name in the working directory is meant only as ./zoo/NAME.
+    A registered prefix has precedence: a folder `zoo/NAME` in the working directory is written as `./zoo/NAME`.
 
     Raises:
-        ValueError: neither; names what can be written.
+        ValueError: the name is neither an existing path nor a hub id.
     """
     source = source_of(model_id)
     if source is not None:
@@ -117,40 +114,40 @@ def resolve(model_id: str) -> str:
 
 
 def folder(model_id: str) -> Path:
-    """The local folder (or file) of a model; what is not here is fetched from the hub into its own cache.
+    """Returns the local folder (or file) of a model; missing files are downloaded into the hub's own cache.
 
     Raises:
-        ValueError: there is none, or it cannot be fetched; names the remedy.
+        ValueError: there is no such model, or it cannot be downloaded.
     """
     resolved = resolve(model_id)
     if Path(resolved).exists():
         return Path(resolved)
-    return _fetch(resolved)
+    return _download(resolved)
 
 
-def _fetch(model_id: str) -> Path:
+def _download(model_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
     hub = HubId.parse(model_id)
     prefix = f"{hub.inside}/" if hub.inside else ""
     try:
         root = snapshot_download(
-            hub.repo, revision=hub.revision, allow_patterns=[prefix + pattern for pattern in FETCHED]
+            hub.repo, revision=hub.revision, allow_patterns=[prefix + pattern for pattern in DOWNLOADED]
         )
-    except Exception as error:  # the hub's client raises its own errors, requests' and httpx's, and OSError
+    except Exception as error:  # the hub's client raises its own errors, those of requests and httpx, and OSError
         raise ValueError(
             f"model {model_id!r} cannot be fetched from the hub ({type(error).__name__}): check the name and the "
             "network (and that HF_HUB_OFFLINE is not set), or give a local folder"
         ) from error
-    found = Path(root) / hub.inside
-    if not found.is_dir() or not any(found.iterdir()):
+    downloaded = Path(root) / hub.inside
+    if not downloaded.is_dir() or not any(downloaded.iterdir()):
         raise ValueError(f"model {model_id!r}: {hub.repo} has no folder {hub.inside!r} with configuration and weights")
-    return found
+    return downloaded
 
 
 @contextmanager
 def loading(model_id: str) -> Iterator[None]:
-    """Turns what a library raises while it loads a model into a `ValueError` of one line."""
+    """Turns any error that a library raises while it loads a model into a `ValueError` of one line."""
     try:
         yield
     except pickle.UnpicklingError as error:
@@ -163,16 +160,16 @@ def loading(model_id: str) -> Iterator[None]:
 
 
 def quiet() -> None:
-    """Stops transformers from drawing a bar for every file that it loads or saves."""
+    """Stops transformers from drawing a progress bar for every file that it loads or saves."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
 
 
 def digest(model_id: str) -> str:
-    """What fingerprints say of a model: a hash of its files where they are local, else `id@revision`.
+    """Identifies a model in fingerprints: by a hash of its files if they are local, else by `id@revision`.
 
-    A hub id without a revision stands for `main`, whatever that is at the time: give one where it must not move.
+    A hub id without a revision means `main`, which may change: give a revision where the model must not change.
 
     Raises:
         ValueError: there is no such model.
@@ -188,68 +185,35 @@ def digest(model_id: str) -> str:
 
 
 def _folder_digest(path: Path) -> str:
-    """Hash of names and contents of a folder's files, wherever it lies; hidden and descriptive files do not count."""
-    files = (each.relative_to(path) for each in path.rglob("*") if each.is_file())
-    counted = [each for each in files if each.suffix not in UNHASHED and not any(p.startswith(".") for p in each.parts)]
-    whole = hashlib.sha256()
+    """Hash of the names and contents of a folder's files; hidden and descriptive files do not count."""
+    files = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
+    counted = [file for file in files if file.suffix not in UNHASHED and not _is_hidden(file)]
+    hasher = hashlib.sha256()
     for name in sorted(counted, key=Path.as_posix):
-        whole.update(f"{name.as_posix()}\0{_file_digest(path / name)}\0".encode())
-    return whole.hexdigest()
+        hasher.update(f"{name.as_posix()}\0{_file_digest(path / name)}\0".encode())
+    return hasher.hexdigest()
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(name.startswith(".") for name in path.parts)
 
 
 def _file_digest(path: Path) -> str:
     status = path.stat()
-    return _remembered(str(path.resolve()), status.st_size, status.st_mtime_ns)
+    return _cached_digest(str(path.resolve()), status.st_size, status.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=4096)
-def _remembered(path: str, size: int, modified: int) -> str:
-    """Large weights are read once, not at every start: as make does, trust size and time of modification."""
-    if size < REMEMBERED_BYTES:
+def _cached_digest(path: str, size: int, modified: int) -> str:
+    """Reads large weights once, not at every start: like make, it trusts size and modification time."""
+    if size < CACHED_DIGEST_BYTES:
         return _sha256(path)
     note = cache_folder() / "digests" / hashlib.sha256(f"{path}\0{size}\0{modified}".encode()).hexdigest()[:32]
-    if note.exists():
-        return note.read_text()
-    found = _sha256(path)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    partial = note.with_name(f"{note.name}.{os.getpid()}")
-    partial.write_text(found)
-    partial.replace(note)
-    return found
+    if not note.exists():
+        write_text(note, _sha256(path))
+    return note.read_text()
 
 
 def _sha256(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def cores() -> int:
-    """Logical CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def device() -> str:
-    """'cuda' where there is a GPU that this process may use, else 'cpu'."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def dtype(precision: str = "auto") -> torch.dtype:
-    """The torch dtype of a precision; `auto` is bf16 on a GPU and fp32 on a CPU.
-
-    Raises:
-        ValueError: unknown precision.
-    """
-    import torch
-
-    check_precision(precision)
-    if precision == "auto":
-        precision = "bf16" if device() == "cuda" else "fp32"
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
-
-
-def check_precision(precision: str) -> None:
-    """Raises ValueError where a config names an unknown precision."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r}: write one of {', '.join(PRECISIONS)}")

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from pipelines.core.stage import Row, Stage
-from pipelines.media import files as media
+from pipelines.media.errors import MediaError
+from pipelines.media.frames import clip_times, read_frames
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,7 +43,8 @@ class ClipModel:
         """
         import open_clip
 
-        from pipelines.core.model_hub import device, folder, loading
+        from pipelines.core.devices import device
+        from pipelines.core.model_hub import folder, loading
 
         with loading(name):
             if "/" in name or Path(name).exists():
@@ -187,9 +189,9 @@ class Aesthetic(Stage):
 
     def _frames(self, row: Row) -> np.ndarray | Exception:
         try:
-            times = media.clip_times(row, count=self.frames)
-            return media.read_frames(row["uri"], times, short_side=self.short_side)
-        except media.MediaError as error:
+            times = clip_times(row, count=self.frames)
+            return read_frames(row["uri"], times, short_side=self.short_side)
+        except MediaError as error:
             return error
 
     def _row(self, frames: np.ndarray, scores: np.ndarray, features: Tensor, start: int, end: int) -> Row:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipelines.core.stage import Row, Stage
-from pipelines.media import files as media
+from pipelines.media.errors import MediaError
+from pipelines.media.frames import clip_times, read_frames
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +33,8 @@ class Captioner:
         """
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        from pipelines.core.model_hub import device, dtype, folder, loading, quiet
+        from pipelines.core.devices import device, dtype
+        from pipelines.core.model_hub import folder, loading, quiet
 
         quiet()
         with loading(name):
@@ -143,9 +145,9 @@ class Caption(Stage):
 
     def _frames(self, row: Row) -> np.ndarray | Exception:
         try:
-            times = media.clip_times(row, count=self.frames)
-            return media.read_frames(row["uri"], times, short_side=self.short_side)
-        except media.MediaError as error:
+            times = clip_times(row, count=self.frames)
+            return read_frames(row["uri"], times, short_side=self.short_side)
+        except MediaError as error:
             return error
 
     def _ask(self, model: Captioner, clips: list[tuple[Row, np.ndarray]], prompt: str, limit: int) -> list[str]:

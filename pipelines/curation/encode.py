@@ -1,6 +1,6 @@
 """Pass 4 of curation: accepted clips become examples.
 
-Examples are large, so workers write them to Parquet parts and only the parts' names reach the driver, which commits
+Examples are large, so workers write them to Parquet files and only the files' names reach the driver, which commits
 them. An example is fresh when captioner, text encoder and VAE are the ones it was made with; of a stale one only what
 changed is computed again.
 """
@@ -21,8 +21,8 @@ from pipelines.curation.register import CLIP_FACTS
 from pipelines.curation.runner import Work
 from pipelines.curation.text_features import TextFeatures
 from pipelines.store import schema
-from pipelines.store.id_index import KnownIds
-from pipelines.store.tables import Part, Tables, text
+from pipelines.store.id_index import IdIndex
+from pipelines.store.tables import Tables, UncommittedFile, text
 
 CAPTIONS = ("caption_short", "caption_long", "caption_by")
 
@@ -49,22 +49,22 @@ def _fresh(encoding: Sequence[Stage]) -> pa.dataset.Expression:
     return by_caption & by_text & by_latents
 
 
-def _encoded(work: Work, encoding: Sequence[Stage]) -> tuple[KnownIds, int]:
+def _encoded(work: Work, encoding: Sequence[Stage]) -> tuple[IdIndex, int]:
     """Clips that have a fresh example, and how many examples are stale."""
     known = _clip_ids(work.tables, "examples", _fresh(encoding))
     return known, work.tables.count("examples") - len(known)
 
 
-def _clip_ids(tables: Tables, table: str, where: pa.dataset.Expression) -> KnownIds:
+def _clip_ids(tables: Tables, table: str, where: pa.dataset.Expression) -> IdIndex:
     batches = tables.scan(table, columns=["clip_id"], where=where)
-    return KnownIds((batch["clip_id"].to_pylist(), np.zeros(batch.num_rows)) for batch in batches)
+    return IdIndex((batch["clip_id"].to_pylist(), np.zeros(batch.num_rows)) for batch in batches)
 
 
 def _commit(work: Work, rows: list[Row]) -> None:
     work.tables.upsert("clips", [{name: row[name] for name in ("clip_id", *CAPTIONS)} for row in rows])
-    parts = [Part(**each) for row in rows if row["part"] for each in json.loads(row["part"])]
-    work.tables.commit_parts("examples", parts)  # last, so that what an example names is there
-    work.summary.new_examples += sum(part.rows for part in parts)
+    files = [UncommittedFile(**file) for row in rows if row["part"] for file in json.loads(row["part"])]
+    work.tables.commit_files("examples", files)  # last, so that the clip of an example always exists
+    work.summary.new_examples += sum(file.rows for file in files)
 
 
 def _remove(work: Work, encoding: Sequence[Stage]) -> None:
@@ -102,17 +102,17 @@ class Reuse(Stage):
 
 @dataclass(frozen=True)
 class ExampleWriter:
-    """Writes finished examples as Parquet parts where they were made; only small columns go on to the driver."""
+    """Writes finished examples to Parquet files where they were made; only small columns go on to the driver."""
 
     root: str
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         good = batch.filter(pc.is_null(batch["failed_stage"]))
-        parts = Tables(self.root).write_parts("examples", _rows(good)) if good.num_rows else []
+        files = Tables(self.root).write_files("examples", _rows(good)) if good.num_rows else []
         notes: list[str | None] = [None] * batch.num_rows
-        if parts:
+        if files:
             first = batch["clip_id"].to_pylist().index(good["clip_id"][0].as_py())
-            notes[first] = json.dumps([asdict(part) for part in parts])
+            notes[first] = json.dumps([asdict(file) for file in files])
         slim = batch.select(["clip_id", "uri", *CAPTIONS, *schema.FAILED])
         return slim.append_column(schema.field("part"), pa.array(notes, pa.string()))
 

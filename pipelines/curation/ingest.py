@@ -9,8 +9,8 @@ from io import BufferedReader
 from typing import Any, ClassVar
 
 from pipelines.core.stage import Row, Stage
-from pipelines.media import files as media
-from pipelines.media.files import MediaError
+from pipelines.media.errors import MediaError
+from pipelines.media.probe import MediaInfo, open_media, probe
 
 ID_DIGITS = 32
 
@@ -49,15 +49,15 @@ class Ingest(Stage):
         if row.get("source_error"):
             raise MediaError(row["source_error"])
         uri = row["uri"]
-        with media.open_media(uri) as file:
+        with open_media(uri) as file:
             size = file.seek(0, 2)
             if size > self.max_bytes:
                 raise MediaError(f"{size} bytes; ingest.max_bytes is {self.max_bytes}")
-            info = media.probe(uri)
+            info = probe(uri)
             self._check(info)
             return {"asset_id": content_id(file), "bytes": size, **asdict(info)}
 
-    def _check(self, info: media.MediaInfo) -> None:
+    def _check(self, info: MediaInfo) -> None:
         size = f"{info.width}x{info.height} pixels"
         if info.width * info.height > self.max_pixels:
             raise MediaError(f"{size}; ingest.max_pixels is {self.max_pixels}")

@@ -10,7 +10,6 @@ Moments (mean and log-variance) are kept rather than samples, so that every epoc
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from pipelines.core.stage import Row, Stage
-from pipelines.media import files as media
+from pipelines.media.errors import MediaError
+from pipelines.media.frames import read_frames
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,19 +33,6 @@ IMAGE_FPS = 12.0
 def is_video_length(frames: int) -> bool:
     """Whether a causal video VAE tiles so many frames without a rest: 1+4k up to 17, 1+16k beyond (spec section 6)."""
     return frames > 1 and ((frames - 1) % 4 == 0 if frames <= 17 else (frames - 1) % 16 == 0)
-
-
-def read_scaling(vae: str) -> tuple[float, float]:
-    """Scaling and shift factor of a VAE: latents = (x - shift) * scaling.
-
-    Raises:
-        ValueError: no such VAE.
-    """
-    from pipelines.core.model_hub import folder, loading
-
-    with loading(vae):
-        config = json.loads((folder(vae) / "config.json").read_text())
-    return float(config["scaling_factor"]), float(config.get("shift_factor") or 0.0)
 
 
 @dataclass(frozen=True)
@@ -113,7 +100,8 @@ class Latents(Stage):
     def load(self) -> Codec:
         from nova_model.checkpoints.released import load_vae
         from nova_model.vae.codec import Codec
-        from pipelines.core.model_hub import device, dtype, folder, loading
+        from pipelines.core.devices import device, dtype
+        from pipelines.core.model_hub import folder, loading
 
         with loading(self.model):
             codec = Codec(load_vae(folder(self.model), dtype(self.precision)).to(device()))
@@ -166,8 +154,8 @@ def _pixels(row: Row, window: Window) -> Tensor | Exception:
     import torch
 
     try:
-        frames = media.read_frames(row["uri"], window.times, crop=(window.height, window.width))
-    except media.MediaError as error:
+        frames = read_frames(row["uri"], window.times, crop=(window.height, window.width))
+    except MediaError as error:
         return error
     return torch.from_numpy(frames).permute(3, 0, 1, 2)
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from pipelines.core.stage import Row, Stage
-from pipelines.media import files as media
+from pipelines.media.errors import MediaError
+from pipelines.media.frames import read_frames
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +53,8 @@ class Raft:
         """
         from torchvision.models import optical_flow
 
-        from pipelines.core.model_hub import device, loading
+        from pipelines.core.devices import device
+        from pipelines.core.model_hub import loading
 
         build = getattr(optical_flow, architecture)
         known = getattr(optical_flow, "Raft_Small_Weights" if "small" in architecture else "Raft_Large_Weights")
@@ -152,8 +154,8 @@ class Motion(Stage):
         if not times:
             return self._row(row, np.zeros(0), 0.0)
         try:
-            frames = media.read_frames(row["uri"], [t for pair in times for t in pair], short_side=self.short_side)
-        except media.MediaError as error:
+            frames = read_frames(row["uri"], [t for pair in times for t in pair], short_side=self.short_side)
+        except MediaError as error:
             return error
         magnitudes = self._magnitudes(flow, frames)
         return self._row(row, magnitudes, float(np.mean([later - earlier for earlier, later in times])))

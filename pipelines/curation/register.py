@@ -12,7 +12,7 @@ from pipelines.core.stage import Row, Stage
 from pipelines.curation.runner import Work, microseconds
 from pipelines.media.sources import Source
 from pipelines.store import schema
-from pipelines.store.id_index import KnownIds
+from pipelines.store.id_index import IdIndex
 from pipelines.store.tables import text
 
 LOOK_UP = 10_000
@@ -21,7 +21,7 @@ CLIP_FACTS = ("clip_id", "asset_id", "uri", "kind", "start", "end", "frames", "w
 
 def unknown(work: Work, reading: Sequence[Stage], sources: Iterable[Source]) -> Iterator[Source]:
     """Sources that no earlier run has done or failed on, or that were modified since; counts all it sees."""
-    known = KnownIds(_seen(work))
+    known = IdIndex(_seen(work))
     failed = work.failed(reading)
     sources = iter(sources)
     while chunk := list(islice(sources, LOOK_UP)):

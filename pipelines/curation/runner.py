@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.core import progress
-from pipelines.core.stage import Row, Stage, run_stages
+from pipelines.core.ray_data import run_stages
+from pipelines.core.stage import Row, Stage
 from pipelines.store import schema
-from pipelines.store.id_index import KnownIds
+from pipelines.store.id_index import IdIndex
 from pipelines.store.tables import Tables, text
 
 
@@ -97,7 +98,7 @@ class Work:
         columns: Sequence[str],
         where: pa.dataset.Expression,
         stages: Sequence[Stage],
-        done: KnownIds | None = None,
+        done: IdIndex | None = None,
     ) -> Iterator[list[Row]]:
         """Clips that a pass has to do, a round at a time.
 
@@ -111,7 +112,7 @@ class Work:
         chunk: list[Row] = []
         for batch in self.tables.scan("clips", columns=columns, where=where):
             ids = batch["clip_id"].to_pylist()
-            skip = failed.look_up(ids)[0] | (done or KnownIds()).look_up(ids)[0]
+            skip = failed.look_up(ids)[0] | (done or IdIndex()).look_up(ids)[0]
             chunk += batch.filter(pa.array(~skip)).to_pylist()
             while len(chunk) >= self.commits.round_items:
                 yield chunk[: self.commits.round_items]
@@ -119,13 +120,13 @@ class Work:
         if chunk:
             yield chunk
 
-    def failed(self, stages: Sequence[Stage]) -> KnownIds:
+    def failed(self, stages: Sequence[Stage]) -> IdIndex:
         """Items that failed under the stages' fingerprints, with the time; none of them when failures are retried."""
         if self.retry_failures:
-            return KnownIds()
+            return IdIndex()
         where = text("by").isin([stage.fingerprint for stage in stages])
         batches = self.tables.scan("failures", columns=["item", "time"], where=where)
-        return KnownIds((batch["item"].to_pylist(), microseconds(batch["time"])) for batch in batches)
+        return IdIndex((batch["item"].to_pylist(), microseconds(batch["time"])) for batch in batches)
 
     def stream(
         self,

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from pipelines.core.stage import Row, Stage
-from pipelines.media import files as media
-from pipelines.media.files import MediaError
+from pipelines.media.errors import MediaError
+from pipelines.media.frames import stream_frames
 
 if TYPE_CHECKING:
     from scenedetect import SceneDetector
@@ -106,7 +106,7 @@ def find_cuts(uri: str, detector: SceneDetector, *, fps: float, short_side: int)
 
     cuts: list[int] = []
     times = array("d")
-    for index, (seconds, frame) in enumerate(media.stream_frames(uri, short_side=short_side)):
+    for index, (seconds, frame) in enumerate(stream_frames(uri, short_side=short_side)):
         times.append(seconds)
         bgr = np.ascontiguousarray(frame[..., ::-1])
         cuts += [cut.frame_num for cut in detector.process_frame(FrameTimecode(index, fps), bgr)]

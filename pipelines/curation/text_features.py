@@ -2,62 +2,24 @@
 
 To train on captions as they were found, `captions="source"` encodes the one that came with the source in place of both,
 where there is one.
-
-NOVA is conditioned on the last hidden state of a causal language model (Phi-2 in the releases), so features of a token
-depend on nothing behind it and a batch may be padded on the right without a mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
+from pipelines.core.devices import dtype
+from pipelines.core.model_hub import digest
 from pipelines.core.stage import Row, Stage
+from pipelines.core.text_encoder import TextEncoder
 from pipelines.store import schema
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
-
-
-class TextEncoder:
-    """A transformers language model: the last hidden state of each token of a prompt."""
-
-    def __init__(self, model: Any, tokenizer: Any, max_tokens: int) -> None:
-        self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
-
-    @classmethod
-    def load(cls, name: str, dtype: torch.dtype, max_tokens: int, tokenizer: str | None = None) -> TextEncoder:
-        """Loads a folder or hub id as `AutoModel` and `AutoTokenizer` read it.
-
-        Args:
-            name: of the model.
-            dtype: of its weights.
-            max_tokens: longer prompts are cut.
-            tokenizer: where it lies elsewhere, as in a released folder.
-
-        Raises:
-            ValueError: it cannot be loaded.
-        """
-        from nova_model.checkpoints.released import load_text_encoder, load_tokenizer
-        from pipelines.core.model_hub import device, folder, loading, quiet
-
-        quiet()
-        with loading(name):
-            model = load_text_encoder(folder(name), dtype, name="AutoModel").to(device())
-        with loading(tokenizer or name):
-            found = load_tokenizer(folder(tokenizer or name))
-        return cls(model, found, max_tokens)
-
-    def encode(self, texts: Sequence[str]) -> list[Tensor]:
-        """Texts -> fp32 features [tokens, dim] each; an empty text has none."""
-        from nova_model.diffusers.text_encoder import encode
-
-        found = encode(self.model, self.tokenizer, texts, self.max_tokens, self.model.device)
-        return [features.cpu() for features in found]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +45,6 @@ class TextFeatures(Stage):
     """Longer captions are cut; what NOVA was trained with."""
 
     def identity(self) -> tuple[object, ...]:
-        from pipelines.core.model_hub import digest
-
         return (*super().identity(), digest(self.model))
 
     def fresh(self, row: Row) -> bool:
@@ -92,8 +52,6 @@ class TextFeatures(Stage):
         return super().fresh(row) and row.get("caption_hash") == self._hash(row)
 
     def load(self) -> TextEncoder:
-        from pipelines.core.model_hub import dtype
-
         return TextEncoder.load(self.model, dtype(self.precision), self.max_tokens, self.tokenizer)
 
     def process(self, model: TextEncoder, rows: Sequence[Row]) -> list[Row | Exception]:

@@ -1,12 +1,12 @@
 """A version of `examples` becomes training batches, in an order that is a pure function of seed and step.
 
-Nothing is drawn and nothing is remembered: batch `n` of a plan is always the same examples, whoever asks and however
-many workers share it. So the data position of a checkpoint is one number, a resumed run sees exactly what the
-uninterrupted one would have seen, and the number of workers may change in between.
+There is no generator state: batch `n` of a plan always consists of the same examples, whichever worker reads it and
+however many workers share it. The data position of a checkpoint is therefore one number, a resumed run reads exactly
+the examples that the uninterrupted run would have read, and the number of workers may change in between.
 
-Every batch holds one bucket (frames x height x width), so it has one shape on every worker. An epoch takes every
-example once; the last batch of a bucket is filled up from the bucket's start, so that small buckets are trained on too.
-Reading stays sequential in large tables: Parquet parts are shuffled, and rows within windows of `WINDOW` parts.
+Every batch holds one bucket (frames x height x width), so it has one shape on every worker. An epoch uses every example
+once; the last batch of a bucket is filled up from the bucket's start, so that small buckets are trained on too. Reading
+stays sequential in large tables: the Parquet files are shuffled, and rows within windows of `WINDOW` files.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipelines.store.tables import StoredPart, Tables, open_filesystem
+from pipelines.store.filesystems import open_filesystem
+from pipelines.store.tables import DataFile, Tables
 
 if TYPE_CHECKING:
     import torch
 
 WINDOW = 16
-CACHED_PARTS = 64
+"""Files whose rows are shuffled together. More files mix better, and fewer are read less often."""
+CACHED_FILES = 64
+"""Files that a reader keeps in memory: several windows, because the buckets take turns."""
 COLUMNS = (
     "example_id", "moments", "moments_shape", "moments_dtype", "short_text", "short_text_shape", "short_text_dtype",
     "long_text", "long_text_shape", "long_text_dtype", "motion_score", "bucket_fps",
@@ -55,7 +58,7 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples of one bucket, as they were encoded; B of them."""
+    """B examples of one bucket, as they were encoded."""
 
     bucket: Bucket
     ids: list[str]
@@ -69,46 +72,46 @@ class Batch:
     fps: torch.Tensor
     """[B]."""
 
-    def part(self, index: int, count: int) -> Batch:
-        """The examples of one of `count` equal parts."""
-        taken = slice(index, None, count)
+    def microbatch(self, index: int, count: int) -> Batch:
+        """Every `count`-th example, from example `index` on."""
+        stride = slice(index, None, count)
         return Batch(
             bucket=self.bucket,
-            ids=self.ids[taken],
-            moments=self.moments[taken],
-            short_text=self.short_text[taken],
-            long_text=self.long_text[taken],
-            motion=self.motion[taken],
-            fps=self.fps[taken],
+            ids=self.ids[stride],
+            moments=self.moments[stride],
+            short_text=self.short_text[stride],
+            long_text=self.long_text[stride],
+            motion=self.motion[stride],
+            fps=self.fps[stride],
         )
 
 
-class Plan:
-    """Which examples make up each batch.
+class BatchPlan:
+    """Assigns examples to batches.
 
     Args:
-        parts: the Parquet files of a version, from `Tables.parts`.
+        files: the Parquet files of a version, from `Tables.files`.
         global_batch: number of examples per batch, over all workers, for a bucket.
         seed: of the order.
-        images_first: batches at the start that hold images alone.
+        images_first: number of batches at the start that hold images only.
 
     Raises:
-        ValueError: images come first, and there are none.
+        ValueError: `images_first` is set, and there are no images.
     """
 
     def __init__(
         self,
-        parts: Sequence[StoredPart],
+        files: Sequence[DataFile],
         global_batch: Callable[[Bucket], int],
         seed: int,
         images_first: int = 0,
     ) -> None:
-        self.parts = list(parts)
+        self.files = list(files)
         self.seed = seed
         self.images_first = images_first
         self._by_bucket: dict[Bucket, list[int]] = {}
-        for index, part in enumerate(self.parts):
-            self._by_bucket.setdefault(Bucket.parse(part.partition["bucket"]), []).append(index)
+        for index, file in enumerate(self.files):
+            self._by_bucket.setdefault(Bucket.parse(file.partition["bucket"]), []).append(index)
         self._sizes = {bucket: global_batch(bucket) for bucket in self._by_bucket}
         self._buckets = tuple(sorted(self._by_bucket))
         self._images = tuple(bucket for bucket in self._buckets if bucket.frames == 1)
@@ -120,7 +123,7 @@ class Plan:
     @property
     def examples(self) -> dict[Bucket, int]:
         """Examples per bucket."""
-        return {bucket: sum(self.parts[index].rows for index in indices) for bucket, indices in self._by_bucket.items()}
+        return {bucket: sum(self.files[index].rows for index in indices) for bucket, indices in self._by_bucket.items()}
 
     @property
     def batches_per_epoch(self) -> int:
@@ -130,10 +133,10 @@ class Plan:
         return sum(self._batches[bucket] for bucket in buckets)
 
     def batch(self, position: int) -> tuple[Bucket, list[tuple[int, int]]]:
-        """Bucket and (part, row) pairs of a batch.
+        """Bucket and (file, row) pairs of a batch.
 
         Args:
-            position: 0 for the first batch; goes on over epochs.
+            position: 0 for the first batch; counts on over epochs.
         """
         buckets, place = self._images, position
         if position >= self.images_first:
@@ -147,43 +150,43 @@ class Plan:
             order = self._shuffled_rows(bucket, np.random.default_rng((self.seed, epoch, number)))
             size = self._sizes[bucket]
             # take wraps around: the last batch is filled from the start of the order, however small the bucket
-            taken = [order.take(range(at, at + size), axis=0, mode="wrap") for at in range(0, len(order), size)]
-            batches.append([(bucket, [(int(part), int(row)) for part, row in rows]) for rows in taken])
-        # Buckets take turns at random, and each keeps its own order, in which batches near each other share parts.
-        turns = np.repeat(np.arange(len(batches)), [len(each) for each in batches])
+            groups = [order.take(range(at, at + size), axis=0, mode="wrap") for at in range(0, len(order), size)]
+            batches.append([(bucket, [(int(file), int(row)) for file, row in group]) for group in groups])
+        # Buckets take turns at random, but each keeps its own order, in which consecutive batches share files.
+        turns = np.repeat(np.arange(len(batches)), [len(of_bucket) for of_bucket in batches])
         mixed = np.random.default_rng((self.seed, epoch, len(buckets))).permutation(turns)
-        waiting = [iter(each) for each in batches]
-        return [next(waiting[turn]) for turn in mixed]
+        remaining = [iter(of_bucket) for of_bucket in batches]
+        return [next(remaining[turn]) for turn in mixed]
 
     def _shuffled_rows(self, bucket: Bucket, rng: np.random.Generator) -> np.ndarray:
-        parts = rng.permutation(self._by_bucket[bucket])
+        files = rng.permutation(self._by_bucket[bucket])
         windows = []
-        for start in range(0, len(parts), WINDOW):
-            pairs = [(part, row) for part in parts[start : start + WINDOW] for row in range(self.parts[part].rows)]
+        for start in range(0, len(files), WINDOW):
+            pairs = [(file, row) for file in files[start : start + WINDOW] for row in range(self.files[file].rows)]
             windows.append(rng.permutation(np.array(pairs, dtype=np.int64), axis=0))
         return np.concatenate(windows)
 
 
 class Reader:
-    """Reads planned batches; keeps the parts it touched last in memory."""
+    """Reads the batches of a plan; keeps the files it used last in memory."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: BatchPlan) -> None:
         self.plan = plan
-        self._part = lru_cache(maxsize=CACHED_PARTS)(self._read_part)
+        self._rows = lru_cache(maxsize=CACHED_FILES)(self._read_file)
 
     def read(self, position: int, rank: int = 0, world: int = 1) -> Batch:
-        """This worker's share of a batch.
+        """Reads this worker's share of a batch.
 
         Args:
             position: of the batch in the plan.
-            rank: this worker.
+            rank: rank of this worker.
             world: number of workers; divides the global batch.
         """
         bucket, pairs = self.plan.batch(position)
-        return _collate(bucket, [self._part(part)[row] for part, row in pairs[rank::world]])
+        return _collate(bucket, [self._rows(file)[row] for file, row in pairs[rank::world]])
 
-    def _read_part(self, index: int) -> list[dict[str, Any]]:
-        filesystem, path = open_filesystem(self.plan.parts[index].uri)
+    def _read_file(self, index: int) -> list[dict[str, Any]]:
+        filesystem, path = open_filesystem(self.plan.files[index].uri)
         return pq.read_table(path, columns=list(COLUMNS), filesystem=filesystem, partitioning=None).to_pylist()
 
 
@@ -209,12 +212,14 @@ def _tensor(row: dict[str, Any], name: str) -> torch.Tensor:
 
 
 class Prefetcher:
-    """Reads the batches ahead in a thread, and counts the seconds that its caller had to wait.
+    """Reads batches ahead in a thread, and counts the seconds that its caller waits for them.
+
+    An error of the thread is raised at the batch that it concerns.
 
     Args:
-        read: gives the batch at a position.
+        read: reads the batch at a position.
         start: first position.
-        depth: batches held ready.
+        depth: number of batches to read ahead.
     """
 
     def __init__(self, read: Callable[[int], Batch], start: int, depth: int = 3) -> None:
@@ -230,7 +235,7 @@ class Prefetcher:
                 item: Batch | BaseException = read(position)
             except BaseException as error:
                 item = error
-            while not self._stop.is_set():
+            while not self._stop.is_set():  # a blocking `put` would never notice that the caller is gone
                 try:
                     self._ready.put(item, timeout=0.1)
                     break
@@ -259,13 +264,13 @@ class Prefetcher:
 
 def load_plan(
     address: str, version: int, global_batch: Callable[[Bucket], int], seed: int, images_first: int = 0
-) -> Plan:
-    """The plan of a version of the tables at an address.
+) -> BatchPlan:
+    """Builds the plan of a version of the tables at an address.
 
     Raises:
-        ValueError: no such version, a version without examples, or one without the images that come first.
+        ValueError: there is no such version, it has no examples, or it has no images and `images_first` is set.
     """
-    parts = [part for part in Tables(address).parts("examples", version) if part.rows]
-    if not parts:
+    files = [file for file in Tables(address).files("examples", version) if file.rows]
+    if not files:
         raise ValueError(f"examples at {address} version {version} is empty; curate something first")
-    return Plan(parts, global_batch, seed, images_first)
+    return BatchPlan(files, global_batch, seed, images_first)

@@ -17,7 +17,8 @@ import numpy as np
 from nova_model.config import SamplingConfig
 from pipelines.core.stage import Row, Stage
 from pipelines.generation.checkpoint_resolution import Components
-from pipelines.media import files as media
+from pipelines.media.frames import read_frames
+from pipelines.media.write import write_image, write_video
 
 if TYPE_CHECKING:
     from nova_model.diffusers.pipeline import NovaPipeline
@@ -77,8 +78,9 @@ class Generate(Stage):
         from nova_model.checkpoints.released import load_scheduler, load_vae
         from nova_model.checkpoints.weights import load_transformer
         from nova_model.diffusers.pipeline import NovaPipeline
-        from pipelines.core.model_hub import device, dtype, folder, loading
-        from pipelines.curation.text_features import TextEncoder
+        from pipelines.core.devices import device, dtype
+        from pipelines.core.model_hub import folder, loading
+        from pipelines.core.text_encoder import TextEncoder
 
         kind, parts = dtype(self.precision), self.components
         model = load_transformer(parts.transformer, dtype=kind).eval()
@@ -153,9 +155,9 @@ class Generate(Stage):
         path = Path(self.output) / row["path"]
         path.parent.mkdir(parents=True, exist_ok=True)
         if len(frames) == 1:
-            media.write_image(path, frames[0])
+            write_image(path, frames[0])
         else:
-            media.write_video(path, frames, self.video_fps, full_chroma=self.full_chroma)
+            write_video(path, frames, self.video_fps, full_chroma=self.full_chroma)
         return {
             "uri": str(path),
             "kind": "image" if len(frames) == 1 else "video",
@@ -181,7 +183,7 @@ def _together(wanted: Sequence[tuple[int, Wanted]], most: int) -> Iterator[list[
 def _first_frames(wanted: Sequence[Wanted], size: tuple[int, int]) -> np.ndarray | None:
     """The pictures that are continued, [1, H, W, 3] where all continue the same one, else one for each."""
     pictures: dict[str | None, np.ndarray] = {
-        each.image: media.read_frames(each.image, None, crop=size) for each in wanted if each.image is not None
+        each.image: read_frames(each.image, None, crop=size) for each in wanted if each.image is not None
     }
     if len(pictures) < 2:
         return next(iter(pictures.values()), None)

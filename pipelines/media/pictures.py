@@ -8,6 +8,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from pipelines.media.errors import MediaError
+
 MAX_PIXELS = 8192 * 8192
 """Larger frames are refused before they are decoded."""
 MAX_SIDE = 32768
@@ -33,10 +35,6 @@ ORIENTATIONS = {
 
 Size = int | tuple[int, int] | None
 """What to resize to: a short side, a (height, width) to cover and cut out, or nothing."""
-
-
-class MediaError(ValueError):
-    """A file that cannot be read as an image or a video; the message is one line."""
 
 
 def check_size(width: int, height: int) -> None:

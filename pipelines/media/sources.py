@@ -30,7 +30,7 @@ import pyarrow.fs
 from pyarrow.fs import FileInfo, FileSystem, FileType
 
 from pipelines.media import manifests
-from pipelines.media.files import open_filesystem
+from pipelines.store.filesystems import open_filesystem
 
 IMAGES = frozenset("jpg jpeg jpe jfif png webp bmp gif tif tiff avif heic heif jp2 ppm pgm".split())
 VIDEOS = frozenset("mp4 m4v mov mkv webm avi mpg mpeg ts mts m2ts flv wmv asf ogv 3gp 3g2".split())

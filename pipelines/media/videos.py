@@ -14,7 +14,8 @@ from av.container import InputContainer
 from av.stream import Disposition
 from PIL import Image
 
-from pipelines.media.pictures import MAX_PIXELS, MediaError, check_size
+from pipelines.media.errors import MediaError
+from pipelines.media.pictures import MAX_PIXELS, check_size
 
 THREADS = 1
 """Decoding threads per open video: workers are many, and each keeps to its core."""

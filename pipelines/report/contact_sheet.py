@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
-from pipelines.media import files as media
+from pipelines.media.errors import MediaError
+from pipelines.media.frames import clip_times, read_frames
 
 CELL = 128
 """Least height of a picture on the sheet, in pixels."""
@@ -109,9 +110,9 @@ def sheet_from_manifest(folder: str | Path, *, most: int = 48) -> Path | None:
         try:
             seconds = row["frames"] / row["fps"] if row["fps"] else 0.0
             clip = {"kind": row["kind"], "start": 0.0, "end": seconds}
-            times = media.clip_times(clip, count=STRIP)
-            frames = media.read_frames(row["uri"], times)
-        except media.MediaError:
+            times = clip_times(clip, count=STRIP)
+            frames = read_frames(row["uri"], times)
+        except MediaError:
             continue
         seeds = ", ".join(map(str, row["seeds"]))
         items.append(SheetItem(frames, row["prompt"], f"seed {seeds}"))

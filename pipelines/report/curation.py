@@ -186,7 +186,7 @@ def _failures(tables: Tables, count: int) -> Table:
 
 def _buckets(tables: Tables) -> Table:
     counts: Counter[str] = Counter()
-    for file in tables.parts("examples"):
+    for file in tables.files("examples"):
         counts[file.partition["bucket"]] += file.rows
     return Table(("bucket (frames x height x width)", "examples"), sorted(counts.items()), frozenset({1}))
 

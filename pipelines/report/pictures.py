@@ -8,7 +8,8 @@ import io
 import numpy as np
 
 from pipelines.core.stage import Row
-from pipelines.media import files as media
+from pipelines.media.errors import MediaError
+from pipelines.media.frames import clip_times, read_frames
 from pipelines.report.contact_sheet import strip
 
 STRIP_HEIGHT = 90
@@ -24,9 +25,9 @@ def strip_address(clip: Row, *, count: int, short_side: int | None = None) -> st
         short_side: pixels that frames are decoded at; their own size by default.
     """
     try:
-        times = media.clip_times(clip, count=count)
-        frames = media.read_frames(clip["uri"], times, short_side=short_side)
-    except media.MediaError:
+        times = clip_times(clip, count=count)
+        frames = read_frames(clip["uri"], times, short_side=short_side)
+    except MediaError:
         return None
     return _data_address(frames)
 

@@ -22,7 +22,8 @@ import numpy as np
 from pipelines.core.stage import Row, Stage
 from pipelines.curation.motion import REFERENCE_SECONDS, REFERENCE_SIDE
 from pipelines.evaluation.metrics import Score
-from pipelines.media import files as media
+from pipelines.media.errors import MediaError
+from pipelines.media.frames import read_frames
 from pipelines.shapes_world.judge import Seen, Track, follow, look
 from pipelines.shapes_world.prompts import TASKS
 from pipelines.shapes_world.scenes import RELATIONS, Scene, Thing
@@ -226,8 +227,8 @@ class JudgeShapes(Stage):
     def _judged(self, row: Row) -> Row | Exception:
         fps = row["fps"] or 1.0
         try:
-            frames = media.read_frames(row["uri"], [(index + 0.5) / fps for index in range(row["frames"])])
-        except media.MediaError as error:
+            frames = read_frames(row["uri"], [(index + 0.5) / fps for index in range(row["frames"])])
+        except MediaError as error:
             return error
         return asdict(judge_sample(row["task"], read_scene(row["asked"]), frames, fps))
 

@@ -24,7 +24,7 @@ import av
 import numpy as np
 from PIL import Image, ImageFilter
 
-from pipelines.media.files import write_image, write_video
+from pipelines.media.write import write_image, write_video
 from pipelines.shapes_world.draw import render
 from pipelines.shapes_world.scenes import BACKGROUNDS, Scene, long_caption, sample_scene, short_caption
 

@@ -1,4 +1,4 @@
-"""What the tables already hold, remembered in a few bytes an item, so that a listing of millions can be checked."""
+"""A compact in-memory index of ids, so that a listing of millions of files can be compared with the tables."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import numpy as np
 import pandas as pd
 
 
-class KnownIds:
-    """A set of strings as sorted 64-bit hashes, with one number kept for each.
+class IdIndex:
+    """A set of strings, stored as sorted 64-bit hashes with one number each.
 
-    Eight bytes for the hash and eight for the number; two different strings are confused with a chance of about
-    1e-5 at ten million.
+    An id takes eight bytes for its hash and eight for its number. The chance that any two of ten million ids have the
+    same hash is about 1e-5.
+
+    Args:
+        batches: ids and their numbers; of an id that occurs more than once, the largest number counts.
     """
 
     def __init__(self, batches: Iterable[tuple[Sequence[str], Sequence[int] | np.ndarray]] = ()) -> None:
-        pairs = [(_hash(names), np.asarray(numbers, np.int64)) for names, numbers in batches if len(names)]
+        pairs = [(_hash(ids), np.asarray(numbers, np.int64)) for ids, numbers in batches if len(ids)]
         hashes = np.concatenate([pair[0] for pair in pairs]) if pairs else np.zeros(0, np.uint64)
         numbers = np.concatenate([pair[1] for pair in pairs]) if pairs else np.zeros(0, np.int64)
         order = np.lexsort((numbers, hashes))
@@ -25,15 +28,16 @@ class KnownIds:
     def __len__(self) -> int:
         return len(self._hashes)
 
-    def look_up(self, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Whether each name is known, and the largest number it was added with (0 where it is not known)."""
-        if not len(self._hashes) or not len(names):
-            return np.zeros(len(names), bool), np.zeros(len(names), np.int64)
-        wanted = _hash(names)
-        last = np.searchsorted(self._hashes, wanted, side="right") - 1
-        found = (last >= 0) & (self._hashes[last] == wanted)
-        return found, np.where(found, self._numbers[last], 0)
+    def look_up(self, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns whether the index contains each id, and its number (0 if it does not)."""
+        if not len(self._hashes) or not len(ids):
+            return np.zeros(len(ids), bool), np.zeros(len(ids), np.int64)
+        hashes = _hash(ids)
+        # Equal hashes are sorted by number, so the last of them has the largest.
+        last = np.searchsorted(self._hashes, hashes, side="right") - 1
+        present = (last >= 0) & (self._hashes[last] == hashes)
+        return present, np.where(present, self._numbers[last], 0)
 
 
-def _hash(names: Sequence[str]) -> np.ndarray:
-    return pd.util.hash_array(np.asarray(names, dtype=object), categorize=False)
+def _hash(ids: Sequence[str]) -> np.ndarray:
+    return pd.util.hash_array(np.asarray(ids, dtype=object), categorize=False)

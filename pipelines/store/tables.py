@@ -1,9 +1,9 @@
 """The only file that knows Delta: create, append, upsert, commit, read a version.
 
 A `Tables` is a folder (on disk or in an object store) that holds one Delta table per name of `schema.TABLES`. Every
-write is one atomic commit, so a reader sees all of it or nothing. Large rows are written as Parquet parts by the
-workers (`write_part`) and become visible when the driver commits them (`commit_parts`); parts of a killed run stay
-invisible and are removed by `vacuum`.
+write is one atomic commit, so a reader sees all of it or nothing. Large rows are written to Parquet files by the
+workers (`write_files`) and become visible when the driver commits the files (`commit_files`). Files of a killed run
+stay invisible, and `vacuum` removes them.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from deltalake.exceptions import TableNotFoundError
 from deltalake.transaction import AddAction
 
 from pipelines.store import schema
+from pipelines.store.filesystems import open_filesystem
 
 COMMIT_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
-class Part:
-    """A Parquet file that a worker wrote and nobody committed yet."""
+class UncommittedFile:
+    """A Parquet file that a worker wrote and the driver has not committed yet."""
 
     path: str
     """Relative to the table."""
@@ -42,8 +43,8 @@ class Part:
 
 
 @dataclass(frozen=True)
-class StoredPart:
-    """A committed Parquet file of a version."""
+class DataFile:
+    """A committed Parquet file of a version of a table."""
 
     uri: str
     rows: int
@@ -74,15 +75,15 @@ class Tables:
         """Creates the tables that are missing, and the columns that an older version of the project did not write.
 
         Raises:
-            ValueError: the folder holds something that is not ours, or cannot be written.
+            ValueError: the folder holds other files, or it cannot be written.
         """
         names = [name for name in schema.TABLES if not self.exists(name)]
         for name in schema.TABLES.keys() - names:
             table = self._open(name)
-            known = {field.name for field in table.schema().fields}
-            new = [field for field in schema.table_schema(name) if field.name not in known]
-            if new:
-                table.alter.add_columns(DeltaSchema.from_arrow(pa.schema(new)).fields)
+            existing = {field.name for field in table.schema().fields}
+            missing = [field for field in schema.table_schema(name) if field.name not in existing]
+            if missing:
+                table.alter.add_columns(DeltaSchema.from_arrow(pa.schema(missing)).fields)
         if len(names) == len(schema.TABLES):
             self._refuse_foreign()
         for name in names:
@@ -150,9 +151,9 @@ class Tables:
             write_deltalake(self.uri(table), _table(rows, schema.table_schema(table)), mode="append")
 
     def upsert(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Inserts rows, or updates the columns given where the row's id is already there, in one commit.
+        """Inserts rows, or updates their columns in the table's row with the same id, in one commit.
 
-        All rows have the same columns, the id among them. Does nothing for no rows.
+        All rows have the same columns, including the id. Does nothing for no rows.
         """
         if not rows:
             return
@@ -168,16 +169,16 @@ class Tables:
     def delete(self, table: str, ids: Sequence[str]) -> None:
         """Removes rows by id in one commit; older versions keep them. Does nothing for no ids."""
         if ids:
-            listed = ", ".join(f"'{each}'" for each in ids)
-            self._open(table).delete(f"{schema.KEYS[table]} IN ({listed})")
+            quoted = ", ".join(f"'{row_id}'" for row_id in ids)  # ids are hexadecimal digits: nothing to escape
+            self._open(table).delete(f"{schema.KEYS[table]} IN ({quoted})")
 
-    def write_parts(self, table: str, rows: pa.Table) -> list[Part]:
-        """Writes rows as Parquet files, one a partition, without committing them. Runs in workers."""
+    def write_files(self, table: str, rows: pa.Table) -> list[UncommittedFile]:
+        """Writes rows to Parquet files, one per partition, without committing them. Runs in workers."""
         names = schema.PARTITIONS.get(table, [])
         groups = rows.group_by(names).aggregate([]).to_pylist() if names else [{}]
-        return [self._write_part(table, rows, group) for group in groups]
+        return [self._write_file(table, rows, group) for group in groups]
 
-    def _write_part(self, table: str, rows: pa.Table, partition: Mapping[str, str]) -> Part:
+    def _write_file(self, table: str, rows: pa.Table, partition: Mapping[str, str]) -> UncommittedFile:
         for name, value in partition.items():
             rows = rows.filter(pa.compute.equal(rows[name], value))
         stored = rows.select([name for name in schema.TABLES[table] if name not in partition])
@@ -186,24 +187,25 @@ class Tables:
         filesystem, base = open_filesystem(self.uri(table))
         target = f"{base}/{path}"
         filesystem.create_dir(os.path.dirname(target), recursive=True)
+        # Rows of `examples` are hundreds of kB, so small row groups keep the memory of readers bounded.
         pq.write_table(stored, target, filesystem=filesystem, compression="zstd", row_group_size=64)
         size = filesystem.get_file_info(target).size
-        return Part(path=path, bytes=size, rows=rows.num_rows, partition=partition)
+        return UncommittedFile(path=path, bytes=size, rows=rows.num_rows, partition=partition)
 
-    def commit_parts(self, table: str, parts: Sequence[Part]) -> None:
-        """Makes parts visible in one commit. Does nothing for no parts."""
-        if not parts:
+    def commit_files(self, table: str, files: Sequence[UncommittedFile]) -> None:
+        """Makes files visible in one commit. Does nothing for no files."""
+        if not files:
             return
         actions = [
             AddAction(
-                path=part.path,
-                size=part.bytes,
-                partition_values=dict(part.partition),
+                path=file.path,
+                size=file.bytes,
+                partition_values=dict(file.partition),
                 modification_time=0,
                 data_change=True,
-                stats=f'{{"numRecords": {part.rows}}}',
+                stats=f'{{"numRecords": {file.rows}}}',
             )
-            for part in parts
+            for file in files
         ]
         opened = self._open(table)
         opened.create_write_transaction(
@@ -213,23 +215,23 @@ class Tables:
             partition_by=schema.PARTITIONS.get(table),
         )
 
-    def parts(self, table: str, version: int | None = None) -> list[StoredPart]:
+    def files(self, table: str, version: int | None = None) -> list[DataFile]:
         """The Parquet files of a version with their row counts, in a stable order, without opening them."""
         opened = self._open(table, version)
         actions = pa.table(opened.get_add_actions(flatten=True)).to_pylist()
         names = schema.PARTITIONS.get(table, [])
-        stored = [
-            StoredPart(
+        files = [
+            DataFile(
                 uri=f"{self.uri(table)}/{action['path']}",
                 rows=action["num_records"],
                 partition={name: action[f"partition.{name}"] for name in names},
             )
             for action in actions
         ]
-        return sorted(stored, key=lambda part: part.uri)
+        return sorted(files, key=lambda file: file.uri)
 
     def vacuum(self, table: str, hours: int = 24 * 7) -> int:
-        """Deletes files that no version of the last `hours` needs, such as parts of killed runs; returns how many."""
+        """Deletes files that no version of the last `hours` needs, such as those of killed runs; returns how many."""
         return len(self._open(table).vacuum(retention_hours=hours, dry_run=False))
 
 
@@ -237,7 +239,7 @@ def split_version(address: str) -> tuple[str, int | None]:
     """Splits DIR@VERSION.
 
     Raises:
-        ValueError: the version is no number.
+        ValueError: the version is not a number.
     """
     root, at, version = address.rpartition("@")
     if not at or "/" in version:
@@ -247,18 +249,11 @@ def split_version(address: str) -> tuple[str, int | None]:
     return root, int(version)
 
 
-def open_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
-    """The pyarrow filesystem and path of a local path or an object-store address."""
-    if "://" in uri:
-        return pa.fs.FileSystem.from_uri(uri)
-    return pa.fs.LocalFileSystem(), os.path.abspath(uri)
-
-
 def text(column: str) -> pa.dataset.Expression:
     """A string column in a filter.
 
-    Files that Delta's merge has written call their strings `string_view`, and Arrow (25) cannot compare a plain field
-    with their minima and maxima. Behind a cast it compares rows alone.
+    In files written by Delta's merge, strings have the type `string_view`, and Arrow (25) cannot compare a plain field
+    with the minima and maxima of such a column. After a cast it compares rows only.
     """
     return pc.field(column).cast(pa.string())
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from nova_model.vae.video_vae import VideoVae
-from pipelines.core import model_hub as models
+from pipelines.core import model_hub
 from tests import fakes as embedded
 from tests.fakes import captioner, text_encoder, vae, vocabulary, weights
 
@@ -37,7 +37,7 @@ def built(tmp_path_factory):
 def test_building_again_gives_the_same_bytes(name, built, tmp_path):
     torch.manual_seed(1)  # whatever else drew random numbers before
     OURS[name].build(tmp_path)
-    assert models.digest(str(tmp_path)) == models.digest(str(built[name]))
+    assert model_hub.digest(str(tmp_path)) == model_hub.digest(str(built[name]))
     assert sorted(path.suffix for path in tmp_path.rglob("*") if path.suffix in (".bin", ".pt", ".py")) == []
 
 
@@ -65,7 +65,7 @@ def test_a_model_is_built_once_however_many_ask(cache, monkeypatch):
 
     monkeypatch.setattr(vae, "build", build)
     with ThreadPoolExecutor(4) as pool:
-        folders = set(pool.map(lambda _: models.resolve("fake/vae"), range(8)))
+        folders = set(pool.map(lambda _: model_hub.resolve("fake/vae"), range(8)))
     assert len(builds) == len(folders) == 1
     assert folders.pop().startswith(str(cache))
 
@@ -80,7 +80,7 @@ def test_a_build_that_was_killed_leaves_nothing_that_counts(cache, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             embedded.path("vae")
     folder = embedded.path("vae")
-    assert models.digest(str(folder)) == models.digest("fake/vae")
+    assert model_hub.digest(str(folder)) == model_hub.digest("fake/vae")
     assert (folder / "config.json").stat().st_size > 100
 
 
@@ -98,10 +98,10 @@ def test_every_name_has_its_builder(cache):
 
 
 def test_another_process_builds_the_same(cache):
-    code = "from pipelines import models; print(models.digest('fake/text_encoder'))"
+    code = "from tests import fakes; from pipelines.core import model_hub; print(model_hub.digest('fake/text_encoder'))"
     environment = {**os.environ, "NOVA_CACHE": str(cache / "other"), "PYTHONHASHSEED": "5"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert done.stdout.strip() == models.digest("fake/text_encoder")
+    assert done.stdout.strip() == model_hub.digest("fake/text_encoder")
     assert done.stderr == ""  # no bars, no warnings
 
 
@@ -159,7 +159,7 @@ def test_the_vae_draws_back_what_it_kept(autoencoder):
 
 @torch.inference_mode()
 def test_the_video_vae_keeps_every_fourth_frame_and_fades_between_them(built):
-    video_vae = VideoVae.from_pretrained(models.resolve("fake/video_vae")).eval()
+    video_vae = VideoVae.from_pretrained(model_hub.resolve("fake/video_vae")).eval()
     first, last = smooth_pictures(2)[:, None]
     share = torch.linspace(0, 1, 17)[None, :, None, None]
     video = ((1 - share) * first[0][:, None] + share * last[0][:, None])[None]
@@ -171,7 +171,7 @@ def test_the_video_vae_keeps_every_fourth_frame_and_fades_between_them(built):
 
 @torch.inference_mode()
 def test_the_video_vae_fades_evenly_also_from_the_first_frame_and_between_tiles(built):
-    video_vae = VideoVae.from_pretrained(models.resolve("fake/video_vae")).eval()
+    video_vae = VideoVae.from_pretrained(model_hub.resolve("fake/video_vae")).eval()
     levels = torch.linspace(-0.8, 0.8, 33)
     drawn = video_vae.decode(video_vae.encode(levels.expand(1, 3, 64, 64, 33).movedim(-1, 2)).latent_dist.mean).sample
     middle = drawn[0, :, :, 24:40, 24:40].mean((0, 2, 3))

@@ -124,7 +124,7 @@ def test_only_what_is_new_is_done(curated: Path, media: Path, work: Path) -> Non
     shutil.copytree(curated, tables)
     shutil.copytree(media, grown)
     picture = np.random.default_rng(99).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    from pipelines.media.files import write_image
+    from pipelines.media.write import write_image
 
     write_image(grown / "new.png", picture)
     before = {row["clip_id"] for row in rows(tables, "clips")}
@@ -195,7 +195,7 @@ def test_tables_that_are_not_there_cannot_be_curated_again(tmp_path: Path) -> No
 
 
 def test_bad_media_become_failures_and_the_run_goes_on(work: Path, ray_session: None, tmp_path: Path) -> None:
-    from pipelines.media.files import write_image
+    from pipelines.media.write import write_image
     from tests.media_files import write_bad
 
     bad = [path for path in write_bad(tmp_path / "mixed") if path.suffix != ".mp3"]  # not listed: no medium's name

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jobs.train.job import steps_done
-from pipelines.media.files import write_image
+from pipelines.media.write import write_image
 from pipelines.store.tables import Tables
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(1800)]

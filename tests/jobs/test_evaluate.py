@@ -13,7 +13,7 @@ import pytest
 
 from jobs import recipes
 from jobs.evaluate import EvaluateConfig, evaluate
-from pipelines.media.files import write_image, write_video
+from pipelines.media.write import write_image, write_video
 
 
 def config(**changes: Any) -> EvaluateConfig:

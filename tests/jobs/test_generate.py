@@ -99,7 +99,8 @@ def test_a_second_run_makes_only_what_is_missing(images: Path, trained: Path, pr
 
 
 def test_a_video_begins_with_the_given_image(work: Path, ray_session: None) -> None:
-    from pipelines.media.files import read_frames, write_image
+    from pipelines.media.frames import read_frames
+    from pipelines.media.write import write_image
     from pipelines.shapes_world.draw import render
     from pipelines.shapes_world.scenes import sample_scene
 
@@ -117,7 +118,8 @@ def test_a_video_begins_with_the_given_image(work: Path, ray_session: None) -> N
 
 def test_samples_of_their_own_kind_are_what_they_are_alone(trained: Path, work: Path) -> None:
     """Frames, motion and first frame of each sample: made together, they are what each is alone."""
-    from pipelines.media.files import read_frames, write_image
+    from pipelines.media.frames import read_frames
+    from pipelines.media.write import write_image
 
     for index, colour in enumerate([(200, 60, 60), (40, 60, 220)]):
         write_image(work / f"plain{index}.png", np.full((64, 64, 3), colour, np.uint8))

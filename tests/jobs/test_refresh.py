@@ -16,7 +16,7 @@ import pytest
 from jobs import recipes, refresh
 from jobs.refresh import RefreshConfig
 from jobs.train.job import steps_done
-from pipelines.media.files import write_image
+from pipelines.media.write import write_image
 from pipelines.store.locks import BusyError, exclusive
 from pipelines.store.tables import Tables
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from pipelines.core.stage import Row, Stage
-from pipelines.media import files as media
+from pipelines.media.frames import clip_times, read_frames
 
 if TYPE_CHECKING:
     from pipelines.curation.aesthetic import ClipModel
@@ -44,7 +44,7 @@ class ClipAlignment(Stage):
     def _score(self, model: ClipModel, row: Row) -> float | None:
         if not row["prompt"]:
             return None
-        frames = media.read_frames(row["uri"], media.clip_times(row, count=self.frames), short_side=self.short_side)
+        frames = read_frames(row["uri"], clip_times(row, count=self.frames), short_side=self.short_side)
         return alignment(model.image_features(list(frames)).numpy(), model.text_features([row["prompt"]]).numpy()[0])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipelines.core.stage import Row, Stage
 from pipelines.curation.motion import Flow, Raft
-from pipelines.media import files as media
+from pipelines.media.frames import clip_times, read_frames
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,10 +50,10 @@ class DynamicDegree(Stage):
         if row["kind"] == "image":
             return dict.fromkeys(self.adds)
         every = max(1, round(row["fps"] / SAMPLED_PER_SECOND))
-        times = media.clip_times(row, fps=row["fps"])[::every]
+        times = clip_times(row, fps=row["fps"])[::every]
         if len(times) < 2:
             return dict.fromkeys(self.adds)
-        frames = media.read_frames(row["uri"], times)
+        frames = read_frames(row["uri"], times)
         magnitudes = self._magnitudes(flow, frames)
         moving = moving_pairs(magnitudes, short_side=min(frames.shape[1:3]))
         return {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from pipelines.core.stage import Row, Stage
-from pipelines.media import files as media
+from pipelines.media.frames import clip_times, read_frames
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,8 @@ class DinoModel:
         """
         from transformers import AutoImageProcessor, AutoModel
 
-        from pipelines.core.model_hub import device, folder, loading
+        from pipelines.core.devices import device
+        from pipelines.core.model_hub import folder, loading
 
         with loading(name):
             place = folder(name)
@@ -75,8 +76,8 @@ class SubjectConsistency(Stage):
     def _score(self, model: DinoModel, row: Row) -> float | None:
         if row["kind"] == "image":
             return None
-        times = media.clip_times(row, fps=row["fps"])[: self.max_frames]
-        frames = media.read_frames(row["uri"], times, short_side=self.short_side)
+        times = clip_times(row, fps=row["fps"])[: self.max_frames]
+        frames = read_frames(row["uri"], times, short_side=self.short_side)
         return consistency(model.features(list(frames)).numpy())
 
 

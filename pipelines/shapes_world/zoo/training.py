@@ -68,7 +68,7 @@ def fit(model: nn.Module, plan: Plan, batch: Callable[[int], Any], loss: Loss, s
     """
     from accelerate.utils import send_to_device
 
-    from pipelines.core.model_hub import device
+    from pipelines.core.devices import device
 
     training = _Training(model.to(device()), plan, state)
     model.train()
@@ -84,7 +84,7 @@ def _ahead(batch: Callable[[int], Any], steps: range) -> Iterator[Any]:
     """The inputs of steps, in order."""
     from torch.utils.data import DataLoader
 
-    from pipelines.core.model_hub import cores
+    from pipelines.core.devices import cores
 
     dataset: Any = _Batches(batch)
     workers = max(1, min(WORKERS, cores() - 1))
@@ -175,7 +175,7 @@ def effort(state: Path) -> str:
 def _device_name() -> str:
     import torch
 
-    from pipelines.core.model_hub import cores, device
+    from pipelines.core.devices import cores, device
 
     return f"{cores()} CPU cores" if device() == "cpu" else f"an {torch.cuda.get_device_name()}"
 

@@ -16,7 +16,7 @@ from jobs.train.worker import Progress, Worker
 from nova_model.config import SamplingConfig
 from nova_model.model import Nova
 from pipelines.core.model_hub import folder
-from pipelines.curation.text_features import TextEncoder
+from pipelines.core.text_encoder import TextEncoder
 from pipelines.dataloading.dataloader import Batch, Bucket
 from pipelines.generation.checkpoint_resolution import find
 from pipelines.generation.stage import Generate, Wanted
@@ -81,7 +81,7 @@ def test_a_minute_of_training_teaches_colours(pictures: Batch, tmp_path: Path) -
     began = time.process_time()
     while len(losses) < CONFIG.steps and time.process_time() - began < SECONDS:
         step = len(losses)
-        losses.append(worker.step(model, pictures.part(step % parts, parts), step)["loss"])
+        losses.append(worker.step(model, pictures.microbatch(step % parts, parts), step)["loss"])
     assert np.mean(losses[-20:]) < LOSS, f"after {len(losses)} steps"
 
     worker.export(Progress(step=len(losses)))

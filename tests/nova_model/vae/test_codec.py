@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nova_model.vae.codec import FRAMES_AT_ONCE, Codec
+from nova_model.vae.codec import FRAMES_AT_ONCE, Codec, read_scaling
 from tests.nova_model.folders import make_vae, make_video_vae
 from tests.nova_model.models import one_line_error, randn
 
@@ -34,6 +34,13 @@ def test_frames_and_latents_of_both_vaes() -> None:
 def test_tiles_say_how_many_latents_the_next_frames_need() -> None:
     assert Codec(make_video_vae()).tiles(9) == [(0, 5), (4, 9)]
     assert Codec(make_vae()).tiles(3) == [(0, 1), (1, 2), (2, 3)]
+
+
+@pytest.mark.parametrize("make", [make_vae, make_video_vae])
+def test_scaling_is_read_from_the_folder_of_a_vae(make, tmp_path) -> None:
+    codec = Codec(make())
+    codec.vae.save_pretrained(tmp_path)
+    assert read_scaling(tmp_path) == (codec.scaling, codec.shift)
 
 
 @pytest.mark.parametrize("make", [make_vae, make_video_vae])

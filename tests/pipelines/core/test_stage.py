@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pytest
 
-from pipelines.core.stage import Resources, Stage, apply, run_stages
+from pipelines.core.ray_data import run_stages
+from pipelines.core.stage import Resources, Stage, apply
 from pipelines.store import schema
 
 

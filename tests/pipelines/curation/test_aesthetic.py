@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipelines.core.stage import apply
 from pipelines.curation.aesthetic import Aesthetic, Scorer, load_head
-from pipelines.media.files import write_image, write_video
+from pipelines.media.write import write_image, write_video
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.core.stage import apply
 from pipelines.curation.caption import Caption, Captioner
-from pipelines.media.files import write_image, write_video
+from pipelines.media.write import write_image, write_video
 
 
 class Fake:

@@ -9,8 +9,8 @@ import pytest
 
 from nova_model.vae.codec import Codec
 from pipelines.core.stage import apply
-from pipelines.curation.latents import Latents, is_video_length, read_scaling
-from pipelines.media.files import write_image, write_video
+from pipelines.curation.latents import Latents, is_video_length
+from pipelines.media.write import write_image, write_video
 
 FRAMEWISE = "fake/vae"
 
@@ -144,12 +144,6 @@ def test_a_batch_of_mixed_shapes_gives_what_each_row_gives_alone(tmp_path: Path,
             np.testing.assert_allclose(
                 np.frombuffer(one["moments"], "f2"), np.frombuffer(other["moments"], "f2"), atol=2e-3
             )
-
-
-def test_scaling_is_the_vaes_own(codec: Codec) -> None:
-    assert read_scaling("fake/vae") == (codec.vae.config.scaling_factor, 0.0)
-    with pytest.raises(ValueError, match="no such"):
-        read_scaling("/nowhere/vae")
 
 
 def test_another_kind_of_vae_is_refused_by_name(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pipelines.core.stage import Resources, apply
 from pipelines.curation.motion import Motion, Raft, mean_magnitudes, normalised
-from pipelines.media.files import read_frames, write_image, write_video
+from pipelines.media.frames import read_frames
+from pipelines.media.write import write_image, write_video
 from tests.media_files import coded_frames, read_code, write_container
 
 

@@ -10,7 +10,7 @@ import pytest
 from pipelines.core.stage import Row, apply
 from pipelines.curation.ingest import Ingest
 from pipelines.curation.shots import Shots
-from pipelines.media.files import write_image, write_video
+from pipelines.media.write import write_image, write_video
 from tests.media_files import write_container
 
 

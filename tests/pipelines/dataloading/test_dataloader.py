@@ -7,17 +7,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.dataloading.dataloader import CACHED_PARTS, Bucket, Plan, Prefetcher, Reader, load_plan
+from pipelines.dataloading.dataloader import CACHED_FILES, BatchPlan, Bucket, Prefetcher, Reader, load_plan
 from pipelines.store import schema
-from pipelines.store.tables import StoredPart, Tables
+from pipelines.store.tables import DataFile, Tables
 
 IMAGE, VIDEO = Bucket(1, 64, 64), Bucket(5, 64, 64)
 
 
 def plan(images=(7, 5), videos=(3,), size=4, seed=0, images_first=0):
-    parts = [StoredPart(f"i{n}", rows, {"bucket": str(IMAGE)}) for n, rows in enumerate(images)]
-    parts += [StoredPart(f"v{n}", rows, {"bucket": str(VIDEO)}) for n, rows in enumerate(videos)]
-    return Plan(parts, lambda bucket: size if bucket.frames == 1 else 2, seed, images_first)
+    files = [DataFile(f"i{n}", rows, {"bucket": str(IMAGE)}) for n, rows in enumerate(images)]
+    files += [DataFile(f"v{n}", rows, {"bucket": str(VIDEO)}) for n, rows in enumerate(videos)]
+    return BatchPlan(files, lambda bucket: size if bucket.frames == 1 else 2, seed, images_first)
 
 
 def epoch(plan, number=0):
@@ -26,10 +26,10 @@ def epoch(plan, number=0):
 
 
 def test_an_epoch_takes_every_example_and_fills_up_the_last_batch():
-    taken = Counter((bucket, pair) for bucket, pairs in epoch(plan()) for pair in pairs)
-    assert len({pair for bucket, pair in taken if bucket == IMAGE}) == 12
-    assert len({pair for bucket, pair in taken if bucket == VIDEO}) == 3
-    assert sum(taken.values()) == 3 * 4 + 2 * 2  # 12 images in fours, 3 videos in twos: one is taken twice
+    counts = Counter((bucket, pair) for bucket, pairs in epoch(plan()) for pair in pairs)
+    assert len({pair for bucket, pair in counts if bucket == IMAGE}) == 12
+    assert len({pair for bucket, pair in counts if bucket == VIDEO}) == 3
+    assert sum(counts.values()) == 3 * 4 + 2 * 2  # 12 images in fours, 3 videos in twos: one is taken twice
 
 
 def test_a_bucket_smaller_than_a_batch_is_trained_on():
@@ -41,28 +41,28 @@ def test_batches_hold_one_bucket_and_buckets_are_mixed():
     order = [bucket for bucket, _ in epoch(plan(images=(40,), videos=(20,)))]
     assert sorted(order) != order
     for bucket, pairs in epoch(plan()):
-        assert {IMAGE if part < 2 else VIDEO for part, _ in pairs} == {bucket}
+        assert {IMAGE if file < 2 else VIDEO for file, _ in pairs} == {bucket}
 
 
-def test_batches_near_each_other_read_the_same_parts():
-    """However many parts there are: a reader that keeps some reads each part about once an epoch."""
-    reads, kept = 0, OrderedDict()
+def test_consecutive_batches_read_the_same_files():
+    """However many files there are: a reader that caches some of them reads each about once an epoch."""
+    reads, cache = 0, OrderedDict()
     many = plan(images=(4,) * 400, videos=(4,) * 400)
     for _, pairs in epoch(many):
-        for part in {part for part, _ in pairs}:
-            reads += part not in kept
-            kept[part] = kept.pop(part, None)
-            if len(kept) > CACHED_PARTS:
-                kept.popitem(last=False)
-    assert reads < 1.1 * len(many.parts)
+        for file in {file for file, _ in pairs}:
+            reads += file not in cache
+            cache[file] = cache.pop(file, None)
+            if len(cache) > CACHED_FILES:
+                cache.popitem(last=False)
+    assert reads < 1.1 * len(many.files)
 
 
 def test_images_come_first_and_then_the_epochs_that_there_would_have_been():
     mixed, first = plan(images=(40,), videos=(20,)), plan(images=(40,), videos=(20,), images_first=25)
     early = [first.batch(position) for position in range(25)]
     assert {bucket for bucket, _ in early} == {IMAGE}
-    seen = [pair for _, pairs in early[:10] for pair in pairs]
-    assert len(set(seen)) == 40, "an epoch of images takes each once"
+    pairs_of_epoch = [pair for _, pairs in early[:10] for pair in pairs]
+    assert len(set(pairs_of_epoch)) == 40, "an epoch of images uses each once"
     assert [first.batch(25 + position) for position in range(30)] == [mixed.batch(position) for position in range(30)]
     with pytest.raises(ValueError, match="no images"):
         plan(images=(), images_first=1)
@@ -87,7 +87,7 @@ def write_examples(root, count, bucket=IMAGE):
             row |= {name: array.tobytes(), f"{name}_shape": list(array.shape), f"{name}_dtype": "float16"}
         rows.append(row)
     table = pa.Table.from_pylist(rows, schema=schema.table_schema("examples"))
-    tables.commit_parts("examples", tables.write_parts("examples", table))
+    tables.commit_files("examples", tables.write_files("examples", table))
     return tables
 
 

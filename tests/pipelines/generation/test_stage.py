@@ -13,7 +13,8 @@ import pytest
 from pipelines.core.stage import Resources, apply
 from pipelines.generation.checkpoint_resolution import Components
 from pipelines.generation.stage import Generate, Wanted, grid
-from pipelines.media.files import probe, read_frames
+from pipelines.media.frames import read_frames
+from pipelines.media.probe import probe
 
 
 def plain(value: int, frames: int = 1) -> np.ndarray:

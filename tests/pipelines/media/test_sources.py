@@ -11,8 +11,9 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.media.files import open_filesystem, read_frames
+from pipelines.media.frames import read_frames
 from pipelines.media.sources import Source, list_sources
+from pipelines.store.filesystems import open_filesystem
 from tests.media_files import write_picture
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipelines.media.files import write_image, write_video
+from pipelines.media.write import write_image, write_video
 from pipelines.report.contact_sheet import (
     CELL,
     FONT_SIZE,

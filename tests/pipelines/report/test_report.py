@@ -21,7 +21,7 @@ from pipelines.store.tables import Tables
 
 @pytest.fixture
 def clips(tmp_path: Path) -> Tables:
-    from pipelines.media.files import write_image
+    from pipelines.media.write import write_image
 
     write_image(tmp_path / "a.png", np.full((64, 64, 3), 90, np.uint8))
     tables = Tables(tmp_path / "tables")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipelines.core.stage import apply
 from pipelines.curation.motion import normalised
-from pipelines.media.files import write_image, write_video
+from pipelines.media.write import write_image, write_video
 from pipelines.report.contact_sheet import BAD, GOOD
 from pipelines.shapes_world.benchmark import (
     JudgeShapes,

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines.media.files import read_frames, write_video
+from pipelines.media.frames import read_frames
+from pipelines.media.write import write_video
 from pipelines.shapes_world import Scene, Thing, render, sample_scene
 from pipelines.shapes_world.judge import follow, look
 from pipelines.shapes_world.scenes import DIRECTIONS, SPEEDS

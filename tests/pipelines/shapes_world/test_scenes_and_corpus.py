@@ -15,7 +15,7 @@ import pytest
 from pipelines.core.stage import Row, apply
 from pipelines.curation.ingest import Ingest
 from pipelines.curation.shots import Shots
-from pipelines.media.files import read_frames
+from pipelines.media.frames import read_frames
 from pipelines.media.sources import list_sources
 from pipelines.shapes_world import (
     Scene,

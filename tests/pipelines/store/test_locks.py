@@ -9,7 +9,7 @@ from pipelines.store.locks import BusyError, exclusive
 
 HOLD = """
 import sys, time
-from jobs.locks import exclusive
+from pipelines.store.locks import exclusive
 with exclusive(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)

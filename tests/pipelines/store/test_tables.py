@@ -10,13 +10,13 @@ from pipelines.store.tables import Tables, split_version, text
 
 @pytest.fixture
 def tables(tmp_path):
-    made = Tables(tmp_path / "tables")
-    made.create()
-    return made
+    tables = Tables(tmp_path / "tables")
+    tables.create()
+    return tables
 
 
 def examples(*ids, bucket="1x64x64"):
-    rows = [{"example_id": each, "clip_id": each, "bucket": bucket, "moments": b"\x00\x01"} for each in ids]
+    rows = [{"example_id": name, "clip_id": name, "bucket": bucket, "moments": b"\x00\x01"} for name in ids]
     full = [{name: row.get(name) for name in schema.TABLES["examples"]} for row in rows]
     return pa.Table.from_pylist(full, schema=schema.table_schema("examples"))
 
@@ -36,17 +36,17 @@ def test_upsert_inserts_then_updates_only_the_columns_given(tables):
     ]
 
 
-def test_parts_are_invisible_until_committed(tables):
-    parts = tables.write_parts("examples", examples("a", "b"))
+def test_files_are_invisible_until_committed(tables):
+    files = tables.write_files("examples", examples("a", "b"))
     assert ids(tables) == []
-    tables.commit_parts("examples", parts)
+    tables.commit_files("examples", files)
     assert ids(tables) == ["a", "b"]
 
 
-def test_parts_are_split_by_bucket_and_counted_without_opening(tables):
+def test_files_are_split_by_bucket_and_counted_without_opening(tables):
     mixed = pa.concat_tables([examples("a", "b"), examples("c", bucket="5x64x64")])
-    tables.commit_parts("examples", tables.write_parts("examples", mixed))
-    assert {(part.partition["bucket"], part.rows) for part in tables.parts("examples")} == {
+    tables.commit_files("examples", tables.write_files("examples", mixed))
+    assert {(file.partition["bucket"], file.rows) for file in tables.files("examples")} == {
         ("1x64x64", 2),
         ("5x64x64", 1),
     }
@@ -55,7 +55,7 @@ def test_parts_are_split_by_bucket_and_counted_without_opening(tables):
 
 
 def test_versions_keep_what_later_commits_remove(tables):
-    tables.commit_parts("examples", tables.write_parts("examples", examples("a", "b")))
+    tables.commit_files("examples", tables.write_files("examples", examples("a", "b")))
     version = tables.version("examples")
     tables.delete("examples", ["a"])
     assert ids(tables) == ["b"]
@@ -93,14 +93,14 @@ def test_creating_again_keeps_the_rows(tables):
 
 def test_tables_of_an_older_version_get_the_columns_that_they_lack(tmp_path, monkeypatch):
     with monkeypatch.context() as older:
-        older.setitem(schema.TABLES, "clips", tuple(each for each in schema.TABLES["clips"] if each != "thumbnails"))
+        older.setitem(schema.TABLES, "clips", tuple(name for name in schema.TABLES["clips"] if name != "thumbnails"))
         Tables(tmp_path).create()
         Tables(tmp_path).upsert("clips", [{"clip_id": "a", "motion_score": 1.5}])
     tables = Tables(tmp_path)
     tables.create()
     tables.upsert("clips", [{"clip_id": "a", "thumbnails": b"seen"}, {"clip_id": "b", "thumbnails": None}])
-    found = tables.read("clips", columns=["clip_id", "motion_score", "thumbnails"]).sort_by("clip_id").to_pylist()
-    assert found == [
+    rows = tables.read("clips", columns=["clip_id", "motion_score", "thumbnails"]).sort_by("clip_id").to_pylist()
+    assert rows == [
         {"clip_id": "a", "motion_score": 1.5, "thumbnails": b"seen"},
         {"clip_id": "b", "motion_score": None, "thumbnails": None},
     ]
@@ -158,6 +158,6 @@ def test_rows_are_found_by_strings_inside_a_files_range(tables, where):
 
 def test_partition_values_are_read_and_filtered(tables):
     for bucket in ("1x64x64", "5x64x64"):
-        tables.commit_parts("examples", tables.write_parts("examples", examples(bucket, bucket=bucket)))
-    found = tables.read("examples", columns=["example_id", "bucket"], where=text("bucket") == "5x64x64")
-    assert found.to_pylist() == [{"example_id": "5x64x64", "bucket": "5x64x64"}]
+        tables.commit_files("examples", tables.write_files("examples", examples(bucket, bucket=bucket)))
+    rows = tables.read("examples", columns=["example_id", "bucket"], where=text("bucket") == "5x64x64")
+    assert rows.to_pylist() == [{"example_id": "5x64x64", "bucket": "5x64x64"}]

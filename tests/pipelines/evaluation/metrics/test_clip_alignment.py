@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipelines.core.stage import Row, apply
 from pipelines.evaluation.metrics.clip_alignment import ClipAlignment
-from pipelines.media.files import write_image
+from pipelines.media.write import write_image
 from tests.media_files import write_container
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipelines.core.stage import Row, apply
 from pipelines.evaluation.metrics.dynamic_degree import DynamicDegree, largest_magnitudes, moves, moving_pairs
-from pipelines.media.files import write_video
+from pipelines.media.write import write_video
 
 
 class Moving:

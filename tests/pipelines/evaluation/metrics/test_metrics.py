@@ -15,7 +15,7 @@ from pipelines.evaluation.metrics.clip_alignment import ClipAlignment, alignment
 from pipelines.evaluation.metrics.dynamic_degree import DynamicDegree, largest_magnitudes, moves, moving_pairs
 from pipelines.evaluation.metrics.flickering import TemporalFlickering, steadiness
 from pipelines.evaluation.metrics.subject_consistency import SubjectConsistency, consistency
-from pipelines.media.files import write_image, write_video
+from pipelines.media.write import write_image, write_video
 
 
 def video(path: Path, frames: np.ndarray, fps: float = 8) -> dict[str, object]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.core import model_hub as models
+from pipelines.core import model_hub
 from pipelines.shapes_world.zoo import CARRIED, NAMES, NOVA, build, path
 
 
@@ -31,7 +31,7 @@ def test_an_unknown_model_is_told():
     with pytest.raises(ValueError, match="unknown model 'dog'; the zoo has vae, clip"):
         build.build("dog", CARRIED)
     with pytest.raises(ValueError, match="model 'zoo/dog': the zoo has vae"):
-        models.resolve("zoo/dog")
+        model_hub.resolve("zoo/dog")
 
 
 def test_the_zoo_is_small():

@@ -13,9 +13,12 @@ import pyarrow.fs
 import pytest
 from PIL import Image
 
-from pipelines.media import files as media
 from pipelines.media import videos
-from pipelines.media.files import MediaError, clip_times, probe, read_frames, stream_frames, write_image, write_video
+from pipelines.media.errors import MediaError
+from pipelines.media.frames import clip_times, read_frames, stream_frames
+from pipelines.media.probe import MediaInfo, open_media, probe
+from pipelines.media.write import write_image, write_video
+from pipelines.store import filesystems
 from tests import media_files
 from tests.media_files import coded_frames, read_code, write_container, write_picture
 
@@ -117,7 +120,7 @@ def test_pictures_of_every_format_and_mode(tmp_path, suffix, mode, codec):
     path = tmp_path / f"picture{suffix}"
     Image.new("RGB", (90, 60), (204, 204, 204)).convert(mode, dither=Image.Dither.NONE).save(path)
     info = probe(str(path))
-    assert info == media.MediaInfo(kind="image", codec=codec, width=90, height=60)
+    assert info == MediaInfo(kind="image", codec=codec, width=90, height=60)
     frames = read_frames(str(path))
     assert frames.shape == (1, 60, 90, 3)
     assert frames.dtype == np.uint8
@@ -350,7 +353,7 @@ def test_object_store_addresses_are_read(tmp_path):
     uri = f"file://{video}"
     assert probe(uri) == probe(str(video))
     assert [read_code(frame) for frame in read_frames(uri, [0.5])] == [12]
-    with media.open_media(uri) as file:
+    with open_media(uri) as file:
         assert file.read() == video.read_bytes()
 
 
@@ -382,7 +385,7 @@ def test_opening_reads_no_more_than_it_must(tmp_path, monkeypatch):
 
             return Reader()
 
-    monkeypatch.setattr(media, "open_filesystem", lambda uri: (Counting(), uri))
+    monkeypatch.setattr(filesystems, "open_filesystem", lambda uri: (Counting(), uri))
     monkeypatch.setattr(videos, "BUFFER_BYTES", 1 << 16)
     read_frames(str(path), [9.5], short_side=32)
     assert 0 < total < os.path.getsize(path) / 3

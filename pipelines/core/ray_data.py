@@ -1,0 +1,140 @@
+"""Runs stages on Ray: the only file that hands work to Ray Data.
+
+A stage without a number of workers runs in Ray's shared worker processes, where `load_once` caches its model; a stage
+with one runs in a pool of actors that load the model when they start.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipelines.core import model_hub
+from pipelines.core.stage import Stage, apply
+from pipelines.store import schema
+
+if TYPE_CHECKING:
+    import ray.actor
+    import ray.data
+
+
+def run_stages(
+    rows: pa.Table,
+    stages: Sequence[Stage],
+    *,
+    meter: ray.actor.ActorHandle | None = None,
+    sink: Callable[[pa.Table], pa.Table] | None = None,
+    sink_rows: int = 64,
+) -> Iterator[pa.Table]:
+    """Streams rows through the stages on the Ray cluster and yields finished blocks, in any order.
+
+    Args:
+        rows: input of the first stage; small columns only (addresses, times), frames are decoded inside a stage.
+        stages: run one after the other, overlapping in time.
+        meter: a `pipelines.core.progress.Meter` actor that receives rows, failures and seconds of each batch.
+        sink: applied to finished blocks inside the cluster, for results that must not travel through the driver.
+        sink_rows: rows per call of the sink.
+
+    Raises:
+        ValueError: a stage cannot load its model.
+    """
+    import ray.data
+    from ray.exceptions import RayError
+
+    if rows.num_rows == 0:
+        return
+    # Ray never splits a block among workers, so a block is as small as the smallest batch.
+    block_rows = min(stage.resources.batch_size for stage in stages)
+    blocks = [rows.slice(start, block_rows).combine_chunks() for start in range(0, rows.num_rows, block_rows)]
+    dataset = ray.data.from_arrow(blocks)
+    for stage in stages:
+        dataset = _map(dataset, stage, meter)
+    if sink is not None:
+        dataset = dataset.map_batches(sink, batch_size=sink_rows, batch_format="pyarrow", zero_copy_batch=True)
+    try:
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    except RayError as error:
+        match = _NOT_LOADED.search(str(error))  # Ray passes on the text alone of an exception that ended an actor
+        if match is None:
+            raise
+        raise ValueError(match[1]) from error
+
+
+def _map(dataset: ray.data.Dataset, stage: Stage, meter: ray.actor.ActorHandle | None) -> ray.data.Dataset:
+    resources = stage.resources
+    common: dict[str, Any] = {
+        "batch_size": resources.batch_size,
+        "batch_format": "pyarrow",
+        "num_cpus": resources.cpus,
+        "num_gpus": resources.gpus or None,
+    }
+    sources = model_hub.registered()
+    if resources.workers is None:
+        return dataset.map_batches(functools.partial(_run_batch, stage=stage, meter=meter, sources=sources), **common)
+    import ray.data
+
+    workers = resources.workers
+    min_size, max_size = workers if isinstance(workers, tuple) else (workers, workers)
+    pool = ray.data.ActorPoolStrategy(min_size=min_size, max_size=max_size)
+    return dataset.map_batches(_Worker, fn_constructor_args=(stage, meter, sources), compute=pool, **common)
+
+
+class NotLoadedError(ValueError):
+    """A stage cannot load its model."""
+
+
+_NOT_LOADED = re.compile(rf"{NotLoadedError.__module__}\.{NotLoadedError.__name__}: (.*)")
+
+
+class _Worker:
+    """An actor of a stage's pool."""
+
+    def __init__(
+        self, stage: Stage, meter: ray.actor.ActorHandle | None, sources: Sequence[model_hub.ModelSource]
+    ) -> None:
+        self.stage, self.meter, self.sources = stage, meter, sources
+        model_hub.register(*sources)
+        load_once(stage)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return _run_batch(batch, self.stage, self.meter, self.sources)
+
+
+def _run_batch(
+    batch: pa.Table,
+    stage: Stage,
+    meter: ray.actor.ActorHandle | None,
+    sources: Sequence[model_hub.ModelSource],
+) -> pa.Table:
+    model_hub.register(*sources)
+    model = load_once(stage)
+    began = time.perf_counter()
+    rows = apply(stage, model, batch.to_pylist())
+    if meter is not None:
+        failed = sum(row["failed_stage"] == stage.name for row in rows)
+        meter.add.remote(stage.name, len(rows), failed, time.perf_counter() - began)
+    added = [name for name in (*stage.output_columns(), *schema.FAILED) if name not in batch.column_names]
+    fields = [*batch.schema, *(schema.field(name) for name in added)]
+    return pa.Table.from_pylist(rows, schema=pa.schema(fields))
+
+
+@functools.lru_cache(maxsize=16)
+def load_once(stage: Stage) -> Any:
+    """Returns the stage's model, which is loaded at the first call in this process.
+
+    Raises:
+        NotLoadedError: the stage cannot load its model.
+    """
+    try:
+        model = stage.load()
+    except ValueError as error:
+        raise NotLoadedError(" ".join(str(error).split())) from error
+    if "torch" in sys.modules:  # several workers share a machine: each limits itself to the CPUs that it reserved
+        sys.modules["torch"].set_num_threads(max(1, int(stage.resources.cpus)))
+    return model

@@ -1,0 +1,90 @@
+"""Decodes frames of images and videos (PyAV for videos, Pillow for images).
+
+Seconds count from the first frame, rotation is applied, pixels are returned square, and memory is bounded by the
+result: frames are resized as they are decoded. Any defect of a file becomes a `MediaError` of one line.
+
+    >>> frames = read_frames("clip.mp4", [0.5, 1.0], short_side=256)  # [2, H, W, 3]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipelines.media import pictures, videos
+from pipelines.media.errors import MediaError, media_errors
+from pipelines.media.probe import open_stream
+
+
+def read_frames(
+    uri: str,
+    times: Sequence[float] | None = None,
+    *,
+    short_side: int | None = None,
+    crop: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """Decodes the frame shown at each time: the last one that began by then, or the nearest end of the video.
+
+    Args:
+        uri: path or address of an image or a video; an image gives its one picture for every time.
+        times: seconds from the first frame, in any order; [0] by default.
+        short_side: resize to this short side in pixels, keeping the aspect.
+        crop: (height, width) in pixels; resize to cover it and cut out its centre.
+
+    Returns:
+        RGB frames [N, H, W, 3] uint8 in the order of `times`.
+
+    Raises:
+        MediaError: the file holds no picture, or it cannot be decoded at these times.
+    """
+    assert short_side is None or crop is None, "short_side and crop exclude each other"
+    times = [0.0] if times is None else list(times)
+    assert times, "no times"
+    size = short_side or crop
+    with media_errors(uri), open_stream(uri) as file:
+        picture = pictures.open_picture(file)
+        if picture is not None:
+            return np.repeat(pictures.fit(pictures.decode(picture, size), size)[None], len(times), axis=0)
+        with videos.open_video(file) as (container, stream):
+            aspect, targets = videos.pixel_aspect(stream), sorted(set(times))
+            shown = (videos.to_picture(frame, aspect) for frame in videos.shown(container, stream, targets))
+            at = {time: pictures.fit(frame, size) for time, frame in zip(targets, shown, strict=True)}
+            if len({frame.shape for frame in at.values()}) > 1:
+                raise MediaError("the size of its frames changes")
+    return np.stack([at[time] for time in times])
+
+
+def stream_frames(uri: str, *, short_side: int) -> Iterator[tuple[float, np.ndarray]]:
+    """Yields every frame of a video as (seconds, RGB [H, W, 3] uint8), resized cheaply to the given short side.
+
+    Raises:
+        MediaError: the file is no video, or it cannot be decoded to its end.
+    """
+    with media_errors(uri), open_stream(uri) as file, videos.open_video(file) as (container, stream):
+        for seconds, frame in videos.decode(container, stream):
+            scale = min(1.0, short_side / min(frame.width, frame.height))
+            width, height = (max(2, round(side * scale)) for side in (frame.width, frame.height))
+            small = frame.reformat(width=width, height=height, format="rgb24", threads=videos.THREADS)
+            yield seconds, np.rot90(small.to_ndarray(), frame.rotation // 90)
+
+
+def clip_times(row: Mapping[str, Any], *, count: int | None = None, fps: float | None = None) -> list[float]:
+    """Seconds at which to sample a clip (a row with `kind`, `start` and `end`).
+
+    Args:
+        row: the clip; an image gives [0.0].
+        count: number of times, spread evenly, each in the middle of an equal section of the clip.
+        fps: times per second from the start on; at least one time.
+    """
+    assert (count is None) != (fps is None), "give count or fps"
+    if row["kind"] == "image":
+        return [0.0]
+    start, length = row["start"], row["end"] - row["start"]
+    if count is not None:
+        return [start + (index + 0.5) * length / count for index in range(count)]
+    assert fps is not None
+    total = max(1, math.ceil(length * fps - videos.TOLERANCE))
+    return [start + index / fps for index in range(total)]
