@@ -3,10 +3,11 @@
 import ast
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.processes import cpu_seconds
 
 ROOT = Path(__file__).parents[1]
 FILES = [path for package in ("nova_model", "pipelines", "jobs") for path in sorted((ROOT / package).rglob("*.py"))]
@@ -57,14 +58,11 @@ def test_one_file_hands_work_to_ray_data():
     assert users == ["pipelines/core/ray_data.py"]
 
 
-def test_the_command_line_answers_in_under_a_second():
-    best = min(_seconds_of_help() for _ in range(3))
-    assert best < 1.0, f"nova --help took {best:.2f} s"
-
-
-def _seconds_of_help():
-    began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "jobs.cli", "--help"], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0
-    assert "curate" in done.stdout
-    return time.perf_counter() - began
+def test_the_command_line_answers_in_under_a_second(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    command = [sys.executable, "-m", "jobs.cli", "--help"]
+    assert "curate" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    seconds = cpu_seconds(command)
+    # An empty interpreter starts in 0.02 to 0.05 s; where it takes longer, the machine is slow and not the command.
+    limit = max(1.0, 20 * cpu_seconds([sys.executable, "-c", "pass"]))
+    assert seconds < limit, f"nova --help took {seconds:.2f} s of CPU time"

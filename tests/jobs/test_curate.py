@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from pipelines.curation.filters import Decide
 from pipelines.shapes_world import audit as planted
 from pipelines.store.locks import BusyError, exclusive
 from pipelines.store.tables import Tables
+from tests.processes import wait_until
 
 VERSIONED = ("assets", "clips", "examples", "failures")
 
@@ -220,11 +220,8 @@ def test_a_killed_run_goes_on_where_it_was(curated: Path, media: Path, work: Pat
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_ADDRESS")}
     run = subprocess.Popen([*command, *often], start_new_session=True, env=environment)
     try:
-        deadline = time.monotonic() + 600
-        while not _has_examples(tables):
-            assert run.poll() is None, "it ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: _has_examples(tables) or run.poll() is not None)
+        assert _has_examples(tables), "it ended before it could be killed"
     finally:
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()

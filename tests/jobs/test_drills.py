@@ -14,6 +14,7 @@ import pytest
 from jobs.train.job import steps_done
 from pipelines.media.write import write_image
 from pipelines.store.tables import Tables
+from tests.processes import run_and_measure_peak
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(1800)]
 
@@ -89,13 +90,9 @@ def _peak_megabytes(folder: Path, count: int) -> float:
     for index in range(count):
         picture = np.random.default_rng(index).integers(0, 255, (4, 4, 3), dtype=np.uint8)
         write_image(folder / "media" / f"{index}.png", np.kron(picture, np.ones((16, 16, 1), np.uint8)))
-    program = (
-        "import sys, resource; from jobs import cli; cli.run(sys.argv[1:]); "
-        "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    )
+    program = "import sys; from jobs import cli; sys.exit(cli.run(sys.argv[1:]))"
     settings = ["--set", "commits.round_items=100", "--set", "commits.rows=100"]
     command = ["curate", "--input", str(folder / "media"), "--tables", str(folder / "tables"), *settings]
-    ended = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
+    _, peak = run_and_measure_peak(program, command)
     assert Tables(folder / "tables").count("assets") == count
-    return int(ended.stdout.split("peak")[-1]) / 1024
+    return peak / 2**20

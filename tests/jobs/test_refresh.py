@@ -19,6 +19,7 @@ from jobs.train.job import steps_done
 from pipelines.media.write import write_image
 from pipelines.store.locks import BusyError, exclusive
 from pipelines.store.tables import Tables
+from tests.processes import PATIENCE
 
 
 def config(**changes: Any) -> RefreshConfig:
@@ -87,7 +88,7 @@ def test_two_at_once_do_the_work_once(media: Path, work: Path, curated: Path, al
     tables = work / "twice_tables"
     command = [sys.executable, "-m", "jobs.cli", "refresh", "--input", str(media), "--tables", str(tables)]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    said = [run.communicate(timeout=600) for run in runs]
+    said = [run.communicate(timeout=PATIENCE) for run in runs]
     assert sorted(run.returncode for run in runs) == [0, 2], said
     refused = next(error for run, (_, error) in zip(runs, said, strict=True) if run.returncode == 2)
     assert "another run" in refused

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +20,12 @@ import requests
 
 from jobs import submit
 from tests.conftest import SHARED
+from tests.processes import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 90
 JOINS = """
 import json
-from jobs.cluster import connect
+from jobs.runtime.cluster import connect
 print("resources", json.dumps(connect()))
 """
 
@@ -52,7 +51,7 @@ class Cluster:
 
 
 def _finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
-    out, err = process.communicate(timeout=400)
+    out, err = process.communicate(timeout=PATIENCE)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
@@ -96,13 +95,14 @@ def _free_ports(count):
 
 def _wait_for(url, token, process):
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
-    until = time.monotonic() + START_SECONDS
-    while time.monotonic() < until:
+
+    def answers():
         assert process.poll() is None, "ray start has ended"
         with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=5):
-            return
-        time.sleep(0.2)
-    raise TimeoutError("the Ray cluster did not start")
+            return True
+        return False
+
+    wait_until(answers, "the Ray cluster did not start")
 
 
 def _stop(process):
@@ -161,9 +161,7 @@ def test_a_name_is_run_once_and_means_one_command(cluster, sent):
 
 def test_a_job_runs_on_the_cluster_that_it_was_sent_to(sent):
     """What `nova` does inside a job to find Ray: the cluster's own resources come back, not those of a new one."""
-    until = time.monotonic() + 90
-    while not sent.client.get_job_status(sent.joining).is_terminal() and time.monotonic() < until:
-        time.sleep(0.5)
+    wait_until(lambda: sent.client.get_job_status(sent.joining).is_terminal())
     assert '"this_cluster": 1.0' in sent.client.get_job_logs(sent.joining)
     assert sent.client.get_job_status(sent.joining) == "SUCCEEDED"
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from jobs.train import job as train
 from pipelines.store.tables import Tables
 from tests.conftest import train_config
+from tests.processes import wait_until
 
 ATTEMPTS = 3
 """At killing a run between its second and its last step, which a busy machine may let slip by."""
@@ -78,11 +79,8 @@ def _killed_on_its_way(run: Path, tables: Path) -> bool:
     command = ["train", "--tables", f"{tables}@1", "--run", str(run), "--steps", "8", *options]
     process = subprocess.Popen([sys.executable, "-m", "jobs.cli", *command], start_new_session=True)
     try:
-        deadline = time.monotonic() + 600
-        while train.steps_done(str(run)) < 2:
-            assert process.poll() in (None, 0), "it failed before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: train.steps_done(str(run)) >= 2 or process.poll() is not None)
+        assert process.poll() in (None, 0), "it failed before it could be killed"
     finally:
         with contextlib.suppress(ProcessLookupError):  # it has ended
             os.killpg(process.pid, signal.SIGKILL)
