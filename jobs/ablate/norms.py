@@ -37,11 +37,11 @@ def variances(run: Path, config: TrainConfig) -> dict[str, Variances]:
     from nova_model.checkpoints.weights import load_transformer
     from nova_model.model import Nova
     from nova_model.tools.activations import variance_by_depth
-    from pipelines.generation import checkpoint_resolution as components
+    from pipelines.generation.checkpoint_resolution import resolve_checkpoint
 
     root, batch = _batch(config)
     torch.manual_seed(config.seed)  # as a training draws its first weights
-    models = {"start": Nova(model_config(config)), "end": load_transformer(components.find(str(run)).transformer)}
+    models = {"start": Nova(model_config(config)), "end": load_transformer(resolve_checkpoint(str(run)).transformer)}
     found = {}
     for name, model in models.items():
         worker = Worker(replace(config, precision="fp32"), root, run, 0, 1, torch.device("cpu"))

@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any
 from jobs import settings
 from jobs.runtime import tracking
 from pipelines.core.stage import Row
+from pipelines.generation.requests import SampleRequest
 from pipelines.shapes_world.prompts import Canvas, Question, questions
 
 if TYPE_CHECKING:
     from jobs.evaluate import EvaluateConfig
     from jobs.generate import GenerateConfig
-    from pipelines.evaluation.benchmarks.layouts import Sample
-    from pipelines.generation.checkpoint_resolution import Components
+    from pipelines.generation.checkpoint_resolution import ResolvedCheckpoint
 
 BENCHMARKS = ("shapes",)
 OURS = {"samples", "first_frames", "scores.parquet", "wrong.json", "summary.json", "images.png", "videos.png"}
@@ -90,14 +90,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     from jobs.generate import generate
     from jobs.runtime.cluster import connect
     from pipelines.evaluation.metrics import Score
-    from pipelines.generation import checkpoint_resolution as components
+    from pipelines.generation.checkpoint_resolution import resolve_checkpoint
 
     check(config)
     if config.generate.full_chroma is None:
         # At half the resolution (4:2:0) colours blunt what is a few pixels large, which the judge would hold against
         # the model: of true videos, coded and decoded with some noise, 5 in 100 lost their outline that way.
         config = replace(config, generate=replace(config.generate, full_chroma=True))
-    parts = components.find(config.checkpoint, vae=config.generate.vae, text_encoder=config.generate.text_encoder)
+    parts = resolve_checkpoint(config.checkpoint, vae=config.generate.vae, text_encoder=config.generate.text_encoder)
     output = _usable(_output(config))
     canvas = _canvas(config, parts)
     asked = questions(config.shapes, canvas)
@@ -147,7 +147,7 @@ def _usable(output: Path) -> Path:
     return output
 
 
-def _canvas(config: EvaluateConfig, parts: Components) -> Canvas:
+def _canvas(config: EvaluateConfig, parts: ResolvedCheckpoint) -> Canvas:
     """What the checkpoint makes; a length that its VAE does not code is a ValueError."""
     from nova_model.checkpoints.released import load_vae
     from nova_model.checkpoints.weights import load_config
@@ -169,9 +169,8 @@ def _canvas(config: EvaluateConfig, parts: Components) -> Canvas:
     return Canvas(height=height, width=width, frames=frames, extended=extended, fps=config.generate.fps)
 
 
-def _sample(output: Path, question: Question) -> Sample:
+def _sample(output: Path, question: Question) -> SampleRequest:
     """What `nova generate` is asked for; the first frame is drawn where one is given."""
-    from pipelines.evaluation.benchmarks.layouts import Sample
     from pipelines.media.write import write_image
     from pipelines.shapes_world.draw import render
     from pipelines.store.schema import derived_id
@@ -181,11 +180,10 @@ def _sample(output: Path, question: Question) -> Sample:
         image = output / "first_frames" / f"{derived_id(question.scene)}.png"  # another scene is another sample
         if not image.exists():
             write_image(image, render(question.scene)[0])
-    return Sample(
+    return SampleRequest(
         prompt=question.prompt,
         path=question.path,
         seeds=(question.seed,),
-        video=question.frames > 1,
         frames=question.frames,
         motion=question.motion,
         image=None if image is None else str(image),
@@ -200,19 +198,20 @@ def _generation(config: EvaluateConfig, output: Path, run: str) -> GenerateConfi
 
 
 def _made(
-    making: GenerateConfig, asked: Sequence[Question], wanted: Sequence[Sample]
+    making: GenerateConfig, asked: Sequence[Question], wanted: Sequence[SampleRequest]
 ) -> tuple[list[Row], list[dict[str, str]]]:
     """Samples with what they were asked for, and those that could not be made."""
     import pyarrow.parquet as pq
 
-    from jobs.generate import build, planned
+    from jobs.generate import build_stage
+    from pipelines.generation.manifest import sample_rows
     from pipelines.shapes_world.benchmark import write_scene
 
     manifest = pq.read_table(Path(making.output) / "manifest.parquet").to_pylist()
     made = {row["sample_id"]: row for row in manifest}
     rows, missing = [], []
-    stage = build(making, videos=True)
-    for question, plan in zip(asked, planned(stage, wanted), strict=True):
+    stage = build_stage(making)
+    for question, plan in zip(asked, sample_rows(stage, wanted), strict=True):
         sample = made.get(plan["sample_id"])
         if sample is None:
             path = str(Path(making.output) / question.path)
@@ -244,7 +243,7 @@ def _judge(config: EvaluateConfig, rows: list[Row]) -> list[Row]:
     return [{**row, **judged[row["sample_id"]]} for row in rows]
 
 
-def _provenance(config: EvaluateConfig, parts: Components, canvas: Canvas) -> dict[str, Any]:
+def _provenance(config: EvaluateConfig, parts: ResolvedCheckpoint, canvas: Canvas) -> dict[str, Any]:
     """What the scores lead back to."""
     from pipelines.core.model_hub import digest
 

@@ -1,7 +1,7 @@
-"""Finds the parts of a checkpoint: transformer, schedule, VAE and text encoder.
+"""Resolves a checkpoint to the folders of its networks: transformer, scheduler, VAE and text encoder.
 
 A checkpoint is a training run (RUN), one of its checkpoints (RUN/checkpoints/step-00000100), an exported model
-(RUN/model), the one that the project carries (zoo/nova), or a released folder or hub id as diffusers lays it out
+(RUN/model), the one that the project carries (zoo/nova), or a released folder or hub id in the layout of diffusers
 (`model_index.json`).
 """
 
@@ -15,80 +15,88 @@ from pipelines.core import model_hub
 
 
 @dataclass(frozen=True, kw_only=True)
-class Components:
-    """Where each part of a checkpoint is."""
+class ResolvedCheckpoint:
+    """Folders or model names of everything that generation loads from a checkpoint."""
 
     checkpoint: str
-    """What the user named."""
+    """The name that the user gave, or the folder of the trained model."""
     transformer: str
     scheduler: str
     vae: str
     text_encoder: str
     tokenizer: str | None = None
-    """The text encoder's own by default."""
+    """None where the tokenizer lies in the text encoder's folder."""
     data_version: int | None = None
-    """Version of `examples` that it was trained on, where it was trained here."""
+    """Version of `examples` that the model was trained on; None for released checkpoints, which do not record it."""
     preset: str | None = None
 
 
-def find(checkpoint: str, *, vae: str | None = None, text_encoder: str | None = None) -> Components:
-    """The parts of a checkpoint.
+def resolve_checkpoint(
+    checkpoint: str, *, vae: str | None = None, text_encoder: str | None = None
+) -> ResolvedCheckpoint:
+    """Resolves a checkpoint to the networks that generation loads.
 
     Args:
         checkpoint: a folder, zoo/nova or a hub id.
-        vae: takes the place of the checkpoint's own.
-        text_encoder: likewise.
+        vae: replaces the checkpoint's VAE.
+        text_encoder: replaces the checkpoint's text encoder and its tokenizer.
 
     Raises:
-        ValueError: nothing there that can be generated from.
+        ValueError: the checkpoint does not exist or lacks a file that generation needs.
     """
     if not checkpoint:
         raise ValueError("--checkpoint is missing; give a training run, a checkpoint folder or a hub id")
-    folder = _folder(checkpoint)
+    folder = _checkpoint_folder(checkpoint)
     if (folder / "model_index.json").exists():
         missing = [name for name in ("transformer", "scheduler") if not (folder / name).is_dir()]
         if missing:
-            raise ValueError(f"{checkpoint} has a model_index.json but no {missing[0]}/; download it whole")
-        return Components(
+            raise ValueError(f"{checkpoint} has a model_index.json but no {missing[0]}/; download all of its folders")
+        return ResolvedCheckpoint(
             checkpoint=checkpoint,
             transformer=str(folder / "transformer"),
             scheduler=str(folder / "scheduler"),
             vae=vae or str(folder / "vae"),
             text_encoder=text_encoder or str(folder / "text_encoder"),
+            # Another text encoder does not share the vocabulary of the released tokenizer.
             tokenizer=None if text_encoder else str(folder / "tokenizer"),
         )
-    trained = _trained(folder)
+    trained = _trained_model(folder)
     if trained is None:
-        raise ValueError(f"{checkpoint} is no checkpoint: it holds neither model_index.json nor a trained model")
-    parts = json.loads((trained / "components.json").read_text())
-    return Components(
+        raise ValueError(
+            f"{checkpoint} is not a checkpoint: it holds neither model_index.json nor a trained model; give a training "
+            "run, one of its checkpoints or a released folder"
+        )
+    components = json.loads((trained / "components.json").read_text())
+    return ResolvedCheckpoint(
         checkpoint=str(trained),
         transformer=str(trained / "transformer"),
         scheduler=str(trained / "scheduler"),
-        vae=vae or parts["vae"],
-        text_encoder=text_encoder or parts["text_encoder"],
-        data_version=parts["version"],
-        preset=parts["preset"],
+        vae=vae or components["vae"],
+        text_encoder=text_encoder or components["text_encoder"],
+        data_version=components["version"],
+        preset=components["preset"],
     )
 
 
-def _folder(checkpoint: str) -> Path:
+def _checkpoint_folder(checkpoint: str) -> Path:
     if model_hub.source_of(checkpoint) is not None:
         return model_hub.folder(checkpoint)
     folder = Path(checkpoint).expanduser()
     if folder.is_dir():
         return folder.absolute()
     if checkpoint.count("/") == 1 and not checkpoint.startswith((".", "/", "~")):
+        # nova_model.checkpoints imports torch, which a wrong command line should not wait for.
         from nova_model.checkpoints.released import fetch
 
         return fetch(checkpoint)
-    raise ValueError(f"--checkpoint {checkpoint}: no such folder")
+    raise ValueError(f"--checkpoint {checkpoint}: no such folder; give a training run, a checkpoint folder or a hub id")
 
 
-def _trained(folder: Path) -> Path | None:
-    """The newest trained model in a run folder, or the folder itself where it is one."""
+def _trained_model(folder: Path) -> Path | None:
+    """The folder itself where it holds a trained model, else the run's exported model or its newest checkpoint."""
     checkpoints = sorted((folder / "checkpoints").glob("step-*"), reverse=True)
     for candidate in (folder, folder / "model", *checkpoints):
+        # A training that is killed while it writes leaves a checkpoint with one of the two only; it is passed over.
         if (candidate / "components.json").exists() and (candidate / "transformer").is_dir():
             return candidate
     return None

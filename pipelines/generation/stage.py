@@ -1,4 +1,4 @@
-"""The generation stage: prompts become images and videos, batch by batch.
+"""The generation stage: requests become images and videos, batch by batch.
 
 The result for a prompt and seed depends on neither batching nor the number of workers: every sample draws its own noise
 from its own generator.
@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nova_model.config import SamplingConfig
+from pipelines.core.devices import device, dtype
+from pipelines.core.model_hub import folder, loading
 from pipelines.core.stage import Row, Stage
-from pipelines.generation.checkpoint_resolution import Components
+from pipelines.core.text_encoder import TextEncoder
+from pipelines.generation.checkpoint_resolution import ResolvedCheckpoint
+from pipelines.generation.config import GenerationConfig
+from pipelines.generation.requests import SampleRequest
 from pipelines.media.frames import read_frames
 from pipelines.media.write import write_image, write_video
 
@@ -26,48 +31,74 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """One picture or video to make."""
-
-    prompt: str
-    seed: int
-    frames: int
-    motion: float
-    image: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Generate(Stage):
-    """Generates the files of a batch of rows and writes them."""
+    """Generates the files of a batch of requests and writes them."""
 
     name = "generate"
     reads = ("prompt", "path", "seeds", "asked_frames", "asked_motion", "first_frame")
     adds = ("uri", "kind", "frames", "height", "width", "fps", "seconds", "device_seconds")
+    # The manifest skips samples that exist, by ids that cover these settings and the weights.
     stamps = False
 
-    components: Components
+    components: ResolvedCheckpoint
     output: str
-    """Folder that `path` is relative to."""
+    """Folder that the paths of requests are relative to."""
     frames: int = 1
-    """Pixel frames; 1 makes images."""
+    """Pixel frames of requests that name none; 1 makes images."""
     height: int | None = None
-    """Pixels; the size the model was trained at by default."""
+    """Height in pixels; the size of training by default."""
     width: int | None = None
     video_fps: float = 12.0
-    """Frames per second that are asked for and written."""
+    """Frames per second that condition the model and that videos are written with."""
     full_chroma: bool = False
-    """Videos keep colours at full resolution (4:4:4), which not every player shows."""
+    """Videos keep colours at full resolution (4:4:4), which some players cannot show."""
     motion: float = 5.0
-    """Motion score that is asked for; 1 to 10 is useful."""
+    """Motion score of requests that name none; 1 to 10 is useful."""
     negative_prompt: str | None = None
-    """Prompt to move away from; the unconditional one by default."""
+    """Prompt that guidance leads away from; the unconditional embedding by default."""
     image: str | None = None
-    """First frame to continue from (image-to-video)."""
+    """First frame that requests continue from (image-to-video)."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     samples_at_once: int = 1
-    """Pictures or videos denoised together."""
+    """Images or videos denoised together."""
     precision: str = "auto"
     """bf16 or fp32; auto is bf16 on a GPU and fp32 on a CPU."""
+
+    @classmethod
+    def from_config(
+        cls,
+        config: GenerationConfig,
+        checkpoint: ResolvedCheckpoint,
+        output: Path,
+        *,
+        frames: int = 1,
+        image: str | None = None,
+    ) -> Generate:
+        """The stage that generates from a checkpoint by a config.
+
+        Args:
+            config: how samples are generated.
+            checkpoint: what they are generated from.
+            output: absolute folder for the files.
+            frames: pixel frames of requests that name none.
+            image: first frame of requests that name none.
+        """
+        return cls(
+            components=checkpoint,
+            output=str(output),
+            frames=frames,
+            height=config.height,
+            width=config.width,
+            video_fps=config.fps,
+            full_chroma=bool(config.full_chroma),
+            motion=config.motion,
+            negative_prompt=config.negative_prompt,
+            image=image,
+            sampling=config.sampling,
+            samples_at_once=config.samples_at_once,
+            precision=config.precision,
+            resources=config.resources,
+        )
 
     def size(self, model: Nova) -> tuple[int, int]:
         """Height and width in pixels."""
@@ -75,84 +106,93 @@ class Generate(Stage):
         return self.height or height, self.width or width
 
     def load(self) -> NovaPipeline:
+        # These modules import torch, which the driver, who only builds the stage, does without.
         from nova_model.checkpoints.released import load_scheduler, load_vae
         from nova_model.checkpoints.weights import load_transformer
         from nova_model.diffusers.pipeline import NovaPipeline
-        from pipelines.core.devices import device, dtype
-        from pipelines.core.model_hub import folder, loading
-        from pipelines.core.text_encoder import TextEncoder
 
-        kind, parts = dtype(self.precision), self.components
-        model = load_transformer(parts.transformer, dtype=kind).eval()
-        text = TextEncoder.load(parts.text_encoder, kind, model.config.text_token_len, tokenizer=parts.tokenizer)
-        with loading(parts.vae):
-            vae = load_vae(folder(parts.vae), kind)
+        precision, checkpoint = dtype(self.precision), self.components
+        model = load_transformer(checkpoint.transformer, dtype=precision).eval()
+        text = TextEncoder.load(
+            checkpoint.text_encoder, precision, model.config.text_token_len, tokenizer=checkpoint.tokenizer
+        )
+        with loading(checkpoint.vae):
+            vae = load_vae(folder(checkpoint.vae), precision)
         pipeline = NovaPipeline(
             transformer=model,
-            scheduler=load_scheduler(parts.scheduler),
+            scheduler=load_scheduler(checkpoint.scheduler),
             vae=vae,
             text_encoder=text.model,
             tokenizer=text.tokenizer,
         ).to(device())
         pipeline.set_progress_bar_config(disable=True)
-        usual = Wanted(prompt="", seed=0, frames=self.frames, motion=self.motion, image=self.image)
-        pipeline.check([""], **self.options(pipeline, [usual]))
+        # Settings that the model cannot take end the run here, rather than failing every request.
+        typical = self.with_defaults(SampleRequest(prompt="", path="", seeds=(0,)))
+        pipeline.check([""], **self.options(pipeline, [typical]))
         return pipeline
 
-    def options(self, pipeline: NovaPipeline, wanted: Sequence[Wanted]) -> dict[str, Any]:
-        """What a call is asked for besides the prompts.
+    def with_defaults(self, request: SampleRequest) -> SampleRequest:
+        """The request with the stage's settings where it leaves them open."""
+        return replace(
+            request,
+            frames=self.frames if request.frames is None else request.frames,
+            motion=self.motion if request.motion is None else request.motion,
+            image=self.image if request.image is None else request.image,
+        )
+
+    def options(self, pipeline: NovaPipeline, requests: Sequence[SampleRequest]) -> dict[str, Any]:
+        """Arguments of a pipeline call besides prompts and generators.
 
         Args:
-            pipeline: that is called.
-            wanted: what it makes, of one length; all of it continues a picture, or nothing does.
+            pipeline: the pipeline to call.
+            requests: complete ones of the same length; either all continue a picture or none does.
         """
         height, width = self.size(pipeline.transformer)
         sampling = asdict(self.sampling)
         return {
-            "negative_prompt": self.negative_prompt, "image": _first_frames(wanted, (height, width)),
-            "num_frames": wanted[0].frames, "height": height, "width": width,
-            "motion_score": [each.motion for each in wanted], "fps": self.video_fps, "output_type": "np",
+            "negative_prompt": self.negative_prompt, "image": _first_frames(requests, (height, width)),
+            "num_frames": requests[0].frames, "height": height, "width": width,
+            "motion_score": [request.motion for request in requests], "fps": self.video_fps, "output_type": "np",
             "num_inference_steps": sampling.pop("set_steps"), "num_diffusion_steps": sampling.pop("diffusion_steps"),
             **sampling,
         }  # fmt: skip
 
     def process(self, model: NovaPipeline, rows: Sequence[Row]) -> list[Row | Exception]:
-        wanted = [(index, each) for index, row in enumerate(rows) for each in self.wanted(row)]
+        requests = [self.with_defaults(SampleRequest.from_row(row)) for row in rows]
+        queue = [(index, sample) for index, request in enumerate(requests) for sample in request.one_per_seed()]
         videos: dict[int, list[np.ndarray]] = {index: [] for index in range(len(rows))}
         seconds = dict.fromkeys(videos, 0.0)
-        for share in _together(wanted, self.samples_at_once):
-            began = time.perf_counter()
-            made = self.sample(model, [each for _, each in share])
-            each = (time.perf_counter() - began) / len(share)
-            for (index, _), video in zip(share, made, strict=True):
+        for batch in _batches(queue, self.samples_at_once):
+            start = time.perf_counter()
+            samples = self.sample(model, [request for _, request in batch])
+            seconds_per_sample = (time.perf_counter() - start) / len(batch)
+            for (index, _), video in zip(batch, samples, strict=True):
                 videos[index].append(video)
-                seconds[index] += each
-        return [self._write(row, videos[index], seconds[index]) for index, row in enumerate(rows)]
+                seconds[index] += seconds_per_sample
+        return [self._write(request, videos[index], seconds[index]) for index, request in enumerate(requests)]
 
-    def wanted(self, row: Row) -> list[Wanted]:
-        """What a row asks for, one a seed; what it leaves open is the stage's own setting."""
-        asked = {"frames": row.get("asked_frames"), "motion": row.get("asked_motion"), "image": row.get("first_frame")}
-        usual = {"frames": self.frames, "motion": self.motion, "image": self.image}
-        settings: dict[str, Any] = {name: usual[name] if own is None else own for name, own in asked.items()}
-        return [Wanted(prompt=row["prompt"], seed=int(seed), **settings) for seed in row["seeds"]]
+    def sample(self, pipeline: NovaPipeline, requests: Sequence[SampleRequest]) -> np.ndarray:
+        """Generates what one pipeline call can: videos of the same length, or images.
 
-    def sample(self, pipeline: NovaPipeline, wanted: Sequence[Wanted]) -> np.ndarray:
-        """Generates what can be made together: videos of one length, or images.
+        Args:
+            pipeline: as `load` returns it.
+            requests: complete ones with one seed each.
 
         Returns:
             uint8 [B, T, H, W, 3].
         """
         import torch
 
-        generators = [torch.Generator().manual_seed(each.seed) for each in wanted]
-        prompts = [each.prompt for each in wanted]
-        made = pipeline(prompts, generator=generators, return_dict=False, **self.options(pipeline, wanted))[0]
-        videos = made if wanted[0].frames > 1 else made[:, None]
+        generators = [torch.Generator().manual_seed(request.seeds[0]) for request in requests]
+        prompts = [request.prompt for request in requests]
+        options = self.options(pipeline, requests)
+        pixels = pipeline(prompts, generator=generators, return_dict=False, **options)[0]
+        videos = pixels if options["num_frames"] > 1 else pixels[:, None]  # images come without a frame axis
         return (videos * 255).round().astype(np.uint8)
 
-    def _write(self, row: Row, videos: list[np.ndarray], seconds: float) -> Row:
+    def _write(self, request: SampleRequest, videos: list[np.ndarray], seconds: float) -> Row:
         frames = videos[0] if len(videos) == 1 else grid(videos)
-        path = Path(self.output) / row["path"]
+        path = Path(self.output) / request.path
         path.parent.mkdir(parents=True, exist_ok=True)
         if len(frames) == 1:
             write_image(path, frames[0])
@@ -170,28 +210,31 @@ class Generate(Stage):
         }
 
 
-def _together(wanted: Sequence[tuple[int, Wanted]], most: int) -> Iterator[list[tuple[int, Wanted]]]:
-    """Shares of at most so many that are of one length, and all of which continue a picture, or none."""
-    kinds: dict[tuple[int, bool], list[tuple[int, Wanted]]] = {}
-    for index, each in wanted:
-        kinds.setdefault((each.frames, each.image is not None), []).append((index, each))
-    for alike in kinds.values():
-        for start in range(0, len(alike), most):
-            yield alike[start : start + most]
+def _batches(queue: Sequence[tuple[int, SampleRequest]], size: int) -> Iterator[list[tuple[int, SampleRequest]]]:
+    """Batches of at most `size` requests of the same length, of which all continue a picture or none does.
+
+    A pipeline call has one number of frames, and first frames for all of its prompts or for none.
+    """
+    groups: dict[tuple[int | None, bool], list[tuple[int, SampleRequest]]] = {}
+    for index, request in queue:
+        groups.setdefault((request.frames, request.image is not None), []).append((index, request))
+    for group in groups.values():
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
 
 
-def _first_frames(wanted: Sequence[Wanted], size: tuple[int, int]) -> np.ndarray | None:
-    """The pictures that are continued, [1, H, W, 3] where all continue the same one, else one for each."""
+def _first_frames(requests: Sequence[SampleRequest], size: tuple[int, int]) -> np.ndarray | None:
+    """First frames, [1, H, W, 3] where all requests continue the same picture, else [B, H, W, 3]."""
     pictures: dict[str | None, np.ndarray] = {
-        each.image: read_frames(each.image, None, crop=size) for each in wanted if each.image is not None
+        request.image: read_frames(request.image, None, crop=size) for request in requests if request.image is not None
     }
     if len(pictures) < 2:
         return next(iter(pictures.values()), None)
-    return np.concatenate([pictures[each.image] for each in wanted])
+    return np.concatenate([pictures[request.image] for request in requests])
 
 
 def grid(videos: Sequence[np.ndarray]) -> np.ndarray:
-    """Puts pictures side by side, two columns for four (the layout of DPG-Bench), with black where none is left.
+    """Puts pictures side by side, two columns for four (the layout of DPG-Bench), with black in the unused cells.
 
     Args:
         videos: [T, H, W, 3] each.

@@ -18,7 +18,7 @@ from jobs import recipes
 from jobs.generate import GenerateConfig, generate
 from nova_model.config import SamplingConfig
 from pipelines.core.stage import Resources
-from pipelines.evaluation.benchmarks.layouts import Sample
+from pipelines.generation.requests import SampleRequest
 
 
 def config(trained: Path, output: Path, **changes: Any) -> GenerateConfig:
@@ -124,10 +124,12 @@ def test_samples_of_their_own_kind_are_what_they_are_alone(trained: Path, work: 
     for index, colour in enumerate([(200, 60, 60), (40, 60, 220)]):
         write_image(work / f"plain{index}.png", np.full((64, 64, 3), colour, np.uint8))
     wanted = [
-        Sample("a wall", "picture.png", (0,), frames=1),
-        Sample("a wall", "first.mp4", (1,), video=True, frames=5, image=str(work / "plain0.png")),
-        Sample("a ball", "other.mp4", (1,), video=True, frames=5, image=str(work / "plain1.png"), motion=8.0),
-        Sample("a ball", "free.mp4", (1,), video=True, frames=5, motion=1.0),
+        SampleRequest(prompt="a wall", path="picture.png", seeds=(0,), frames=1),
+        SampleRequest(prompt="a wall", path="first.mp4", seeds=(1,), frames=5, image=str(work / "plain0.png")),
+        SampleRequest(
+            prompt="a ball", path="other.mp4", seeds=(1,), frames=5, image=str(work / "plain1.png"), motion=8.0
+        ),
+        SampleRequest(prompt="a ball", path="free.mp4", seeds=(1,), frames=5, motion=1.0),
     ]
     together, alone = (
         config(trained, work / "kinds", samples_at_once=4),
@@ -192,6 +194,9 @@ def test_settings_are_part_of_what_a_sample_is(images: Path, trained: Path, work
         ({"output": ""}, "--output is missing"),
         ({"prompt": None, "benchmark": "geneval"}, "--benchmark-data"),
         ({"frames": 0}, "at least 1"),
+        ({"benchmark_data": "folder"}, "--benchmark-data has no effect without --benchmark"),
+        ({"image": "first.png"}, "--image has no effect on images"),
+        ({"full_chroma": True}, "--full-chroma has no effect on images"),
     ],
 )
 def test_wrong_use_is_one_line(changes: dict[str, Any], message: str, trained: Path, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from nova_model.model import Nova
 from pipelines.core.model_hub import folder
 from pipelines.core.text_encoder import TextEncoder
 from pipelines.dataloading.dataloader import Batch, Bucket
-from pipelines.generation.checkpoint_resolution import find
-from pipelines.generation.stage import Generate, Wanted
+from pipelines.generation.checkpoint_resolution import resolve_checkpoint
+from pipelines.generation.requests import SampleRequest
+from pipelines.generation.stage import Generate
 from pipelines.shapes_world.benchmark import judge_sample
 from pipelines.shapes_world.draw import render
 from pipelines.shapes_world.prompts import Canvas, ShapesBenchmark, questions
@@ -97,10 +98,13 @@ def test_the_carried_checkpoint_paints_the_colours_of_its_prompts() -> None:
 def colours_right(checkpoint: str | Path, asked: Sequence[Scene]) -> float:
     """Share of samples whose largest thing has the colour of the prompt."""
     stage = Generate(
-        components=find(str(checkpoint)), output="",
+        components=resolve_checkpoint(str(checkpoint)), output="",
         sampling=SamplingConfig(set_steps=16, diffusion_steps=15, guidance_scale=3.0),
     )  # fmt: skip
-    wanted = [Wanted(prompt=short_caption(scene), seed=seed, frames=1, motion=0.0) for seed, scene in enumerate(asked)]
-    made = stage.sample(stage.load(), wanted)
-    verdicts = [judge_sample("colors", scene, frames, 1.0) for scene, frames in zip(asked, made, strict=True)]
+    requests = [
+        SampleRequest(prompt=short_caption(scene), path=f"{seed}.png", seeds=(seed,), frames=1, motion=0.0)
+        for seed, scene in enumerate(asked)
+    ]
+    samples = stage.sample(stage.load(), requests)
+    verdicts = [judge_sample("colors", scene, frames, 1.0) for scene, frames in zip(asked, samples, strict=True)]
     return float(np.mean([bool(verdict.color_right) for verdict in verdicts]))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipelines.generation.checkpoint_resolution import Components, find
+from pipelines.generation.checkpoint_resolution import ResolvedCheckpoint, resolve_checkpoint
 
 PARTS = {"vae": "fake/vae", "text_encoder": "fake/text_encoder", "version": 3, "preset": "tiny"}
 
@@ -22,12 +23,12 @@ def trained(folder: Path) -> Path:
 def test_a_run_gives_its_finished_model_else_its_newest_checkpoint(tmp_path: Path) -> None:
     trained(tmp_path / "checkpoints" / "step-00000050")
     newest = trained(tmp_path / "checkpoints" / "step-00000100")
-    assert find(str(tmp_path)).transformer == str(newest / "transformer")
+    assert resolve_checkpoint(str(tmp_path)).transformer == str(newest / "transformer")
     finished = trained(tmp_path / "model")
-    found = find(str(tmp_path))
-    assert found.checkpoint == str(finished)
-    assert (found.vae, found.text_encoder, found.data_version) == ("fake/vae", "fake/text_encoder", 3)
-    older = find(str(tmp_path / "checkpoints" / "step-00000050"))
+    resolved = resolve_checkpoint(str(tmp_path))
+    assert resolved.checkpoint == str(finished)
+    assert (resolved.vae, resolved.text_encoder, resolved.data_version) == ("fake/vae", "fake/text_encoder", 3)
+    older = resolve_checkpoint(str(tmp_path / "checkpoints" / "step-00000050"))
     assert older.transformer.endswith("step-00000050/transformer")
 
 
@@ -35,39 +36,40 @@ def test_a_released_folder_brings_its_own_parts(tmp_path: Path) -> None:
     for part in ("transformer", "scheduler"):
         (tmp_path / part).mkdir()
     (tmp_path / "model_index.json").write_text("{}")
-    found = find(str(tmp_path))
-    assert (found.vae, found.tokenizer) == (str(tmp_path / "vae"), str(tmp_path / "tokenizer"))
-    other = find(str(tmp_path), vae="fake/vae", text_encoder="fake/text_encoder")
+    resolved = resolve_checkpoint(str(tmp_path))
+    assert (resolved.vae, resolved.tokenizer) == (str(tmp_path / "vae"), str(tmp_path / "tokenizer"))
+    other = resolve_checkpoint(str(tmp_path), vae="fake/vae", text_encoder="fake/text_encoder")
     assert (other.vae, other.text_encoder, other.tokenizer) == ("fake/vae", "fake/text_encoder", None)
 
 
 def test_the_carried_checkpoint_is_made_of_the_zoo() -> None:
-    found = find("zoo/nova")
-    assert Path(found.transformer).is_dir()
-    assert Path(found.scheduler).is_dir()
-    assert (found.vae, found.text_encoder, found.preset) == ("zoo/vae", "zoo/text_encoder", "shapes")
+    importlib.import_module("pipelines.shapes_world.zoo")  # registers the prefix zoo/
+    resolved = resolve_checkpoint("zoo/nova")
+    assert Path(resolved.transformer).is_dir()
+    assert Path(resolved.scheduler).is_dir()
+    assert (resolved.vae, resolved.text_encoder, resolved.preset) == ("zoo/vae", "zoo/text_encoder", "shapes")
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "transformer").mkdir()
     (tmp_path / "model_index.json").write_text("{}")
-    with pytest.raises(ValueError, match="no scheduler/; download it whole"):
-        find(str(tmp_path))
+    with pytest.raises(ValueError, match="no scheduler/; download all of its folders"):
+        resolve_checkpoint(str(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("", "--checkpoint is missing"), ("/nowhere", "no such folder"), ("EMPTY", "is no checkpoint")],
+    [("", "--checkpoint is missing"), ("/nowhere", "no such folder"), ("EMPTY", "is not a checkpoint")],
 )
 def test_what_is_no_checkpoint_is_refused(name: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        find(str(tmp_path) if name == "EMPTY" else name)
+        resolve_checkpoint(str(tmp_path) if name == "EMPTY" else name)
 
 
 def test_a_hub_id_that_cannot_be_fetched_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ValueError, match="cannot be fetched from the hub") as caught:
-        find("OWNER/some-nova")
+        resolve_checkpoint("OWNER/some-nova")
     assert "\n" not in str(caught.value)
 
 
@@ -77,12 +79,12 @@ def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path: Path) -> N
     (tmp_path / "checkpoints" / "step-00002000" / "transformer").mkdir(parents=True)
     (tmp_path / "checkpoints" / "step-00003000").mkdir()
     (tmp_path / "checkpoints" / "step-00003000" / "components.json").write_text(json.dumps(PARTS))
-    assert find(str(tmp_path)).checkpoint == str(tmp_path / "checkpoints" / "step-00001000")
+    assert resolve_checkpoint(str(tmp_path)).checkpoint == str(tmp_path / "checkpoints" / "step-00001000")
 
 
 def test_a_trained_model_says_all_of_its_parts_and_takes_others(tmp_path: Path) -> None:
     folder = trained(tmp_path / "model")
-    assert find(str(folder)) == Components(
+    assert resolve_checkpoint(str(folder)) == ResolvedCheckpoint(
         checkpoint=str(folder),
         transformer=str(folder / "transformer"),
         scheduler=str(folder / "scheduler"),
@@ -92,7 +94,7 @@ def test_a_trained_model_says_all_of_its_parts_and_takes_others(tmp_path: Path) 
         data_version=3,
         preset="tiny",
     )
-    other = find(str(folder), vae="my/vae", text_encoder="my/encoder")
+    other = resolve_checkpoint(str(folder), vae="my/vae", text_encoder="my/encoder")
     assert (other.vae, other.text_encoder) == ("my/vae", "my/encoder")
 
 
@@ -100,17 +102,17 @@ def test_a_released_tokenizer_stays_with_its_own_text_encoder(tmp_path: Path) ->
     for part in ("transformer", "scheduler"):
         (tmp_path / part).mkdir()
     (tmp_path / "model_index.json").write_text("{}")
-    assert find(str(tmp_path), vae="fake/vae").tokenizer == str(tmp_path / "tokenizer")
-    assert find(str(tmp_path), text_encoder="my/encoder").tokenizer is None
-    assert (find(str(tmp_path)).data_version, find(str(tmp_path)).preset) == (None, None)
+    assert resolve_checkpoint(str(tmp_path), vae="fake/vae").tokenizer == str(tmp_path / "tokenizer")
+    assert resolve_checkpoint(str(tmp_path), text_encoder="my/encoder").tokenizer is None
+    assert (resolve_checkpoint(str(tmp_path)).data_version, resolve_checkpoint(str(tmp_path)).preset) == (None, None)
 
 
 def test_relative_addresses_and_home_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = str(trained(tmp_path / "run" / "model") / "transformer")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    found = [find(name).transformer for name in ("run", "./run/", "~/run", "run/model")]
-    assert found == [expected] * 4, "run/model could be a hub id, but a folder that is here is meant"
+    resolved = [resolve_checkpoint(name).transformer for name in ("run", "./run/", "~/run", "run/model")]
+    assert resolved == [expected] * 4, "run/model could be a hub id, but a folder that is here is meant"
 
 
 @pytest.mark.parametrize("name", ["./gone/model", "gone", "some/where/deep", "~/gone"])
@@ -119,7 +121,7 @@ def test_addresses_that_are_no_hub_ids_are_not_looked_for_there(name: str, monke
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
     with pytest.raises(ValueError, match="no such folder"):
-        find(name)
+        resolve_checkpoint(name)
 
 
 def test_a_hub_id_is_fetched_without_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +145,7 @@ def test_a_hub_id_is_fetched_without_code(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     monkeypatch.chdir(tmp_path)
-    assert find("owner/repo").transformer == str(tmp_path / "hub" / "transformer")
+    assert resolve_checkpoint("owner/repo").transformer == str(tmp_path / "hub" / "transformer")
     fetched = {str(path.relative_to(tmp_path / "hub")) for path in (tmp_path / "hub").rglob("*") if path.is_file()}
     assert set(files) - fetched == {
         "README.md", "other/config.json", "transformer/diffusion_pytorch_model.bin", "transformer/model.py",

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from pipelines.core.stage import Resources, apply
-from pipelines.generation.checkpoint_resolution import Components
-from pipelines.generation.stage import Generate, Wanted, grid
+from pipelines.generation.checkpoint_resolution import ResolvedCheckpoint
+from pipelines.generation.requests import SampleRequest
+from pipelines.generation.stage import Generate, grid
 from pipelines.media.frames import read_frames
 from pipelines.media.probe import probe
 
@@ -44,7 +45,7 @@ def test_a_grid_is_about_square_and_keeps_every_pixel(number: int, rows: int, co
     assert not np.any(cut[number:])
 
 
-PARTS = Components(checkpoint="c", transformer="t", scheduler="s", vae="v", text_encoder="e")
+CHECKPOINT = ResolvedCheckpoint(checkpoint="c", transformer="t", scheduler="s", vae="v", text_encoder="e")
 
 
 @pytest.mark.parametrize(
@@ -58,21 +59,23 @@ PARTS = Components(checkpoint="c", transformer="t", scheduler="s", vae="v", text
 )
 def test_the_size_is_the_models_own_where_none_is_asked_for(asked: dict[str, int], size: tuple[int, int]) -> None:
     model: Any = SimpleNamespace(config=SimpleNamespace(pixel_size=(256, 384)))
-    assert Generate(components=PARTS, output="out", **asked).size(model) == size
+    assert Generate(components=CHECKPOINT, output="out", **asked).size(model) == size
 
 
 class Numbered(Generate):
-    """Makes frames of ten times the seed and notes what it was asked for together."""
+    """Generates frames of ten times the seed and notes which requests came together."""
 
-    def sample(self, parts: Any, wanted: Sequence[Wanted]) -> np.ndarray:
-        parts.append(([each.prompt for each in wanted], [each.seed for each in wanted]))
-        return np.stack([np.full((each.frames, 8, 8, 3), 10 * each.seed, np.uint8) for each in wanted])
+    def sample(self, pipeline: Any, requests: Sequence[SampleRequest]) -> np.ndarray:
+        seeds = [request.seeds[0] for request in requests]
+        pipeline.append(([request.prompt for request in requests], seeds))
+        frames = requests[0].frames or 1
+        return np.stack([np.full((frames, 8, 8, 3), 10 * seed, np.uint8) for seed in seeds])
 
 
 def test_samples_of_several_prompts_made_together_are_told_apart(tmp_path: Path) -> None:
     calls: Any = []
     rows = [{"prompt": "a", "path": "a.png", "seeds": [1, 2, 3, 4]}, {"prompt": "b", "path": "in/b.png", "seeds": [5]}]
-    stage = Numbered(components=PARTS, output=str(tmp_path), samples_at_once=3)
+    stage = Numbered(components=CHECKPOINT, output=str(tmp_path), samples_at_once=3)
     first, second = (row for row in stage.process(calls, rows) if not isinstance(row, Exception))
     assert calls == [(["a", "a", "a"], [1, 2, 3]), (["a", "b"], [4, 5])]
     assert (first["height"], first["width"], first["kind"], first["fps"]) == (16, 16, "image", None)
@@ -90,12 +93,13 @@ def test_samples_have_frames_motion_and_a_first_frame_of_their_own(tmp_path: Pat
         {**row, "path": "quick.mp4", "asked_frames": None, "asked_motion": 8.0, "first_frame": None},
         {**row, "path": "next.mp4", "asked_frames": 5, "asked_motion": None, "first_frame": "first.png"},
     ]
-    stage = Numbered(components=PARTS, output=str(tmp_path), frames=5, motion=2.0, samples_at_once=4)
-    assert [stage.wanted(each)[0] for each in rows] == [
-        Wanted(prompt="a", seed=1, frames=5, motion=2.0),
-        Wanted(prompt="a", seed=1, frames=1, motion=2.0),
-        Wanted(prompt="a", seed=1, frames=5, motion=8.0),
-        Wanted(prompt="a", seed=1, frames=5, motion=2.0, image="first.png"),
+    stage = Numbered(components=CHECKPOINT, output=str(tmp_path), frames=5, motion=2.0, samples_at_once=4)
+    requests = [stage.with_defaults(SampleRequest.from_row(row)) for row in rows]
+    assert requests == [
+        SampleRequest(prompt="a", path="usual.mp4", seeds=(1,), frames=5, motion=2.0),
+        SampleRequest(prompt="a", path="picture.png", seeds=(1,), frames=1, motion=2.0),
+        SampleRequest(prompt="a", path="quick.mp4", seeds=(1,), frames=5, motion=8.0),
+        SampleRequest(prompt="a", path="next.mp4", seeds=(1,), frames=5, motion=2.0, image="first.png"),
     ]
     made = apply(stage, calls, rows)
     assert [(each["kind"], each["frames"]) for each in made] == [
@@ -105,7 +109,7 @@ def test_samples_have_frames_motion_and_a_first_frame_of_their_own(tmp_path: Pat
 
 
 def test_frames_become_a_video_at_its_rate(tmp_path: Path) -> None:
-    stage = Numbered(components=PARTS, output=str(tmp_path), frames=6, video_fps=8)
+    stage = Numbered(components=CHECKPOINT, output=str(tmp_path), frames=6, video_fps=8)
     (row,) = apply(stage, [], [{"prompt": "a", "path": "a.mp4", "seeds": [3]}])
     info = probe(row["uri"])
     assert (info.kind, info.frames, info.fps, info.height, info.width) == ("video", 6, 8, 8, 8)
@@ -114,7 +118,7 @@ def test_frames_become_a_video_at_its_rate(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("gpus", "factor"), [(0.0, 1), (1.0, 1), (4.0, 4)])
 def test_device_seconds_count_every_gpu_of_a_worker(gpus: float, factor: int, tmp_path: Path) -> None:
-    stage = Numbered(components=PARTS, output=str(tmp_path), resources=Resources(gpus=gpus))
+    stage = Numbered(components=CHECKPOINT, output=str(tmp_path), resources=Resources(gpus=gpus))
     (row,) = apply(stage, [], [{"prompt": "a", "path": "a.png", "seeds": [3]}])
     assert row["seconds"] > 0
     assert row["device_seconds"] == pytest.approx(factor * row["seconds"])

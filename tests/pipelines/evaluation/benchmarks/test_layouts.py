@@ -41,7 +41,7 @@ def test_vbench_has_five_videos_a_prompt_and_25_for_flickering(shared):
     assert Counter(counts.values()) == {5: 869, 25: 75}
     assert counts["In a still frame, a stop sign"] == 25
     assert "In a still frame, a stop sign-24.mp4" in {sample.path for sample in samples}
-    assert all(sample.video for sample in samples)
+    assert all(sample.is_video for sample in samples)
 
 
 def test_no_two_samples_share_a_file(shared):
@@ -65,32 +65,3 @@ def test_missing_prompts_are_one_clear_error(tmp_path):
     (tmp_path / "evaluation_metadata.jsonl").write_text('{"tag": "x"}\n')
     with pytest.raises(ValueError, match="not as published"):
         benchmarks.read("geneval", tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [("p.txt", "a cat\n\n a dog \n"),
-     ("p.jsonl", '{"prompt": "a cat"}\n{"prompt": "a dog"}\n'),
-     ("p.json", '["a cat", {"prompt": "a dog"}]')],
-)  # fmt: skip
-def test_prompt_files(tmp_path, name, text):
-    (tmp_path / name).write_text(text)
-    assert benchmarks.read_prompts(str(tmp_path / name)) == ["a cat", "a dog"]
-
-
-def test_an_empty_prompt_file_is_refused(tmp_path):
-    (tmp_path / "p.txt").write_text("\n")
-    with pytest.raises(ValueError, match="holds no prompts"):
-        benchmarks.read_prompts(str(tmp_path / "p.txt"))
-
-
-def test_a_prompt_file_that_is_no_text_is_named(tmp_path):
-    for name in ("a.txt", "a.jsonl", "a.json"):
-        (tmp_path / name).write_bytes(b"\xff\xfe\xfa prompts")
-        with pytest.raises(ValueError, match=f"{name} is no text in UTF-8"):
-            benchmarks.read_prompts(str(tmp_path / name))
-
-
-def test_a_mark_at_the_start_of_a_prompt_file_is_no_prompt(tmp_path):
-    (tmp_path / "a.txt").write_text("a cat\n", encoding="utf-8-sig")
-    assert benchmarks.read_prompts(str(tmp_path / "a.txt")) == ["a cat"]

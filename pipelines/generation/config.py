@@ -1,0 +1,43 @@
+"""How samples are generated: the settings that `nova generate` and every benchmark share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from nova_model.config import SamplingConfig
+from pipelines.core.stage import Resources
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """Settings of the samples themselves, whatever is asked for and wherever it is written."""
+
+    height: int | None = None
+    """Height in pixels; the size of training by default."""
+    width: int | None = None
+    """Width in pixels; the size of training by default."""
+    fps: float = 12.0
+    """Frames per second that condition the model and that videos are written with."""
+    full_chroma: bool | None = None
+    """Videos keep colours at full resolution (4:4:4), which some players cannot show. By default only those of the
+    benchmark `shapes` do, because it judges their pixels."""
+    motion: float = 5.0
+    """Motion score that conditions the model; 1 to 10 is useful."""
+    negative_prompt: str | None = None
+    """Prompt that guidance leads away from."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    samples_at_once: int = 1
+    """Samples denoised together on a worker."""
+    precision: str = "auto"
+    """bf16 or fp32; auto is bf16 on a GPU and fp32 on a CPU."""
+    vae: str | None = None
+    """Replaces the checkpoint's VAE."""
+    text_encoder: str | None = None
+    """Replaces the checkpoint's text encoder."""
+    resources: Resources = field(default_factory=lambda: Resources(batch_size=4))
+    """Resources of a worker that generates."""
+
+    def shared_settings(self) -> dict[str, Any]:
+        """The settings by name, without those that a subclass adds."""
+        return {setting.name: getattr(self, setting.name) for setting in fields(GenerationConfig)}

@@ -1,0 +1,156 @@
+"""Which samples exist: their ids, OUTPUT/manifest.parquet, and generating those that it does not list yet."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.core import progress
+from pipelines.core.model_hub import digest
+from pipelines.core.ray_data import run_stages
+from pipelines.core.stage import Row
+from pipelines.generation.requests import SampleRequest
+from pipelines.generation.stage import Generate
+from pipelines.store import schema
+from pipelines.store.files import write_parquet
+
+COLUMNS = (
+    "sample_id", "uri", "path", "kind", "prompt", "seeds", "frames", "height", "width", "fps", "seconds",
+    "device_seconds", "checkpoint", "data_version", "settings",
+)  # fmt: skip
+FLUSH_SECONDS = 20.0
+"""Seconds between writes of the manifest: a killed run generates at most the samples of this time again."""
+
+
+class SampleManifest:
+    """OUTPUT/manifest.parquet, one row a sample.
+
+    The file is replaced in one move at each write, so that it is complete at any moment.
+
+    Raises:
+        ValueError: the output is a file, or a folder with other files and no manifest.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.path = output / "manifest.parquet"
+        if output.exists() and not output.is_dir():
+            raise ValueError(f"--output {output} is a file; give a folder")
+        names = [path.name for path in output.glob("*") if not path.name.startswith(".")] if output.exists() else []
+        if names and not self.path.exists():
+            raise ValueError(f"--output {output} holds other files ({names[0]}); give an empty or new folder")
+        rows = pq.read_table(self.path).to_pylist() if self.path.exists() else []
+        # A sample whose file was deleted is generated again.
+        self.rows: dict[str, Row] = {row["sample_id"]: row for row in rows if Path(row["uri"]).exists()}
+        output.mkdir(parents=True, exist_ok=True)
+        self.write()
+
+    def __contains__(self, sample_id: str) -> bool:
+        return sample_id in self.rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Adds finished samples and writes the file."""
+        self.rows |= {row["sample_id"]: {name: row[name] for name in COLUMNS} for row in rows}
+        self.write()
+
+    def prune(self, order: Sequence[str]) -> None:
+        """Drops samples whose file has been overwritten by another sample, and sorts the rows.
+
+        Args:
+            order: ids of the run's samples; other samples in the folder follow behind them.
+        """
+        by_path = {
+            self.rows[sample_id]["path"]: sample_id for sample_id in (*self.rows, *order) if sample_id in self.rows
+        }
+        ranks = {sample_id: rank for rank, sample_id in enumerate(order)}
+        sample_ids = sorted(by_path.values(), key=lambda sample_id: (ranks.get(sample_id, len(ranks)), sample_id))
+        self.rows = {sample_id: self.rows[sample_id] for sample_id in sample_ids}
+        self.write()
+
+    def write(self) -> None:
+        fields = pa.schema([schema.field(name) for name in COLUMNS])
+        write_parquet(self.path, pa.Table.from_pylist(list(self.rows.values()), schema=fields))
+
+
+def sample_rows(stage: Generate, requests: Sequence[SampleRequest]) -> list[Row]:
+    """Rows for the stage, with the id of each sample.
+
+    A `sample_id` changes when, and only when, the sample may change: it covers the weights, the request and the stage's
+    settings.
+    """
+    # The digest, not the path: a run's newest checkpoint keeps its place while its content changes.
+    weights = digest(stage.components.transformer)
+    return [_sample_row(stage, request, weights) for request in requests]
+
+
+def _sample_row(stage: Generate, request: SampleRequest, weights: str) -> Row:
+    settings = {
+        "sampling": asdict(stage.sampling), "frames": stage.frames, "height": stage.height, "width": stage.width,
+        "fps": stage.video_fps, "motion": stage.motion, "negative_prompt": stage.negative_prompt, "image": stage.image,
+        "precision": stage.precision, "vae": stage.components.vae, "text_encoder": stage.components.text_encoder,
+    }  # fmt: skip
+    request_settings = {
+        "frames": request.frames, "motion": request.motion, "image": request.image,
+        "full_chroma": (stage.full_chroma and request.is_video) or None,
+    }  # fmt: skip
+    settings |= {name: value for name, value in request_settings.items() if value is not None}
+    text = json.dumps(settings, sort_keys=True)
+    return {
+        "sample_id": schema.derived_id(weights, request.prompt, request.seeds, request.path, text),
+        **request.columns(),
+        "checkpoint": stage.components.checkpoint,
+        "data_version": stage.components.data_version,
+        "settings": text,
+    }
+
+
+def generate_samples(stage: Generate, rows: Sequence[Row], manifest: SampleManifest) -> list[Row]:
+    """Generates samples on Ray and returns the rows that failed.
+
+    Args:
+        stage: what generates.
+        rows: of samples that the manifest does not hold, as `sample_rows` returns them; at least one.
+        manifest: takes up the finished samples every few seconds.
+    """
+    table = pa.Table.from_pylist(list(rows), schema=pa.schema([schema.field(name) for name in rows[0]]))
+    meter = progress.start_meter()
+    failures: list[Row] = []
+    finished: list[Row] = []
+    flush_time = time.monotonic()
+    with progress.show(meter, [stage.name], len(rows)):
+        for block in run_stages(table, [stage], meter=meter):
+            results = block.to_pylist()
+            failures += [row for row in results if row["failed_stage"]]
+            finished += [row for row in results if not row["failed_stage"]]
+            if time.monotonic() - flush_time > FLUSH_SECONDS:
+                manifest.add(finished)
+                finished, flush_time = [], time.monotonic()
+        manifest.add(finished)
+    return failures
+
+
+def write_companion_files(output: Path, requests: Sequence[SampleRequest]) -> None:
+    """Writes the text files that scorers expect beside the samples; each is named by several requests of a prompt."""
+    files = {path: text for request in requests for path, text in request.files.items()}
+    for path, text in files.items():
+        (output / path).parent.mkdir(parents=True, exist_ok=True)
+        (output / path).write_text(text + "\n")
+
+
+def totals(manifest: SampleManifest, failures: Sequence[Row]) -> dict[str, float]:
+    """Numbers of a run for its tracker: samples, failures, and mean time per sample."""
+    count = max(1, len(manifest))
+    return {
+        "samples": len(manifest),
+        "failed": len(failures),
+        "seconds_per_sample": sum(row["seconds"] for row in manifest.rows.values()) / count,
+        "device_seconds_per_sample": sum(row["device_seconds"] for row in manifest.rows.values()) / count,
+    }

@@ -1,0 +1,128 @@
+"""What to generate: one `SampleRequest` a file, and the prompt files that requests are read from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pipelines.core.stage import Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRequest:
+    """One file to generate.
+
+    A row of the generation stage holds a request as its columns: `columns` writes them and `from_row` reads them back.
+    What a request leaves open (None) is the stage's own setting.
+    """
+
+    prompt: str
+    path: str
+    """Relative to the output folder. Its ending tells an image (.png) from a video (.mp4)."""
+    seeds: tuple[int, ...]
+    """One seed for each picture in the file; more than one make a grid."""
+    frames: int | None = None
+    """Pixel frames; 1 makes an image."""
+    motion: float | None = None
+    """Motion score that conditions the model."""
+    image: str | None = None
+    """First frame to continue from."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Text files that a benchmark's scorer expects beside the sample: relative path to content."""
+
+    @property
+    def is_video(self) -> bool:
+        return self.path.endswith(".mp4")
+
+    @classmethod
+    def from_row(cls, row: Row) -> SampleRequest:
+        """The request in the columns of a row; optional columns may be missing."""
+        return cls(
+            prompt=row["prompt"],
+            path=row["path"],
+            seeds=tuple(row["seeds"]),
+            frames=row.get("asked_frames"),
+            motion=row.get("asked_motion"),
+            image=row.get("first_frame"),
+        )
+
+    def columns(self) -> Row:
+        """The request as columns of a row."""
+        return {
+            "prompt": self.prompt,
+            "path": self.path,
+            "seeds": list(self.seeds),
+            "asked_frames": self.frames,
+            "asked_motion": self.motion,
+            "first_frame": self.image,
+        }
+
+    def one_per_seed(self) -> Iterator[SampleRequest]:
+        """The pictures of the file as requests of their own."""
+        for seed in self.seeds:
+            yield replace(self, seeds=(seed,))
+
+
+def prompt_requests(prompts: Sequence[str], *, samples: int, seed: int, video: bool) -> list[SampleRequest]:
+    """Requests for the samples of each prompt, which have seeds that count up.
+
+    Args:
+        prompts: in the order of the files.
+        samples: number of samples per prompt.
+        seed: seed of the first sample of every prompt.
+        video: whether the samples are videos.
+    """
+    ending = "mp4" if video else "png"
+    return [
+        SampleRequest(prompt=prompt, path=f"{index:05d}-{sample_seed}.{ending}", seeds=(sample_seed,))
+        for index, prompt in enumerate(prompts)
+        for sample_seed in range(seed, seed + samples)
+    ]
+
+
+def read_prompts(path: str) -> list[str]:
+    """Prompts of a text file (one a line), a JSONL file with `prompt`, or a JSON list.
+
+    Raises:
+        ValueError: the file is missing or empty, or an entry has no prompt.
+    """
+    file = Path(path).expanduser()
+    require_file(file)
+    try:
+        if file.suffix == ".jsonl":
+            prompts = [entry["prompt"] for entry in read_json_lines(file)]
+        elif file.suffix == ".json":
+            entries = json.loads(read_text(file))
+            prompts = [entry if isinstance(entry, str) else entry["prompt"] for entry in entries]
+        else:
+            prompts = [line.strip() for line in read_text(file).splitlines()]
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: an entry has no prompt ({error!r}); give each one a `prompt`") from error
+    prompts = [prompt for prompt in prompts if prompt]
+    if not prompts:
+        raise ValueError(f"{path} holds no prompts; write one a line")
+    return prompts
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file; raises ValueError where it is missing or not text."""
+    require_file(path)
+    return [json.loads(line) for line in read_text(path).splitlines() if line.strip()]
+
+
+def read_text(path: Path) -> str:
+    """The text of a prompt file; raises ValueError where it is not UTF-8."""
+    try:
+        # Editors on Windows begin a file with a byte-order mark, which would become part of the first prompt.
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8; give a file of prompts") from error
+
+
+def require_file(path: Path) -> None:
+    """Raises ValueError where a prompt file does not exist."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing")
