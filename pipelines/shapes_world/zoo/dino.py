@@ -1,0 +1,153 @@
+"""zoo/dino: a transformers ViT whose class token tells what is shown, wherever it is, for subject consistency.
+
+It is trained by contrast between frames of a clip. Two frames of one clip, drawn at random moments, shall have similar
+features (InfoNCE). The negatives are the frames of other clips and two hard ones for each clip: the same moment of the
+same scene with the colour, and with the shape, of one object changed. So the features have to ignore where an object is
+and what a lossy encoder did to the frame, and have to notice what the object looks like.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from pipelines.shapes_world.draw import render
+from pipelines.shapes_world.scenes import COLOURS, SHAPES, Scene, sample_scene
+from pipelines.shapes_world.zoo.scenes import draw_scene, generator, worn
+from pipelines.shapes_world.zoo.training import Plan, fit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SEED = 16
+SIDE = 64
+CONFIG: dict[str, Any] = {
+    "hidden_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 192,
+    "image_size": SIDE,
+    "patch_size": 8,
+    "hidden_act": "gelu",
+}
+MEAN, STD = [0.5] * 3, [0.25] * 3
+"""Of the pixels. The standard deviation of shapes on dark grounds is well below DINO's own 0.5."""
+PLAN = Plan(steps=1500, lr=1.5e-3, warmup=50, cool=0.6, weight_decay=0.02, ema=0.99)
+CLIPS = 32
+"""Clips of a batch; each gives four pictures."""
+SECONDS = (1.0, 2.5)
+"""Shortest and longest clip; its two frames are drawn anywhere in it."""
+STILL_SHARE = 0.1
+SIMPLE_SHARE = 0.4
+"""Of the scenes: one object alone, so that its shape is learnt early; the others are as the corpus has them."""
+SOFT_SHARE = 0.3
+"""Of the clips: a little blurred and noisy, as frames are that a video decoder generated."""
+TEMPERATURE = 0.1
+"""Of the softmax over cosines. A lower one would be content with a small margin; the metric averages plain cosines
+over frames, so clips are told apart only where the cosine of a changed object is far from 1."""
+
+
+def make() -> Any:
+    """An untrained model."""
+    from transformers import ViTConfig, ViTModel
+
+    return ViTModel(ViTConfig(**CONFIG), add_pooling_layer=False)
+
+
+def make_processor() -> Any:
+    """What turns frames of any size into the model's inputs: the metric reads this from the model's folder."""
+    from transformers import ViTImageProcessor
+
+    return ViTImageProcessor(size={"height": SIDE, "width": SIDE}, image_mean=MEAN, image_std=STD)
+
+
+def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
+    """A trained model; `state` is where the training is kept."""
+    import torch
+
+    torch.manual_seed(seed)
+    model = make()
+
+    def loss(pixels: Tensor, step: int) -> dict[str, Tensor]:
+        features = torch.nn.functional.normalize(model(pixel_values=pixels).last_hidden_state[:, 0], dim=-1)
+        return contrast(*features.chunk(4))
+
+    return fit(model, plan, partial(_batch, seed, make_processor()), loss, state)
+
+
+def contrast(anchor: Tensor, positive: Tensor, recoloured: Tensor, reshaped: Tensor) -> dict[str, Tensor]:
+    """InfoNCE of unit-length features [B, D] of two frames of each clip, against other clips and changed objects.
+
+    The cosines with the positive and with both hard negatives are reported, since their distance is what the metric
+    lives on.
+    """
+    import torch
+
+    same, colour, shape = ((anchor * other).sum(1) for other in (positive, recoloured, reshaped))
+    scores = torch.cat([anchor @ positive.T, colour[:, None], shape[:, None]], dim=1) / TEMPERATURE  # [B, B + 2]
+    target = torch.arange(len(anchor), device=anchor.device)
+    loss = torch.nn.functional.cross_entropy(scores, target)
+    return {"loss": loss, "same": same.mean(), "recoloured": colour.mean(), "reshaped": shape.mean()}
+
+
+def _batch(seed: int, processor: Any, step: int) -> Tensor:
+    """Pixels [4 B, 3, S, S]: all anchors, positives, recoloured and reshaped ones."""
+    rng = generator(seed, step)
+    clips = [_frames(rng) for _ in range(CLIPS)]
+    frames = [clip[index] for index in range(4) for clip in clips]
+    return processor(images=frames, return_tensors="pt").pixel_values
+
+
+def _frames(rng: np.random.Generator) -> np.ndarray:
+    """Two frames of a clip, and the second one with an object's colour and with its shape changed: [4, H, W, 3]."""
+    seconds = float(rng.uniform(*SECONDS))
+    still = rng.random() < STILL_SHARE
+    if rng.random() < SIMPLE_SHARE:
+        scene = sample_scene(rng, width=SIDE, height=SIDE, seconds=seconds, still=still, simple=1.0, textured=0.5)
+    else:
+        scene = draw_scene(rng, side=SIDE, seconds=seconds, still=still)
+    first, second = (float(time) for time in rng.uniform(0, seconds, 2))
+    frames = np.concatenate(
+        [
+            render(scene, [first, second]),
+            render(change(scene, "colour", rng), [second]),
+            render(change(scene, "shape", rng), [second]),
+        ]
+    )
+    return worn(rng, _soft(frames, rng) if rng.random() < SOFT_SHARE else frames)
+
+
+def change(scene: Scene, attribute: str, rng: np.random.Generator) -> Scene:
+    """The scene with another colour or shape for one of its objects.
+
+    Args:
+        scene: what is changed.
+        attribute: colour or shape.
+        rng: chooses the object and what it becomes.
+    """
+    index = int(rng.integers(len(scene.things)))
+    thing = scene.things[index]
+    choices = [name for name in {"colour": tuple(COLOURS), "shape": SHAPES}[attribute] if name != getattr(thing, attribute)]
+    changed = replace(thing, **{attribute: choices[int(rng.integers(len(choices)))]})
+    return replace(scene, things=(*scene.things[:index], changed, *scene.things[index + 1 :]))
+
+
+def _soft(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Frames [T, H, W, 3] a little blurred and noisy."""
+    height, width = frames.shape[1:3]
+    small = (width * 3 // 4, height * 3 // 4)
+    blurred = np.stack(
+        [np.asarray(Image.fromarray(frame).resize(small).resize((width, height))) for frame in frames]
+    )
+    return (blurred + rng.normal(0, 4, blurred.shape)).clip(0, 255).astype(np.uint8)
+
+
+def save(model: Any, folder: Path) -> None:
+    """Writes model and image processor as `AutoModel` and `AutoImageProcessor` read them, in fp32."""
+    model.save_pretrained(folder)  # not in fp16 as the others: the metric's loader keeps the type that it finds
+    make_processor().save_pretrained(folder)
