@@ -24,7 +24,7 @@ from pipelines.curation.motion import REFERENCE_SECONDS, REFERENCE_SIDE
 from pipelines.evaluation.metrics import Score
 from pipelines.media.errors import MediaError
 from pipelines.media.frames import read_frames
-from pipelines.shapes_world.judge import Seen, Track, follow, look
+from pipelines.shapes_world.judge import Detection, Track, follow, look
 from pipelines.shapes_world.prompts import TASKS
 from pipelines.shapes_world.scenes import RELATIONS, Scene, Thing
 
@@ -65,7 +65,7 @@ def judge_sample(task: str, asked: Scene, frames: np.ndarray, fps: float) -> Ver
 # Pictures
 
 
-def _picture(rule: Callable[[Scene, Sequence[Seen]], bool], asked: Scene, seen: Sequence[Seen]) -> Verdict:
+def _picture(rule: Callable[[Scene, Sequence[Detection]], bool], asked: Scene, seen: Sequence[Detection]) -> Verdict:
     words = " and ".join(_named(thing) for thing in seen) or "nothing"
     right = rule(asked, seen)
     verdict = Verdict(right=right, seen=words, fault=None if right else f"shows {words}")
@@ -80,19 +80,19 @@ def _picture(rule: Callable[[Scene, Sequence[Seen]], bool], asked: Scene, seen: 
     )
 
 
-def _has_shape(asked: Scene, seen: Sequence[Seen]) -> bool:
+def _has_shape(asked: Scene, seen: Sequence[Detection]) -> bool:
     return [thing.shape for thing in seen] == [thing.shape for thing in asked.things]
 
 
-def _has_colour(asked: Scene, seen: Sequence[Seen]) -> bool:
+def _has_colour(asked: Scene, seen: Sequence[Detection]) -> bool:
     return [thing.colour for thing in seen] == [thing.colour for thing in asked.things]
 
 
-def _has_all(asked: Scene, seen: Sequence[Seen]) -> bool:
+def _has_all(asked: Scene, seen: Sequence[Detection]) -> bool:
     return Counter(map(_kind, seen)) == Counter(map(_kind, asked.things))
 
 
-def _has_relation(asked: Scene, seen: Sequence[Seen]) -> bool:
+def _has_relation(asked: Scene, seen: Sequence[Detection]) -> bool:
     if not _has_all(asked, seen):
         return False
     first, second = (next(each for each in seen if _kind(each) == _kind(thing)) for thing in asked.things)
@@ -100,11 +100,11 @@ def _has_relation(asked: Scene, seen: Sequence[Seen]) -> bool:
     return max(RELATIONS, key=lambda name: np.dot(RELATIONS[name], way)) == asked.relation
 
 
-def _kind(thing: Seen | Thing) -> tuple[str, str | None]:
+def _kind(thing: Detection | Thing) -> tuple[str, str | None]:
     return thing.colour, thing.shape
 
 
-_PICTURES: dict[str, Callable[[Scene, Sequence[Seen]], bool]] = {
+_PICTURES: dict[str, Callable[[Scene, Sequence[Detection]], bool]] = {
     "single_object": _has_shape,
     "two_objects": _has_all,
     "counting": _has_all,
@@ -132,7 +132,7 @@ class _Film:
     def of(cls, frames: np.ndarray) -> _Film:
         tracks = follow(frames)
         track = max(tracks, key=_covered, default=None)
-        sights = zip(*(each.seen for each in tracks), strict=True) if tracks else ()
+        sights = zip(*(each.detections for each in tracks), strict=True) if tracks else ()
         largest = [max((each for each in sight if each), key=lambda each: each.area, default=None) for sight in sights]
         largest = largest or [None] * len(frames)
         colours = tuple(None if each is None else each.colour for each in largest)
@@ -150,13 +150,13 @@ class _Film:
         """Speed times the share of the frame that is covered, in the unit of `motion_score`."""
         if self.track is None:
             return 0.0
-        areas = [each.area for each in self.track.seen if each is not None]
+        areas = [each.area for each in self.track.detections if each is not None]
         pixels = self.track.speed(fps) * REFERENCE_SIDE * REFERENCE_SECONDS
         return pixels * sum(areas) / len(areas) / self.pixels
 
 
 def _covered(track: Track) -> float:
-    return sum(each.area for each in track.seen if each is not None)
+    return sum(each.area for each in track.detections if each is not None)
 
 
 _AS_ASKED = ("color_right", "shape_right", "direction_right")
@@ -201,7 +201,7 @@ def _kept(names: Sequence[str | None]) -> bool:
     return bool(counts) and counts.most_common(1)[0][1] >= LEAST_KEPT * len(names)
 
 
-def _named(thing: Seen) -> str:
+def _named(thing: Detection) -> str:
     return f"{_article(thing.colour)} {thing.shape or 'something'}"
 
 

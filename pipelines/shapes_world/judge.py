@@ -1,10 +1,11 @@
-"""What a picture or video of the shapes world shows, read off its pixels by classical means: colours, connected pixels,
-outlines laid over them, and the way they go. No model has a say in it.
+"""Detects and tracks the things in a picture or video of the shapes world by classical image processing.
 
     look(frame)     the things of one picture
-    follow(frames)  the things of a video, each with its way
+    follow(frames)  the things of a video, as tracks over its frames
 
-The world's palette is all that is presumed. Pictures may be soft: a pixel belongs to what its colour is nearest to.
+Pixels are classified by colour, connected pixels become things, and their outlines are matched against the known
+shapes. No learnt model takes part, so that a benchmark does not depend on one. Only the world's palette is presumed;
+pictures may be soft, since a pixel belongs to the nearest colour.
 """
 
 from __future__ import annotations
@@ -21,98 +22,101 @@ import numpy as np
 from pipelines.shapes_world.draw import TEXTURE_STEP, coverage
 from pipelines.shapes_world.scenes import BACKGROUNDS, COLOURS, DIRECTIONS, ROUND, SHAPES, SIZES
 
-LEAST_AREA = 0.008
-"""Of the frame; the smallest thing covers 0.02 of a square one."""
-LEAST_LIKENESS = 0.55
-"""Intersection over union with the outline that fits best; anything below is no shape of this world."""
+MIN_AREA = 0.008
+"""Share of the frame below which pixels are no thing; the smallest thing covers 0.02 of a square frame."""
+MIN_LIKENESS = 0.55
+"""Intersection over union with the best outline below which a thing has no shape of this world."""
 STILL = 0.02
-"""A thing that ends nearer to its start, in short sides of the frame, stands still."""
+"""Distance from first to last place, in short sides of the frame, below which a thing stands still."""
 STEPS = 4
-"""Steps that a way is measured in."""
+"""Steps over which the length of a path is measured."""
 ANGLES = 12
-"""Turns of an outline that are tried, over its symmetry."""
+"""Angles at which an outline is tried, within one period of its rotational symmetry."""
 _SYMMETRY = {"square": 4, "triangle": 3, "star": 5, "cross": 4}
 
 
 @dataclass(frozen=True)
-class Seen:
+class Detection:
     """A thing in a picture."""
 
     shape: str | None
-    """The outline that fits best; None where none does."""
+    """The shape whose outline fits best; None where none fits."""
     colour: str
     x: float
     """Centre in pixels."""
     y: float
     area: float
-    """Pixels."""
+    """Pixels covered."""
     size: str
     """The size whose radius is nearest."""
 
 
 @dataclass(frozen=True)
 class Track:
-    """A thing through a video."""
+    """A thing followed through a video."""
 
-    seen: tuple[Seen | None, ...]
-    """One a frame; None where it is not found."""
+    detections: tuple[Detection | None, ...]
+    """One for each frame; None where the thing was not detected."""
     short_side: int
-    """Of the frame in pixels."""
+    """Short side of the frame in pixels."""
 
     @property
     def colour(self) -> str:
-        return self._found()[0].colour
+        return self._visible()[0].colour
 
     @property
     def shape(self) -> str | None:
-        """What it is in most frames."""
-        return Counter(each.shape for each in self._found()).most_common(1)[0][0]
+        """Its shape in most frames."""
+        return Counter(detection.shape for detection in self._visible()).most_common(1)[0][0]
 
     @property
-    def kept(self) -> float:
-        """Share of frames in which it is there with its colour and shape."""
-        return sum(each is not None and each.shape == self.shape for each in self.seen) / len(self.seen)
+    def constancy(self) -> float:
+        """Share of the frames in which it is visible with its colour and shape."""
+        constant = [detection is not None and detection.shape == self.shape for detection in self.detections]
+        return sum(constant) / len(constant)
 
     @property
     def travel(self) -> tuple[float, float]:
-        """From first to last sight, in short sides of the frame, right and down."""
-        found = self._found()
-        return (found[-1].x - found[0].x) / self.short_side, (found[-1].y - found[0].y) / self.short_side
+        """Displacement from the first to the last detection, in short sides of the frame, right and down."""
+        visible = self._visible()
+        first, last = visible[0], visible[-1]
+        return (last.x - first.x) / self.short_side, (last.y - first.y) / self.short_side
 
     @property
     def direction(self) -> str | None:
-        """The nearest of the eight; None where it stands still."""
+        """The nearest of the eight directions; None where the thing stands still."""
         right, down = self.travel
         if math.hypot(right, down) < STILL:
             return None
         return max(DIRECTIONS, key=lambda name: np.dot(DIRECTIONS[name], (right, down)) / math.hypot(*DIRECTIONS[name]))
 
     def speed(self, fps: float) -> float:
-        """Short sides of the frame per second along its way, in a few long steps: places tremble a little."""
-        places = [(index, each) for index, each in enumerate(self.seen) if each is not None]
+        """Short sides of the frame per second along its path."""
+        places = [(index, detection) for index, detection in enumerate(self.detections) if detection is not None]
         if len(places) < 2:
             return 0.0
+        # A few long steps, since centres jitter by parts of a pixel, which many short steps would add up.
         chosen = [places[round(step)] for step in np.linspace(0, len(places) - 1, min(len(places), STEPS + 1))]
         length = sum(math.dist((one.x, one.y), (other.x, other.y)) for (_, one), (_, other) in pairwise(chosen))
         return length / self.short_side / ((places[-1][0] - places[0][0]) / fps)
 
-    def _found(self) -> list[Seen]:
-        return [each for each in self.seen if each is not None]
+    def _visible(self) -> list[Detection]:
+        return [detection for detection in self.detections if detection is not None]
 
 
-def look(frame: np.ndarray, *, turned: bool = False) -> list[Seen]:
-    """The things of a picture [H, W, 3] uint8, the largest first.
+def look(frame: np.ndarray, *, turned: bool = False) -> list[Detection]:
+    """Detects the things of a picture [H, W, 3] uint8, the largest first.
 
     Args:
         frame: RGB.
-        turned: whether things may stand at any angle.
+        turned: whether things may be rotated by any angle.
     """
     smooth = cv2.cvtColor(frame.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     names, palette = _palette()
     distance = np.linalg.norm(smooth[:, :, None] - palette, axis=-1)  # [H, W, colours]
     nearest = distance.argmin(-1)
     core = np.ones((3, 3), np.uint8)
-    least = LEAST_AREA * frame.shape[0] * frame.shape[1]
+    min_area = MIN_AREA * frame.shape[0] * frame.shape[1]
     ground = Counter(
         {name: sum((nearest == names.index(shade)).sum() for shade in _shades(name)) for name in BACKGROUNDS}
     )
@@ -121,64 +125,66 @@ def look(frame: np.ndarray, *, turned: bool = False) -> list[Seen]:
     for colour in COLOURS:
         index = names.index(colour)
         cores[index] = cv2.morphologyEx((nearest == index).astype(np.uint8), cv2.MORPH_OPEN, core)
-        if cores[index].sum() >= least / 2:
+        if cores[index].sum() >= min_area / 2:
             present.append(index)
-    owner = np.array(present)[distance[..., present].argmin(-1)]  # borders between colours go to what is really there
+    # Pixels on the border of two colours are mixtures that may be nearest to a third one, so that the colours that are
+    # really present are found first, and only these share out the pixels.
+    owner = np.array(present)[distance[..., present].argmin(-1)]
     things = []
     for index in present:
         if names[index] in COLOURS:
-            others = distance[..., [each for each in present if each != index]].min(-1)
-            covered = others / (others + distance[..., index] + 1e-6)
-            parts = _parts((owner == index).astype(np.uint8), cores[index], least)
-            things += [_seen(covered * cv2.dilate(part, core), names[index], turned) for part in parts]
+            second = distance[..., [other for other in present if other != index]].min(-1)
+            covered = second / (second + distance[..., index] + 1e-6)
+            regions = _regions((owner == index).astype(np.uint8), cores[index], min_area)
+            things += [_detection(covered * cv2.dilate(region, core), names[index], turned) for region in regions]
     return sorted(things, key=lambda thing: -thing.area)
 
 
 def follow(frames: np.ndarray, *, turned: bool = False) -> list[Track]:
-    """The things of a video [N, H, W, 3] uint8; a thing is followed by its colour to where it is nearest."""
+    """Tracks the things of a video [N, H, W, 3] uint8: each goes on with the nearest detection of its colour."""
     side = min(frames.shape[1:3])
-    tracks: list[list[Seen | None]] = []
+    tracks: list[list[Detection | None]] = []
     for number, frame in enumerate(frames):
         free = look(frame, turned=turned)
         for track in tracks:
-            last = next(each for each in reversed(track) if each is not None)
-            same = [each for each in free if each.colour == last.colour]
+            last = next(detection for detection in reversed(track) if detection is not None)
+            candidates = [detection for detection in free if detection.colour == last.colour]
             place = (last.x, last.y)
-            best = min(same, key=lambda each: math.dist(place, (each.x, each.y)), default=None)
+            best = min(candidates, key=lambda detection: math.dist(place, (detection.x, detection.y)), default=None)
             track.append(best)
             if best is not None:
                 free.remove(best)
-        tracks += [[None] * number + [each] for each in free]
+        tracks += [[None] * number + [detection] for detection in free]
     return [Track(tuple(track), side) for track in tracks]
 
 
 @functools.lru_cache(maxsize=1)
 def _palette() -> tuple[list[str], np.ndarray]:
-    """Names and Lab colours of things and of both shades of the backgrounds."""
+    """Names and Lab colours of things, and of both shades of each background."""
     steps = (0, TEXTURE_STEP)
     shades = {
         shade: np.add(rgb, step)
         for name, rgb in BACKGROUNDS.items()
         for shade, step in zip(_shades(name), steps, strict=True)
     }
-    named = {**COLOURS, **shades}
-    rgb = np.array([list(named.values())], np.float32) / 255
-    return list(named), cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)[0]
+    colours = {**COLOURS, **shades}
+    rgb = np.array([list(colours.values())], np.float32) / 255
+    return list(colours), cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB)[0]
 
 
 def _shades(background: str) -> tuple[str, str]:
     return f"dark {background}", f"light {background}"
 
 
-def _parts(mask: np.ndarray, core: np.ndarray, least: float) -> list[np.ndarray]:
-    """Connected pixels of one colour, where enough of them are more than a border."""
+def _regions(mask: np.ndarray, core: np.ndarray, min_area: float) -> list[np.ndarray]:
+    """Masks of connected pixels of one colour, without those that are little more than a border."""
     count, labels = cv2.connectedComponents(mask)
-    parts = [(labels == label).astype(np.uint8) for label in range(1, count)]
-    return [part for part in parts if part.sum() >= least and (part * core).sum() >= least / 2]
+    regions = [(labels == label).astype(np.uint8) for label in range(1, count)]
+    return [region for region in regions if region.sum() >= min_area and (region * core).sum() >= min_area / 2]
 
 
-def _seen(covered: np.ndarray, colour: str, turned: bool) -> Seen:
-    """A thing, from how much of each pixel it covers."""
+def _detection(covered: np.ndarray, colour: str, turned: bool) -> Detection:
+    """A thing, from the share of each pixel that it covers."""
     rows, columns = np.indices(covered.shape) + 0.5
     area = float(covered.sum())
     x, y = float((columns * covered).sum()) / area, float((rows * covered).sum()) / area
@@ -186,12 +192,12 @@ def _seen(covered: np.ndarray, colour: str, turned: bool) -> Seen:
     shape = max(likeness, key=likeness.__getitem__)
     radius = math.sqrt(area / _unit_area(shape))
     reach = {name: abs(share * min(covered.shape) - radius) for name, share in SIZES.items()}
-    known = likeness[shape] >= LEAST_LIKENESS
-    return Seen(shape if known else None, colour, x, y, area, min(reach, key=reach.__getitem__))
+    fits = likeness[shape] >= MIN_LIKENESS
+    return Detection(shape if fits else None, colour, x, y, area, min(reach, key=reach.__getitem__))
 
 
 def _likeness(covered: np.ndarray, shape: str, x: float, y: float, area: float, turned: bool) -> float:
-    """Intersection over union with an outline of the same area about the same centre."""
+    """Intersection over union with an outline of the same area and centre, at the best of all tried angles."""
     radius = math.sqrt(area / _unit_area(shape))
     turns = [0.0]
     if turned and shape not in ROUND:

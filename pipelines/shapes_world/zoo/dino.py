@@ -132,7 +132,8 @@ def change(scene: Scene, attribute: str, rng: np.random.Generator) -> Scene:
     """
     index = int(rng.integers(len(scene.things)))
     thing = scene.things[index]
-    choices = [name for name in {"colour": tuple(COLOURS), "shape": SHAPES}[attribute] if name != getattr(thing, attribute)]
+    names = {"colour": tuple(COLOURS), "shape": SHAPES}[attribute]
+    choices = [name for name in names if name != getattr(thing, attribute)]
     changed = replace(thing, **{attribute: choices[int(rng.integers(len(choices)))]})
     return replace(scene, things=(*scene.things[:index], changed, *scene.things[index + 1 :]))
 
@@ -141,9 +142,7 @@ def _soft(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Frames [T, H, W, 3] a little blurred and noisy."""
     height, width = frames.shape[1:3]
     small = (width * 3 // 4, height * 3 // 4)
-    blurred = np.stack(
-        [np.asarray(Image.fromarray(frame).resize(small).resize((width, height))) for frame in frames]
-    )
+    blurred = np.stack([np.asarray(Image.fromarray(frame).resize(small).resize((width, height))) for frame in frames])
     return (blurred + rng.normal(0, 4, blurred.shape)).clip(0, 255).astype(np.uint8)
 
 

@@ -57,7 +57,7 @@ def test_videos_are_read_as_they_were_drawn(tmp_path):
             (thing,) = (each for each in scene.things if each.colour == track.colour)
             asked = SPEEDS[thing.speed] if thing.speed else 0.0
             assert track.speed(12) == pytest.approx(asked, abs=0.02)
-        right += all(track.kept == 1 for track in tracks)
+        right += all(track.constancy == 1 for track in tracks)
         total += 2
     assert total > 100
     assert right / total >= BAR
@@ -89,7 +89,7 @@ def test_a_thing_that_vanishes_or_changes_is_not_kept():
     frames = render(scene, np.zeros(10))
     frames[4:6] = frames[0, 0, 0]
     (track,) = follow(frames)
-    assert track.kept == pytest.approx(0.8)
+    assert track.constancy == pytest.approx(0.8)
     assert track.direction is None
     other = Scene(
         width=64, height=64, background="black", texture="plain",
@@ -97,4 +97,4 @@ def test_a_thing_that_vanishes_or_changes_is_not_kept():
     )  # fmt: skip
     frames[7:] = render(other, np.zeros(3))
     (track,) = follow(frames)
-    assert (track.shape, track.kept) == ("square", pytest.approx(0.5))
+    assert (track.shape, track.constancy) == ("square", pytest.approx(0.5))
