@@ -134,7 +134,8 @@ def change(scene: Scene, attribute: str, rng: np.random.Generator) -> Scene:
     thing = scene.things[index]
     names = {"colour": tuple(COLOURS), "shape": SHAPES}[attribute]
     choices = [name for name in names if name != getattr(thing, attribute)]
-    changed = replace(thing, **{attribute: choices[int(rng.integers(len(choices)))]})
+    choice = choices[int(rng.integers(len(choices)))]
+    changed = replace(thing, colour=choice) if attribute == "colour" else replace(thing, shape=choice)
     return replace(scene, things=(*scene.things[:index], changed, *scene.things[index + 1 :]))
 
 
