@@ -73,10 +73,10 @@ def accepted(command):
     return dict(line.split("=", 1) for line in shown.getvalue().splitlines())
 
 
-def test_the_manifests_are_those_that_the_readme_explains():
-    readme = (INFRA / "README.md").read_text()
-    files = [path.relative_to(INFRA) for path in INFRA.rglob("*") if path.is_file() and path.name != "README.md"]
-    assert [str(path) for path in files if f"`{path}`" not in readme] == []
+def test_the_manifests_are_those_that_the_documentation_explains():
+    page = (ROOT / "docs/operations.md").read_text()
+    files = [path.relative_to(ROOT) for path in INFRA.rglob("*") if path.is_file() and path.name != "README.md"]
+    assert [str(path) for path in files if f"`{path}`" not in page] == []
     kinds = {str(path.relative_to(INFRA)): [each.get("kind") for each in load(path)] for path in MANIFESTS}
     assert kinds == {
         **{f"kuberay/{job}.yaml": ["RayJob"] for job in JOBS},
