@@ -13,13 +13,15 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.curation.curator import Commits, Curation
+from pipelines.curation.runner import CommitPolicy
+from pipelines.curation.stages import Curation
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from jobs.runtime.tracking import Run
-    from pipelines.curation.curator import Curator, Summary
+    from pipelines.curation.curator import Curator
+    from pipelines.curation.summary import Summary
     from pipelines.media.sources import Source
     from pipelines.report.audit import Audit, Auditor
     from pipelines.store.tables import Tables
@@ -43,7 +45,7 @@ class CurateConfig(Curation):
     """Take at most this many sources."""
     retry_failures: bool = False
     """Try again what failed before."""
-    commits: Commits = field(default_factory=Commits)
+    commits: CommitPolicy = field(default_factory=CommitPolicy)
 
 
 def run(config: CurateConfig, auditors: Sequence[Auditor] = ()) -> int:
@@ -183,7 +185,7 @@ def summary_table(summary: Summary) -> Table:
     from rich.table import Table
 
     table = Table(title="Curation", show_header=False, title_justify="left")
-    table.add_row("sources listed", f"{summary.sources} ({summary.known} already done)")
+    table.add_row("sources listed", f"{summary.sources} ({summary.unchanged_sources} already done)")
     table.add_row("new assets", f"{summary.new_assets} ({summary.exact_duplicates} more had the same content)")
     table.add_row("new clips", str(summary.new_clips))
     table.add_row("accepted, in all", str(summary.accepted))

@@ -22,7 +22,7 @@ from jobs.train.job import TrainConfig
 
 if TYPE_CHECKING:
     from jobs.runtime.tracking import Run
-    from pipelines.curation.runner import Summary
+    from pipelines.curation.summary import Summary
     from pipelines.report.audit import Audit
 
 

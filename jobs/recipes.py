@@ -86,7 +86,7 @@ def debug() -> Recipe:
     from pipelines.curation.aesthetic import Aesthetic
     from pipelines.curation.caption import Caption
     from pipelines.curation.dedup import Dedup
-    from pipelines.curation.filters import Decide
+    from pipelines.curation.filters import Filters
     from pipelines.curation.ingest import Ingest
     from pipelines.curation.latents import Latents
     from pipelines.curation.motion import Motion
@@ -108,7 +108,7 @@ def debug() -> Recipe:
             ),
             aesthetic=aesthetic,
             dedup=Dedup(threshold=0.9, alike=0.95),  # of many that show the same, few have it in the same places
-            decide=Decide(),
+            decide=Filters(),
             caption=Caption(
                 model="zoo/captioner", frames=captioner.FRAMES, as_video=True, short_side=captioner.SIDE,
                 short_prompt=captioner.SHORT, long_prompt=captioner.LONG, short_tokens=24, long_tokens=40,
@@ -140,7 +140,7 @@ def shapes() -> Recipe:
     what can be asked for. What moves has a median of 3, which is what samples are asked for; 90 % are below 9.
     """
     from nova_model.config import MaskRatios, SamplingConfig
-    from pipelines.curation.filters import Decide
+    from pipelines.curation.filters import Filters
 
     base = debug()
     return replace(
@@ -149,7 +149,7 @@ def shapes() -> Recipe:
             base.curate,
             shots=replace(base.curate.shots, min_seconds=1.0),
             motion=replace(base.curate.motion, updates=8, calibration=CALIBRATION),
-            decide=Decide(min_aesthetic=5.0, min_short_side=60),  # ugly is about 3.9, clean 6.2
+            decide=Filters(min_aesthetic=5.0, min_short_side=60),  # ugly is about 3.9, clean 6.2
             latents=replace(base.curate.latents, lengths=(17,)),
         ),
         train=replace(
@@ -245,7 +245,7 @@ def _real_curation(release: Release) -> CurateConfig:
     from pipelines.curation.aesthetic import Aesthetic
     from pipelines.curation.caption import Caption
     from pipelines.curation.dedup import Dedup
-    from pipelines.curation.filters import Decide
+    from pipelines.curation.filters import Filters
     from pipelines.curation.ingest import Ingest
     from pipelines.curation.latents import Latents
     from pipelines.curation.motion import Motion
@@ -260,7 +260,7 @@ def _real_curation(release: Release) -> CurateConfig:
         motion=Motion(model="raft_large", weights="C_T_SKHT_V2", max_pairs=16, resources=quarter),
         aesthetic=Aesthetic(model="ViT-L-14", pretrained="openai", head=AESTHETIC_HEAD, resources=quarter),
         dedup=Dedup(threshold=0.95),
-        decide=Decide(
+        decide=Filters(
             min_short_side=min(height, width), max_aspect_ratio=2.5, min_motion=0.5, max_motion=20.0, min_aesthetic=5.0
         ),
         caption=Caption(model=CAPTIONER, frames=8, resources=_gpu(1.0, workers=(1, 16), batch_size=16)),

@@ -18,7 +18,7 @@ from jobs.curate import CurateConfig, beside, curate, new_curator, resume_file
 from jobs.train.job import TrainConfig, steps_done, train
 
 if TYPE_CHECKING:
-    from pipelines.curation.curator import Summary
+    from pipelines.curation.summary import Summary
     from pipelines.report.audit import Auditor
     from pipelines.store.tables import Tables
 

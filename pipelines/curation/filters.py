@@ -1,9 +1,9 @@
-"""Every threshold; turns scores into accepted or rejected, with the reason.
+"""Filters: every threshold of curation, and the pure functions that turn scores into decisions with a reason.
 
-Scores are kept apart from decisions, so that new thresholds need no model: deciding again reads the score columns of
-`clips` and nothing else. The first reason that applies is given, in the order of `REASONS`. Among near duplicates that
-pass every threshold the one with the best aesthetic score is kept; ties go to more pixels, then more frames, then the
-smallest clip_id.
+Scores are stored apart from decisions, so that new thresholds need no model: deciding again reads the score columns of
+`clips` and nothing else. A rejected clip carries the first reason that applies, in the order of `REASONS`. Among near
+duplicates that pass every threshold, the clip with the best aesthetic score is accepted; ties go to more pixels, then
+more frames, then the smallest clip_id.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decide:
-    """What a clip needs to be used for training. None switches a threshold off."""
+class Filters:
+    """Requirements on a clip that is used for training. None switches a threshold off."""
 
     min_short_side: int | None = None
     """Pixels."""
@@ -51,127 +51,127 @@ class Decide:
         for name in ("keep_motion", "keep_aesthetic"):
             share = getattr(self, name)
             if share is not None and not 0 < share <= 1:
-                raise ValueError(f"decide.{name} is {share}; it is a share above 0 and up to 1")
+                raise ValueError(f"decide.{name}={share}: give a share above 0 and up to 1")
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Decide's thresholds with shares turned into scores, per kind."""
+    """The thresholds of `Filters` on scores, with shares turned into scores."""
 
     min_motion: float | None
     min_aesthetic: Mapping[str, float | None]
+    """By kind of clip."""
 
-    def named(self) -> dict[str, float]:
-        """Those in force, for logs and the report."""
-        pairs = {"motion": self.min_motion, **{f"aesthetic {kind}": v for kind, v in self.min_aesthetic.items()}}
-        return {name: value for name, value in pairs.items() if value is not None}
+    def in_force(self) -> dict[str, float]:
+        """Thresholds that are not switched off, by name, for logs and the report."""
+        aesthetic = {f"aesthetic {kind}": value for kind, value in self.min_aesthetic.items()}
+        thresholds = {"motion": self.min_motion, **aesthetic}
+        return {name: value for name, value in thresholds.items() if value is not None}
 
 
-def resolve(config: Decide, scores: pd.DataFrame) -> Thresholds:
+def resolve(filters: Filters, scores: pd.DataFrame) -> Thresholds:
     """Turns shares into scores.
 
     Args:
-        config: the thresholds.
+        filters: thresholds and shares.
         scores: kind, motion_score, aesthetic_mean of all clips.
     """
-    images, videos = scores[scores.kind == "image"], scores[scores.kind == "video"]
-    by_kind = {"image": images, "video": videos}
+    by_kind = {kind: scores[scores.kind == kind] for kind in ("image", "video")}
     return Thresholds(
-        min_motion=_cut(videos.motion_score, config.keep_motion, config.min_motion),
+        min_motion=_threshold(by_kind["video"].motion_score, filters.keep_motion, filters.min_motion),
         min_aesthetic={
-            kind: _cut(rows.aesthetic_mean, config.keep_aesthetic, config.min_aesthetic)
-            for kind, rows in by_kind.items()
+            kind: _threshold(clips.aesthetic_mean, filters.keep_aesthetic, filters.min_aesthetic)
+            for kind, clips in by_kind.items()
         },
     )
 
 
-def _cut(scores: pd.Series, share: float | None, fixed: float | None) -> float | None:
-    known = np.sort(scores.dropna().to_numpy())
-    if share is None or not len(known):
+def _threshold(scores: pd.Series, share: float | None, fixed: float | None) -> float | None:
+    valid = np.sort(scores.dropna().to_numpy())
+    if share is None or not len(valid):
         return fixed
-    keep = math.ceil(share * len(known) - 1e-9)  # a score that occurs: at least the share passes, whatever the ties
-    return float(known[-keep])
+    # The threshold is a score that occurs, so that at least the share passes, whatever the ties. The tolerance keeps
+    # rounding from adding a clip: 0.07 * 100 is 7.000000000000001.
+    count = math.ceil(share * len(valid) - 1e-9)
+    return float(valid[-count])
 
 
-def reject(config: Decide, thresholds: Thresholds, clips: pd.DataFrame) -> pd.Series:
-    """The reason each clip is rejected for by itself, None where it passes. Duplicates come later.
+def reject(filters: Filters, thresholds: Thresholds, clips: pd.DataFrame) -> pd.Series:
+    """The reason to reject each clip on its own merits, None where it passes; duplicates are left to `decide`.
 
     Args:
-        config: the thresholds.
+        filters: thresholds.
         thresholds: from `resolve`.
         clips: `COLUMNS`.
     """
     reasons = pd.Series([None] * len(clips), index=clips.index, dtype=object)
-    video = clips.kind == "video"
-    short, long = clips[["width", "height"]].min(axis=1), clips[["width", "height"]].max(axis=1)
-    seconds = clips.end - clips.start
-    least_aesthetic = clips.kind.map(thresholds.min_aesthetic)
-
-    def rule(name: str, wrong: pd.Series, text: pd.Series | str) -> None:
-        first = wrong.fillna(False).astype(bool) & reasons.isna()
-        reasons[first] = f"{name}: " + (text if isinstance(text, str) else text[first])
-
     missing = clips.aesthetic_mean.isna() | clips.motion_score.isna()
-    rule("failed", missing, "a score is missing, see the failures table")
-    if config.min_short_side is not None:
-        rule("size", short < config.min_short_side, _text(short, "short side {:.0f} below", config.min_short_side))
-    if config.max_aspect_ratio is not None:
-        rule(
-            "size", long / short > config.max_aspect_ratio, _text(long / short, "{:.2f} above", config.max_aspect_ratio)
-        )
-    if config.min_seconds is not None:
-        rule("duration", video & (seconds < config.min_seconds), _text(seconds, "{:.2f} s below", config.min_seconds))
-    motion = clips.motion_score
-    if thresholds.min_motion is not None:
-        rule("motion", video & (motion < thresholds.min_motion), _text(motion, "{:.3f} below", thresholds.min_motion))
-    if config.max_motion is not None:
-        rule("motion", video & (motion > config.max_motion), _text(motion, "{:.3f} above", config.max_motion))
-    low = clips.aesthetic_mean < least_aesthetic.astype(float)
-    rule("aesthetic", low, _text(clips.aesthetic_mean, "{:.3f} below", least_aesthetic))
-    if config.min_aesthetic_frame is not None:
-        worst = clips.aesthetic_min
-        rule("aesthetic", worst < config.min_aesthetic_frame, _text(worst, "{:.3f} below", config.min_aesthetic_frame))
+    reasons[missing] = "failed: a score is missing, see the failures table"
+    short, long = clips[["width", "height"]].min(axis=1), clips[["width", "height"]].max(axis=1)
+    seconds, motion, video = clips.end - clips.start, clips.motion_score, clips.kind == "video"
+    min_aesthetic = clips.kind.map(thresholds.min_aesthetic).astype(float)  # NaN, which rejects nothing, for None
+    # In the order of `REASONS`, because a clip keeps the first reason that applies.
+    _reject_below(reasons, "size: short side {:.0f}", short, filters.min_short_side)
+    _reject_above(reasons, "size: {:.2f}", long / short, filters.max_aspect_ratio)
+    _reject_below(reasons, "duration: {:.2f} s", seconds[video], filters.min_seconds)
+    _reject_below(reasons, "motion: {:.3f}", motion[video], thresholds.min_motion)
+    _reject_above(reasons, "motion: {:.3f}", motion[video], filters.max_motion)
+    _reject_below(reasons, "aesthetic: {:.3f}", clips.aesthetic_mean, min_aesthetic)
+    _reject_below(reasons, "aesthetic: {:.3f}", clips.aesthetic_min, filters.min_aesthetic_frame)
     return reasons
 
 
-def _text(values: pd.Series, pattern: str, limit: float | pd.Series) -> pd.Series:
-    limits = limit if isinstance(limit, pd.Series) else pd.Series(limit, index=values.index)
-    return pd.Series(
-        [f"{pattern.format(value)} {bound:.3f}" for value, bound in zip(values, limits.astype(float), strict=True)],
-        index=values.index,
-    )
+def _reject_below(reasons: pd.Series, text: str, values: pd.Series, limit: float | pd.Series | None) -> None:
+    """Sets the reason of clips that have none yet and whose value is below the limit; None is no limit."""
+    if limit is not None:
+        _reject(reasons, f"{text} below", values, values < limit, limit)
+
+
+def _reject_above(reasons: pd.Series, text: str, values: pd.Series, limit: float | None) -> None:
+    """Sets the reason of clips that have none yet and whose value is above the limit; None is no limit."""
+    if limit is not None:
+        _reject(reasons, f"{text} above", values, values > limit, limit)
+
+
+def _reject(reasons: pd.Series, text: str, values: pd.Series, fails: pd.Series, limit: float | pd.Series) -> None:
+    # With nullable types, comparing a missing value gives NA; that is no reason.
+    fails = fails.fillna(False).astype(bool) & reasons[values.index].isna()
+    rejected = values.index[fails]
+    limits = limit[rejected] if isinstance(limit, pd.Series) else [limit] * len(rejected)
+    pairs = zip(values[rejected], limits, strict=True)
+    reasons[rejected] = [f"{text.format(value)} {bound:.3f}" for value, bound in pairs]
 
 
 def best_of_groups(passing: Iterable[pd.DataFrame]) -> dict[str, str]:
-    """The clip that is kept of each near-duplicate group.
+    """The clip to accept of each near-duplicate group.
 
     Args:
-        passing: clips that pass every threshold and have a group, `COLUMNS`.
+        passing: batches of clips that pass every threshold and have a group, `COLUMNS`.
     """
     best: dict[str, tuple[tuple[float, int, int], str]] = {}
     for clips in passing:
         for clip in clips.itertuples():
             rank = (clip.aesthetic_mean, clip.width * clip.height, clip.frames)
-            held = best.get(clip.duplicate_group)
-            if held is None or rank > held[0] or (rank == held[0] and clip.clip_id < held[1]):
+            current = best.get(clip.duplicate_group)
+            if current is None or rank > current[0] or (rank == current[0] and clip.clip_id < current[1]):
                 best[clip.duplicate_group] = (rank, clip.clip_id)
     return {group: clip for group, (_, clip) in best.items()}
 
 
-def decide(config: Decide, thresholds: Thresholds, best: Mapping[str, str], clips: pd.DataFrame) -> pd.DataFrame:
-    """Adds the columns `accepted` and `reason`.
+def decide(filters: Filters, thresholds: Thresholds, best: Mapping[str, str], clips: pd.DataFrame) -> pd.DataFrame:
+    """Decides about clips: a copy of them with `accepted` and `reason` replaced.
 
     Args:
-        config: the thresholds.
+        filters: thresholds.
         thresholds: from `resolve`.
         best: from `best_of_groups`.
-        clips: `COLUMNS`; not changed.
+        clips: `COLUMNS`; left unchanged.
     """
-    reasons = reject(config, thresholds, clips)
-    if not config.keep_duplicates:
-        kept = clips.duplicate_group.map(best)
-        second = reasons.isna() & clips.duplicate_group.notna() & (kept != clips.clip_id)
-        reasons[second] = "duplicate: of " + kept[second].astype(str)
+    reasons = reject(filters, thresholds, clips)
+    if not filters.keep_duplicates:
+        originals = clips.duplicate_group.map(best)
+        copies = reasons.isna() & clips.duplicate_group.notna() & (originals != clips.clip_id)
+        reasons[copies] = "duplicate: of " + originals[copies].astype(str)
     return clips.assign(accepted=reasons.isna(), reason=reasons)
 
 
@@ -182,15 +182,17 @@ def changes(before: pd.DataFrame, after: pd.DataFrame) -> list[dict[str, object]
         before: clips as stored.
         after: the same clips from `decide`.
     """
-    stored = zip(before.accepted, before.reason, strict=True)
+    # Null reasons read from a table may be NaN, which differs from everything, itself included.
+    stored_reasons = [None if pd.isna(reason) else reason for reason in before.reason]
+    stored = zip(before.accepted, stored_reasons, strict=True)
     decided = zip(after.clip_id, after.accepted, after.reason, strict=True)
     return [
-        {"clip_id": clip, "accepted": bool(accepted), "reason": reason}
-        for (was, why), (clip, accepted, reason) in zip(stored, decided, strict=True)
-        if pd.isna(was) or bool(was) != bool(accepted) or (None if pd.isna(why) else why) != reason
+        {"clip_id": clip_id, "accepted": bool(accepted), "reason": reason}
+        for (stored_accepted, stored_reason), (clip_id, accepted, reason) in zip(stored, decided, strict=True)
+        if pd.isna(stored_accepted) or bool(stored_accepted) != bool(accepted) or stored_reason != reason
     ]
 
 
 def category(reason: str) -> str:
-    """The part of a reason that counts are made by, one of `REASONS`."""
+    """The category of a reason, by which rejections are counted: one of `REASONS`."""
     return reason.partition(":")[0]

@@ -9,85 +9,100 @@ import numpy as np
 import pyarrow.compute as pc
 
 from pipelines.core.stage import Row, Stage
-from pipelines.curation.runner import Work, microseconds
+from pipelines.curation.runner import PassRunner, microseconds
 from pipelines.media.sources import Source
 from pipelines.store import schema
 from pipelines.store.id_index import IdIndex
-from pipelines.store.tables import text
+from pipelines.store.tables import Tables, text
 
-LOOK_UP = 10_000
+LOOKUP_ROWS = 10_000
+"""Sources that are looked up together: enough for vectorised lookups, few enough to start before a listing ends."""
 CLIP_FACTS = ("clip_id", "asset_id", "uri", "kind", "start", "end", "frames", "width", "height", "rotation", "fps")
 
 
-def unknown(work: Work, reading: Sequence[Stage], sources: Iterable[Source]) -> Iterator[Source]:
-    """Sources that no earlier run has done or failed on, or that were modified since; counts all it sees."""
-    known = IdIndex(_seen(work))
-    failed = work.failed(reading)
+def new_sources(runner: PassRunner, stages: Sequence[Stage], sources: Iterable[Source]) -> Iterator[Source]:
+    """Sources that no earlier run has read or failed on, or that were modified since. Counts every source it sees.
+
+    Args:
+        runner: tables and summary.
+        stages: stages of the pass; failures under their fingerprints count as read.
+        sources: the listing, consumed as the result is.
+    """
+    registered = IdIndex(_registered_uris(runner.tables))
+    failed = runner.failed_items(stages)
     sources = iter(sources)
-    while chunk := list(islice(sources, LOOK_UP)):
-        names = [each.uri for each in chunk]
-        (is_known, read_at), (has_failed, failed_at) = known.look_up(names), failed.look_up(names)
+    while chunk := list(islice(sources, LOOKUP_ROWS)):
+        uris = [source.uri for source in chunk]
+        (is_registered, read_at), (has_failed, failed_at) = registered.look_up(uris), failed.look_up(uris)
         last = np.maximum(read_at, failed_at)
-        for source, before, microsecond in zip(chunk, is_known | has_failed, last, strict=True):
-            work.summary.sources += 1
-            if before and (source.modified or 0) * 1e6 <= microsecond:
-                work.summary.known += 1
+        for source, is_old, microsecond in zip(chunk, is_registered | has_failed, last, strict=True):
+            runner.summary.sources += 1
+            if is_old and (source.modified or 0) * 1e6 <= microsecond:
+                runner.summary.unchanged_sources += 1
             else:
                 yield source
 
 
-def _seen(work: Work) -> Iterator[tuple[list[str], np.ndarray]]:
-    for batch in work.tables.scan("assets", columns=["uri", "other_uris", "last_seen"]):
-        when = microseconds(batch["last_seen"])
-        yield batch["uri"].to_pylist(), when
+def _registered_uris(tables: Tables) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Addresses of all assets, with the microsecond at which they were last read."""
+    for batch in tables.scan("assets", columns=["uri", "other_uris", "last_seen"]):
+        last_seen = microseconds(batch["last_seen"])
+        yield batch["uri"].to_pylist(), last_seen
         others = batch["other_uris"]
-        yield pc.list_flatten(others).to_pylist(), when[np.asarray(pc.list_parent_indices(others))]
+        yield pc.list_flatten(others).to_pylist(), last_seen[np.asarray(pc.list_parent_indices(others))]
 
 
-def read(work: Work, reading: Sequence[Stage], sources: Sequence[Source], source_name: str) -> None:
-    """Runs sources through `reading` (ingest, shots) and commits assets and clips."""
+def register_sources(runner: PassRunner, stages: Sequence[Stage], sources: Sequence[Source], source_name: str) -> None:
+    """Runs sources through `stages` (ingest, shots) and commits assets and clips."""
     rows = [
-        {"uri": each.uri, "source_caption": each.caption, "source_error": each.error, "source": source_name}
-        for each in sources
+        {
+            "uri": source.uri,
+            "source_caption": source.caption,
+            "source_error": source.error,
+            "source": source_name,
+        }
+        for source in sources
     ]
-    work.stream(rows, reading, lambda finished: _commit(work, finished))
+    runner.stream(rows, stages, lambda finished: _commit(runner, finished))
 
 
-def _commit(work: Work, rows: list[Row]) -> None:
+def _commit(runner: PassRunner, rows: list[Row]) -> None:
     by_asset: dict[str, list[Row]] = {}
     for row in rows:
         by_asset.setdefault(row["asset_id"], []).append(row)
     columns = ["asset_id", "uri", "other_uris", "source_captions"]
-    stored = work.tables.read("assets", columns=columns, where=text("asset_id").isin(list(by_asset)))
-    known = {row["asset_id"]: row for row in stored.to_pylist()}
-    fresh = [found for asset_id, found in by_asset.items() if asset_id not in known]
-    clips = [clip for found in fresh for clip in _clips(found[0], _captions(found))]
-    work.tables.upsert("clips", clips)
-    # Assets last: an asset that is there has all its clips.
-    work.tables.upsert("assets", [_new_asset(work, found) for found in fresh])
-    work.tables.upsert("assets", [_seen_again(work, known[key], by_asset[key]) for key in known])
-    work.summary.new_assets += len(fresh)
-    work.summary.new_clips += len(clips)
-    elsewhere = [row for key, asset in known.items() for row in by_asset[key] if row["uri"] not in _uris(asset)]
-    work.summary.exact_duplicates += sum(len(found) - 1 for found in fresh) + len(elsewhere)
+    stored = runner.tables.read("assets", columns=columns, where=text("asset_id").isin(list(by_asset)))
+    old_assets = {row["asset_id"]: row for row in stored.to_pylist()}
+    new_copies = [copies for asset_id, copies in by_asset.items() if asset_id not in old_assets]
+    clips = [clip for copies in new_copies for clip in _clips(copies[0], _captions(copies))]
+    runner.tables.upsert("clips", clips)
+    # Assets last, so that after a crash every stored asset has all its clips.
+    runner.tables.upsert("assets", [_new_asset(runner, copies) for copies in new_copies])
+    runner.tables.upsert("assets", [_updated_asset(runner, old_assets[key], by_asset[key]) for key in old_assets])
+    runner.summary.new_assets += len(new_copies)
+    runner.summary.new_clips += len(clips)
+    elsewhere = [row for key, asset in old_assets.items() for row in by_asset[key] if row["uri"] not in _uris(asset)]
+    runner.summary.exact_duplicates += sum(len(copies) - 1 for copies in new_copies) + len(elsewhere)
 
 
-def _new_asset(work: Work, found: Sequence[Row]) -> Row:
-    first = found[0]
+def _new_asset(runner: PassRunner, copies: Sequence[Row]) -> Row:
+    """An asset from rows with the same content: the first row's address, and those of the others beside it."""
+    first = copies[0]
     facts = {name: first[name] for name in schema.TABLES["assets"] if name in first}
-    others = sorted({row["uri"] for row in found} - {first["uri"]})
-    seen = {"first_seen": work.began, "last_seen": work.began}
-    return {**facts, "other_uris": others, "source_captions": _captions(found), **seen}
+    other_uris = sorted({row["uri"] for row in copies} - {first["uri"]})
+    times = {"first_seen": runner.started, "last_seen": runner.started}
+    return {**facts, "other_uris": other_uris, "source_captions": _captions(copies), **times}
 
 
-def _seen_again(work: Work, stored: Row, found: Sequence[Row]) -> Row:
-    others = {*stored["other_uris"], *(row["uri"] for row in found)} - {stored["uri"]}
-    captions = dict.fromkeys([*stored["source_captions"], *_captions(found)])
+def _updated_asset(runner: PassRunner, stored: Row, copies: Sequence[Row]) -> Row:
+    """A stored asset with the addresses and captions that this run adds."""
+    other_uris = {*stored["other_uris"], *(row["uri"] for row in copies)} - {stored["uri"]}
+    captions = dict.fromkeys([*stored["source_captions"], *_captions(copies)])
     return {
         "asset_id": stored["asset_id"],
-        "other_uris": sorted(others),
+        "other_uris": sorted(other_uris),
         "source_captions": list(captions),
-        "last_seen": work.began,
+        "last_seen": runner.started,
     }
 
 

@@ -1,15 +1,17 @@
-"""A pass over a table: find the rows that are due, stream them through stages, commit what comes out.
+"""A pass over a table: find the rows that are due, stream them through stages, commit the results.
 
-Nothing is kept but the tables themselves. A row is due when it lacks a stage's fingerprint, unless the failures table
-says that the same fingerprint has failed on it before.
+The tables are the only state. A row is due when it lacks a stage's fingerprint, unless the failures table says that the
+same fingerprint has failed on it before.
 """
 
 from __future__ import annotations
 
+import functools
+import operator
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,14 +22,19 @@ import pyarrow.compute as pc
 from pipelines.core import progress
 from pipelines.core.ray_data import run_stages
 from pipelines.core.stage import Row, Stage
+from pipelines.curation.summary import Summary
 from pipelines.store import schema
 from pipelines.store.id_index import IdIndex
 from pipelines.store.tables import Tables, text
 
 
 @dataclass(frozen=True, kw_only=True)
-class Commits:
-    """How often results become visible, and how much is taken on at once."""
+class CommitPolicy:
+    """How often results are committed, and how many rows are in flight at once.
+
+    Every commit merges into a table, which costs more the larger the table is, and everything since the last commit is
+    computed again after a crash: the defaults lose at most two minutes of work.
+    """
 
     rows: int = 2000
     """Finished rows that are committed together."""
@@ -35,51 +42,18 @@ class Commits:
     """A commit is made after this time even with fewer rows."""
     round_items: int = 20_000
     """Sources per round, and clips handed to the cluster at once; bounds the driver's memory."""
-    part_rows: int = 64
+    file_rows: int = 64
     """Examples per Parquet file."""
 
     def __post_init__(self) -> None:
-        for name in ("rows", "round_items", "part_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"commits.{name}={getattr(self, name)}: must be at least 1")
+        for name in ("rows", "round_items", "file_rows"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"commits.{name}={value}: give at least 1")
 
 
-@dataclass
-class Summary:
-    """What came in, what was kept and why the rest was not."""
-
-    sources: int = 0
-    """Sources that were listed."""
-    known: int = 0
-    """Sources that earlier runs had done, and that have not changed since."""
-    new_assets: int = 0
-    exact_duplicates: int = 0
-    """Sources with the content of another one."""
-    new_clips: int = 0
-    accepted: int = 0
-    """Clips accepted, in the whole table."""
-    rejected: Counter[str] = field(default_factory=Counter)
-    """Clips rejected, in the whole table, by category of reason."""
-    new_examples: int = 0
-    removed_examples: int = 0
-    failures: Counter[str] = field(default_factory=Counter)
-    """New failures by stage."""
-    throughput: dict[str, progress.StageTotals] = field(default_factory=dict)
-    thresholds: dict[str, float] = field(default_factory=dict)
-    version: int = 0
-    """Version of `examples` afterwards."""
-
-    def counts(self) -> dict[str, float]:
-        """Flat numbers, for logs."""
-        plain = {key: value for key, value in asdict(self).items() if isinstance(value, int | float)}
-        plain |= {f"rejected_{name}": count for name, count in self.rejected.items()}
-        plain |= {f"failed_{name}": count for name, count in self.failures.items()}
-        plain |= {f"rows_per_second_{name}": totals.rows_per_second for name, totals in self.throughput.items()}
-        return plain
-
-
-class Work:
-    """What the passes share: tables, commit policy, the meter and the summary.
+class PassRunner:
+    """Finds due rows, runs them through stages and commits results; holds what the passes share.
 
     Args:
         tables: where rows come from and go to.
@@ -87,11 +61,11 @@ class Work:
         retry_failures: whether rows that failed before are due again.
     """
 
-    def __init__(self, tables: Tables, commits: Commits, *, retry_failures: bool) -> None:
+    def __init__(self, tables: Tables, commits: CommitPolicy, *, retry_failures: bool) -> None:
         self.tables, self.commits, self.retry_failures = tables, commits, retry_failures
         self.summary = Summary()
-        self.began = datetime.now(UTC)
-        self.meter: Any = None
+        self.started = datetime.now(UTC)
+        self.meter: Any = None  # a Ray actor, which `Curator.run` starts: runners that only look for work need no Ray
 
     def due(
         self,
@@ -100,15 +74,15 @@ class Work:
         stages: Sequence[Stage],
         done: IdIndex | None = None,
     ) -> Iterator[list[Row]]:
-        """Clips that a pass has to do, a round at a time.
+        """Clips that a pass has to process, a round at a time.
 
         Args:
-            columns: of `clips`, read for each.
+            columns: columns of `clips` to read.
             where: which clips lack the pass's results.
-            stages: of the pass; clips that failed under their fingerprints are left out.
-            done: clips to leave out.
+            stages: stages of the pass; clips that failed under their fingerprints are left out.
+            done: further clips to leave out.
         """
-        failed = self.failed(stages)
+        failed = self.failed_items(stages)
         chunk: list[Row] = []
         for batch in self.tables.scan("clips", columns=columns, where=where):
             ids = batch["clip_id"].to_pylist()
@@ -120,8 +94,8 @@ class Work:
         if chunk:
             yield chunk
 
-    def failed(self, stages: Sequence[Stage]) -> IdIndex:
-        """Items that failed under the stages' fingerprints, with the time; none of them when failures are retried."""
+    def failed_items(self, stages: Sequence[Stage]) -> IdIndex:
+        """Items that failed under the stages' fingerprints, with the time; empty where failures are retried."""
         if self.retry_failures:
             return IdIndex()
         where = text("by").isin([stage.fingerprint for stage in stages])
@@ -135,14 +109,22 @@ class Work:
         commit: Callable[[list[Row]], None],
         sink: Callable[[pa.Table], pa.Table] | None = None,
     ) -> None:
-        """Runs rows through stages; commits what succeeded with `commit`, and what failed to `failures`."""
+        """Runs rows through stages; commits what succeeded with `commit`, and what failed to `failures`.
+
+        Args:
+            rows: rows with the columns that the stages read; all have the same columns.
+            stages: stages, in order.
+            commit: writes finished rows to the tables.
+            sink: runs in the workers on blocks of `commits.file_rows` finished rows, and returns the small columns that
+                `commit` needs.
+        """
         fields = [schema.field(name) for name in rows[0]]
         table = pa.Table.from_pylist(rows, schema=pa.schema(fields))
         fingerprints = {stage.name: stage.fingerprint for stage in stages}
         finished: list[Row] = []
         committed = time.monotonic()
         with progress.show(self.meter, list(fingerprints), len(rows)):
-            for block in run_stages(table, stages, meter=self.meter, sink=sink, sink_rows=self.commits.part_rows):
+            for block in run_stages(table, stages, meter=self.meter, sink=sink, sink_rows=self.commits.file_rows):
                 finished += block.to_pylist()
                 if len(finished) >= self.commits.rows or time.monotonic() - committed >= self.commits.seconds:
                     self._commit(finished, fingerprints, commit)
@@ -184,21 +166,18 @@ def microseconds(times: pa.Array) -> np.ndarray:
 
 
 def stale(stage: Stage) -> pa.dataset.Expression:
-    """Clips that lack the stage's fingerprint."""
+    """Rows that lack the stage's fingerprint."""
     return differs(stage.by, stage.fingerprint)
 
 
 def differs(column: str, value: str) -> pa.dataset.Expression:
-    """Rows whose column is null or another value."""
+    """Rows whose column is null or holds another value (null compares as null, which a filter drops)."""
     return pc.field(column).is_null() | (text(column) != value)
 
 
-def either(expressions: Iterable[pa.dataset.Expression]) -> pa.dataset.Expression:
-    """Rows for which any of the expressions holds."""
-    first, *rest = expressions
-    for each in rest:
-        first = first | each
-    return first
+def any_of(expressions: Iterable[pa.dataset.Expression]) -> pa.dataset.Expression:
+    """Rows for which at least one of the expressions holds."""
+    return functools.reduce(operator.or_, expressions)
 
 
 def output_columns(stages: Sequence[Stage]) -> list[str]:

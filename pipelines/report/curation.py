@@ -11,7 +11,7 @@ import numpy as np
 
 from pipelines.core.stage import Row
 from pipelines.curation import filters
-from pipelines.curation.runner import Summary
+from pipelines.curation.summary import Summary
 from pipelines.report import charts
 from pipelines.report.page import Block, Charts, Heading, Picture, Pictures, Section, Table
 from pipelines.report.pictures import STRIP_HEIGHT, file_name, strip_address

@@ -17,8 +17,9 @@ import pytest
 
 from jobs import cli, recipes
 from jobs.curate import CurateConfig, again, curate
-from pipelines.curation.curator import Commits, Curator
-from pipelines.curation.filters import Decide
+from pipelines.curation.curator import Curator
+from pipelines.curation.filters import Filters
+from pipelines.curation.runner import CommitPolicy
 from pipelines.shapes_world import audit as planted
 from pipelines.store.locks import BusyError, exclusive
 from pipelines.store.tables import Tables
@@ -92,7 +93,7 @@ def test_a_second_run_adds_nothing(curated: Path, media: Path) -> None:
     before = versions(curated)
     summary = curate(config(input=str(media), tables=str(curated)))
     assert versions(curated) == before
-    assert (summary.sources, summary.known, summary.new_clips, summary.new_examples) == (9, 9, 0, 0)
+    assert (summary.sources, summary.unchanged_sources, summary.new_clips, summary.new_examples) == (9, 9, 0, 0)
 
 
 def test_what_a_corpus_of_nova_shapes_planted_is_held_against_what_was_found(
@@ -138,7 +139,7 @@ def test_new_thresholds_need_no_model(curated: Path, media: Path, work: Path) ->
     tables = work / "strict"
     shutil.copytree(curated, tables)
     scores = sorted(row["aesthetic_mean"] for row in rows(tables, "clips") if row["kind"] == "image")
-    strict = Decide(min_aesthetic=scores[-1], min_motion=1e6)
+    strict = Filters(min_aesthetic=scores[-1], min_motion=1e6)
     summary = curate(config(input=str(media), tables=str(tables), decide=strict))
     assert summary.accepted == 1
     assert summary.throughput == {}, "a model ran"
@@ -184,7 +185,7 @@ def test_settled_tables_are_those_that_a_run_would_leave_as_they_are(curated: Pa
         return Curator(Tables(curated), config(**changes)).settled()
 
     assert settled()
-    assert not settled(decide=Decide(min_motion=1e6))
+    assert not settled(decide=Filters(min_motion=1e6))
     assert not settled(text=replace(config().text, captions="source"))
 
 
@@ -226,7 +227,7 @@ def test_a_killed_run_goes_on_where_it_was(curated: Path, media: Path, work: Pat
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
     kept = {row["clip_id"] for row in rows(tables, "examples")}
-    curate(config(input=str(media), tables=str(tables), commits=Commits(rows=1, seconds=0)))
+    curate(config(input=str(media), tables=str(tables), commits=CommitPolicy(rows=1, seconds=0)))
     whole = {row["example_id"] for row in rows(curated, "examples")}
     ids = [row["example_id"] for row in rows(tables, "examples")]
     assert sorted(ids) == sorted(whole), "something was lost, or is there twice"

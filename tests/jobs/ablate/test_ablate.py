@@ -23,7 +23,7 @@ from jobs.ablate import table as ablate_table
 from jobs.ablate.table import Result
 from jobs.ablate.variants import NORMS, SWEEPS, VARIANTS, changed, chosen
 from jobs.train.job import model_config
-from pipelines.curation.filters import Decide
+from pipelines.curation.filters import Filters
 from pipelines.shapes_world.prompts import ShapesBenchmark
 from pipelines.store.tables import Tables
 
@@ -40,7 +40,7 @@ def config(**changes: Any) -> ablate.AblateConfig:
 
 def test_each_variant_changes_what_it_says() -> None:
     recipe = recipes.get("demo", "ablate")
-    base = replace(recipe, curate=replace(recipe.curate, decide=Decide(keep_aesthetic=0.8))).base
+    base = replace(recipe, curate=replace(recipe.curate, decide=Filters(keep_aesthetic=0.8))).base
     changes = {name: changed(make(base), base) for name, make in VARIANTS.items()}
     assert [name for name, change in changes.items() if not change] == ["full", "post_norm", "flow"]
     assert changes["no_temporal"] == "train.ablate=no_temporal"
@@ -148,7 +148,7 @@ def test_tables_that_are_curated_otherwise(work: Path, curated: Path) -> None:
     strict = work / "strict_tables"
     shutil.copytree(curated, strict)
     base = recipes.get("debug", "ablate")
-    curate = replace(base.curate, decide=Decide(keep_aesthetic=0.3))
+    curate = replace(base.curate, decide=Filters(keep_aesthetic=0.3))
     again(replace(curate, tables=str(strict)))
     kept = Tables(strict).count("examples")
     wanted = config(

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from pipelines.curation.filters import COLUMNS, Decide, best_of_groups, category, changes, decide, reject, resolve
+from pipelines.curation.filters import COLUMNS, Filters, best_of_groups, category, changes, decide, reject, resolve
 
 
 def clips(*rows):
@@ -24,14 +24,14 @@ def decided(config, frame):
 @pytest.mark.parametrize(
     ("config", "row", "reason"),
     [
-        (Decide(min_short_side=480), {}, "size: short side 360 below 480.000"),
-        (Decide(max_aspect_ratio=1.5), {}, "size: 1.78 above 1.500"),
-        (Decide(min_seconds=3.0), {}, "duration: 2.00 s below 3.000"),
-        (Decide(min_motion=2.5), {}, "motion: 2.000 below 2.500"),
-        (Decide(max_motion=1.0), {}, "motion: 2.000 above 1.000"),
-        (Decide(min_aesthetic=5.5), {}, "aesthetic: 5.000 below 5.500"),
-        (Decide(min_aesthetic_frame=4.6), {}, "aesthetic: 4.500 below 4.600"),
-        (Decide(), {"aesthetic_mean": None}, "failed: a score is missing, see the failures table"),
+        (Filters(min_short_side=480), {}, "size: short side 360 below 480.000"),
+        (Filters(max_aspect_ratio=1.5), {}, "size: 1.78 above 1.500"),
+        (Filters(min_seconds=3.0), {}, "duration: 2.00 s below 3.000"),
+        (Filters(min_motion=2.5), {}, "motion: 2.000 below 2.500"),
+        (Filters(max_motion=1.0), {}, "motion: 2.000 above 1.000"),
+        (Filters(min_aesthetic=5.5), {}, "aesthetic: 5.000 below 5.500"),
+        (Filters(min_aesthetic_frame=4.6), {}, "aesthetic: 4.500 below 4.600"),
+        (Filters(), {"aesthetic_mean": None}, "failed: a score is missing, see the failures table"),
     ],
 )
 def test_each_threshold_gives_its_reason(config, row, reason):
@@ -41,19 +41,19 @@ def test_each_threshold_gives_its_reason(config, row, reason):
 
 
 def test_a_score_at_the_threshold_passes():
-    assert decided(Decide(min_aesthetic=5.0, min_motion=2.0, min_short_side=360, min_seconds=2.0), clips({})).accepted[
+    assert decided(Filters(min_aesthetic=5.0, min_motion=2.0, min_short_side=360, min_seconds=2.0), clips({})).accepted[
         0
     ]
 
 
 def test_motion_and_duration_do_not_judge_images():
     image = {"kind": "image", "start": 0.0, "end": 0.0, "motion_score": 0.0}
-    assert decided(Decide(min_motion=1.0, min_seconds=1.0), clips(image)).accepted[0]
+    assert decided(Filters(min_motion=1.0, min_seconds=1.0), clips(image)).accepted[0]
 
 
 def test_a_share_keeps_that_share_of_each_kind():
     rows = [{"kind": kind, "aesthetic_mean": float(n)} for kind in ("image", "video") for n in range(10)]
-    out = decided(Decide(keep_aesthetic=0.7), clips(*rows))
+    out = decided(Filters(keep_aesthetic=0.7), clips(*rows))
     assert out[out.kind == "image"].accepted.sum() == 7
     assert out[out.kind == "video"].accepted.sum() == 7
     assert out[~out.accepted].aesthetic_mean.max() == 2.0
@@ -61,28 +61,28 @@ def test_a_share_keeps_that_share_of_each_kind():
 
 def test_the_best_of_a_group_is_kept_and_the_rest_name_it():
     group = {"duplicate_group": "g"}
-    out = decided(Decide(), clips({**group, "aesthetic_mean": 4.0}, {**group, "aesthetic_mean": 6.0}, group))
+    out = decided(Filters(), clips({**group, "aesthetic_mean": 4.0}, {**group, "aesthetic_mean": 6.0}, group))
     assert out.accepted.tolist() == [False, True, False]
     assert out.reason.tolist() == ["duplicate: of c1", None, "duplicate: of c1"]
 
 
 def test_ties_go_to_more_pixels_then_more_frames_then_the_smallest_id():
     group = {"duplicate_group": "g"}
-    assert decided(Decide(), clips(group, {**group, "width": 1280})).accepted.tolist() == [False, True]
-    assert decided(Decide(), clips(group, {**group, "frames": 48})).accepted.tolist() == [False, True]
-    assert decided(Decide(), clips(group, group)).accepted.tolist() == [True, False]
+    assert decided(Filters(), clips(group, {**group, "width": 1280})).accepted.tolist() == [False, True]
+    assert decided(Filters(), clips(group, {**group, "frames": 48})).accepted.tolist() == [False, True]
+    assert decided(Filters(), clips(group, group)).accepted.tolist() == [True, False]
 
 
 def test_a_member_that_fails_a_threshold_does_not_take_its_group_along():
     group = {"duplicate_group": "g"}
-    out = decided(Decide(min_motion=1.0), clips({**group, "aesthetic_mean": 9.0, "motion_score": 0.1}, group))
+    out = decided(Filters(min_motion=1.0), clips({**group, "aesthetic_mean": 9.0, "motion_score": 0.1}, group))
     assert out.accepted.tolist() == [False, True]
     assert category(out.reason[0]) == "motion"
 
 
 def test_only_changed_decisions_are_written():
     frame = clips({}, {"aesthetic_mean": 1.0})
-    config = Decide(min_aesthetic=2.0)
+    config = Filters(min_aesthetic=2.0)
     once = decided(config, frame)
     assert changes(frame, once) == [
         {"clip_id": "c0", "accepted": True, "reason": None},
@@ -93,4 +93,4 @@ def test_only_changed_decisions_are_written():
 
 def test_a_share_outside_its_range_is_refused():
     with pytest.raises(ValueError, match="keep_aesthetic"):
-        Decide(keep_aesthetic=1.5)
+        Filters(keep_aesthetic=1.5)

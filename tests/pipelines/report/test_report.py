@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.curation.runner import Summary
+from pipelines.curation.summary import Summary
 from pipelines.report import charts
 from pipelines.report.curation import curation_section
 from pipelines.report.page import Block, Heading, Section, Table, write_report
