@@ -161,15 +161,16 @@ def build(command: str, invocation: Invocation) -> Any:
     Raises:
         ValueError: unknown recipe, unknown key, or a value that a config refuses.
     """
-    from jobs import recipes, settings
+    from jobs import settings
+    from jobs.recipes.registry import config_of
 
-    default = recipes.get(invocation.recipe or ("demo" if command == "demo" else "debug"), command)
+    default = config_of(invocation.recipe or ("demo" if command == "demo" else "debug"), command)
     flags = settings.to_flags(default, invocation.assignments)
     # --flag VALUE on the command line wins over --set, whatever the order.
     return settings.parse(
         type(default),
         default=default,
-        args=[*flags, *invocation.rest],
+        args=[*flags, *settings.current_flags(default, invocation.rest)],
         prog=f"nova {command}",
         description=f"{inspect.cleandoc(type(default).__doc__ or '')}\n\n{OPTIONS}\n\n{RUNS}",
     )

@@ -11,20 +11,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from rich.console import Console
+from rich.table import Table
+
+from jobs import settings
+from jobs.runtime import tracking
+from jobs.runtime.cluster import connect
+from pipelines.curation.curator import Curator
 from pipelines.curation.runner import CommitPolicy
 from pipelines.curation.stages import Curation
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from jobs.runtime.tracking import Run
-    from pipelines.curation.curator import Curator
-    from pipelines.curation.summary import Summary
-    from pipelines.media.sources import Source
-    from pipelines.report.audit import Audit, Auditor
-    from pipelines.store.tables import Tables
+from pipelines.curation.summary import Summary
+from pipelines.media.sources import Source, list_sources
+from pipelines.report.audit import Audit, Auditor
+from pipelines.report.curation import curation_section
+from pipelines.report.page import write_report
+from pipelines.store.locks import exclusive
+from pipelines.store.tables import Tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +82,6 @@ def again(config: CurateConfig, *, parent: str | None = None) -> Summary:
     Raises:
         ValueError: no tables there, another run at work on them.
     """
-    from pipelines.curation.curator import Curator
-    from pipelines.store.tables import Tables
 
     tables = Tables(config.tables)
     tables.version("examples")  # raises where they are missing
@@ -94,12 +95,6 @@ def _curated(
     parent: str | None,
     auditors: Sequence[Auditor] = (),
 ) -> Summary:
-    from rich.console import Console
-
-    from jobs import settings
-    from jobs.runtime import tracking
-    from jobs.runtime.cluster import connect
-    from pipelines.store.locks import exclusive
 
     root = curator.tables.root
     with (
@@ -107,9 +102,9 @@ def _curated(
         tracking.start(
             "curate",
             config=settings.flatten(config),
-            beside=beside(root),
+            beside=tracking.store_folder(root),
             parent=parent,
-            resume=resume_file("curate", root),
+            resume=tracking.resume_file("curate", root),
             forget=True,
         ) as tracked,
     ):
@@ -126,7 +121,7 @@ def _curated(
     return summary
 
 
-def _audit(place: str, tables: Tables, tracked: Run, auditors: Sequence[Auditor]) -> list[Audit]:
+def _audit(place: str, tables: Tables, tracked: tracking.Run, auditors: Sequence[Auditor]) -> list[Audit]:
     """Runs the audits that apply, and prints and tracks their results."""
     audits = [audit for auditor in auditors if (audit := auditor(place, tables)) is not None]
     for audit in audits:
@@ -135,10 +130,8 @@ def _audit(place: str, tables: Tables, tracked: Run, auditors: Sequence[Auditor]
     return audits
 
 
-def _publish(tracked: Run, tables: Tables, summary: Summary, notes: list[str], audits: Sequence[Audit]) -> str:
+def _publish(tracked: tracking.Run, tables: Tables, summary: Summary, notes: list[str], audits: Sequence[Audit]) -> str:
     """The report: beside the tables' files on disk, and in MLflow."""
-    from pipelines.report.curation import curation_section
-    from pipelines.report.page import write_report
 
     local = "://" not in tables.root
     with tempfile.TemporaryDirectory() as folder:
@@ -155,9 +148,6 @@ def new_curator(config: CurateConfig) -> tuple[Iterator[Source], Curator]:
     Raises:
         ValueError: no input, an unreadable place, a tables folder that is not ours.
     """
-    from pipelines.curation.curator import Curator
-    from pipelines.media.sources import list_sources
-    from pipelines.store.tables import Tables
 
     if not config.input:
         raise ValueError("--input is missing; give a folder, a glob, a file, an address or a manifest")
@@ -170,19 +160,8 @@ def new_curator(config: CurateConfig) -> tuple[Iterator[Source], Curator]:
     return sources, curator
 
 
-def beside(output: str) -> Path:
-    """The folder that MLflow's local store goes to: the one that holds the output."""
-    return Path.cwd() if "://" in output else Path(output).expanduser().absolute().parent
-
-
-def resume_file(command: str, root: str) -> Path:
-    """The file that remembers a command's MLflow run until it has come to a good end."""
-    return beside(root) / f".{command}-{Path(root).name}-mlflow.json"
-
-
 def summary_table(summary: Summary) -> Table:
     """What came in, what was kept and why the rest was not, with rows per second per stage."""
-    from rich.table import Table
 
     table = Table(title="Curation", show_header=False, title_justify="left")
     table.add_row("sources listed", f"{summary.sources} ({summary.unchanged_sources} already done)")

@@ -10,21 +10,29 @@ asks whether prompts are obeyed, and reports. Run again, it goes on where it was
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from jobs.curate import CurateConfig
-from jobs.evaluate import EvaluateConfig
-from jobs.generate import GenerateConfig
+from jobs import settings
+from jobs.curate import CurateConfig, curate
+from jobs.evaluate import EvaluateConfig, evaluate
+from jobs.generate import GenerateConfig, generate
+from jobs.runtime import tracking
+from jobs.runtime.tracking import Run
+from jobs.shapes_world import benchmark
+from jobs.shapes_world.audit import audit_corpus
 from jobs.shapes_world.corpus import ShapesConfig, enough, write
-from jobs.train.job import TrainConfig
-
-if TYPE_CHECKING:
-    from jobs.runtime.tracking import Run
-    from pipelines.curation.summary import Summary
-    from pipelines.report.audit import Audit
-
+from jobs.train.config import TrainConfig, TrainingConfig
+from jobs.train.job import train
+from pipelines.curation.stages import Curation
+from pipelines.curation.summary import Summary
+from pipelines.report.audit import Audit
+from pipelines.report.curation import curation_section
+from pipelines.report.page import write_report
+from pipelines.report.samples import SamplesSection, sample_group
+from pipelines.report.scores import ScoresSection, score_group
+from pipelines.report.training import training_section
+from pipelines.store.tables import Tables
 
 ASKED = ("single_object", "colors", "direction")
 """Tasks of the benchmark `shapes` that the demo asks for."""
@@ -51,30 +59,21 @@ class DemoConfig:
     """Of the corpus and of the samples."""
     address: str | None = None
     """Ray cluster to run on; without it RAY_ADDRESS, else this machine."""
-    curate: CurateConfig = field(default_factory=lambda: _recipe().curate)
-    """As `nova curate`; input and tables are given."""
-    train: TrainConfig = field(default_factory=lambda: _recipe().train)
-    """As `nova train`; tables and run are given."""
-    generate: GenerateConfig = field(default_factory=lambda: _recipe().generate)
-    """As `nova generate`; checkpoint, prompts and output are given."""
-    evaluate: EvaluateConfig = field(default_factory=lambda: _recipe().evaluate)
-    """As `nova evaluate`; samples and output are given."""
+    curate: Curation
+    """The stages of curation."""
+    train: TrainingConfig
+    """How NOVA is trained."""
+    generate: GenerateConfig
+    """As `nova generate`; checkpoint, prompts and output are the demo's own."""
+    evaluate: EvaluateConfig
+    """As `nova evaluate`; samples and output are the demo's own."""
 
     def __post_init__(self) -> None:
         enough("--items", self.items)
 
 
-def _recipe() -> Any:
-    from jobs import recipes
-
-    return recipes.demo()
-
-
 def run(config: DemoConfig) -> int:
     """Runs the loop; 0 on success."""
-    from jobs import settings
-    from jobs.runtime import tracking
-
     output = Path(config.output).expanduser().absolute()
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; give a folder")
@@ -105,7 +104,7 @@ def run(config: DemoConfig) -> int:
     return 0
 
 
-def _how_trained(config: TrainConfig) -> str:
+def _how_trained(config: TrainingConfig) -> str:
     if not config.init_from:
         return f"NOVA is trained from nothing, for {config.steps} steps."
     return f"NOVA's training goes on from {config.init_from}, for {config.steps} steps; it does not begin from nothing."
@@ -116,28 +115,25 @@ def _say(what: str) -> None:
 
 
 def _data(config: DemoConfig, output: Path, tracked: Run) -> tuple[Summary, Audit | None]:
-    from jobs.curate import curate
-    from jobs.shapes_world.audit import audit_corpus
-    from pipelines.store.tables import Tables
-
     corpus = output / "corpus"
     _say(f"corpus: {config.items} files of moving shapes in {corpus}")
     manifest = write(ShapesConfig(output=str(corpus), items=config.items, seed=config.seed))
     _say("curate")
-    wanted = replace(config.curate, input=str(manifest), tables=str(output / "tables"), address=config.address)
-    summary = curate(wanted, parent=tracked.id, auditors=[audit_corpus])
-    audit = audit_corpus(wanted.input, Tables(wanted.tables))
+    curate_config = settings.extend(
+        CurateConfig, config.curate, input=str(manifest), tables=str(output / "tables"), address=config.address
+    )
+    summary = curate(curate_config, parent=tracked.id, auditors=[audit_corpus])
+    audit = audit_corpus(curate_config.input, Tables(curate_config.tables))
     if audit is not None:
         tracked.log_metrics(audit.metrics)
     return summary, audit
 
 
 def _train(config: DemoConfig, output: Path, tracked: Run) -> None:
-    from jobs.train.job import train
-
     _say(f"train: {config.train.steps} steps")
     train(
-        replace(
+        settings.extend(
+            TrainConfig,
             config.train,
             tables=str(output / "tables"),
             run=str(output / "run"),
@@ -149,8 +145,6 @@ def _train(config: DemoConfig, output: Path, tracked: Run) -> None:
 
 def _samples(config: DemoConfig, output: Path, tracked: Run) -> dict[str, str]:
     """Generates; returns the title of each folder below OUTPUT/samples."""
-    from jobs.generate import generate
-
     captions, picture = _chosen(output, config.prompts)
     prompts = output / "prompts.txt"
     prompts.write_text("\n".join(captions) + "\n")
@@ -178,8 +172,6 @@ def _chosen(output: Path, count: int) -> tuple[list[str], str]:
     """Captions of the corpus to generate from, and one of its pictures to continue."""
     import pyarrow.compute as pc
 
-    from pipelines.store.tables import Tables
-
     tables = Tables(output / "tables")
     columns = ["clip_id", "kind", "uri", "caption_short"]
     rows = tables.read("clips", columns=columns, where=pc.field("accepted")).sort_by("clip_id").to_pylist()
@@ -189,8 +181,6 @@ def _chosen(output: Path, count: int) -> tuple[list[str], str]:
 
 
 def _scores(config: DemoConfig, output: Path, tracked: Run, groups: dict[str, str]) -> None:
-    from jobs.evaluate import evaluate
-
     for name, title in groups.items():
         _say(f"evaluate: {title.lower()}")
         evaluate(
@@ -206,10 +196,8 @@ def _scores(config: DemoConfig, output: Path, tracked: Run, groups: dict[str, st
 
 def _obeyed(config: DemoConfig, output: Path, tracked: Run) -> None:
     """Whether pictures and videos are as their prompts say, read from the pixels."""
-    from jobs.shapes_world.benchmark import evaluate
-
     _say("evaluate: are prompts obeyed?")
-    found = evaluate(
+    found = benchmark.evaluate(
         replace(
             config.evaluate,
             benchmark="shapes",
@@ -225,13 +213,6 @@ def _obeyed(config: DemoConfig, output: Path, tracked: Run) -> None:
 
 
 def _report(output: Path, summary: Summary, audit: Audit | None, groups: dict[str, str], notes: list[str]) -> Path:
-    from pipelines.report.curation import curation_section
-    from pipelines.report.page import write_report
-    from pipelines.report.samples import SamplesSection, sample_group
-    from pipelines.report.scores import ScoresSection, score_group
-    from pipelines.report.training import training_section
-    from pipelines.store.tables import Tables
-
     samples = [sample_group(output / "samples" / name, title) for name, title in groups.items()]
     scores = [
         score_group(output / "benchmark", "Are prompts obeyed? (benchmark shapes)"),

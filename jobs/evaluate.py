@@ -72,7 +72,6 @@ def evaluate(config: EvaluateConfig) -> dict[str, Score]:
     from rich.console import Console
 
     from jobs import settings
-    from jobs.curate import beside
     from jobs.runtime import tracking
     from jobs.runtime.cluster import connect
     from pipelines.evaluation.metrics import summarise
@@ -85,7 +84,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Score]:
     with tracking.start(
         "evaluate",
         config=settings.flatten(config),
-        beside=beside(str(output)),
+        beside=tracking.store_folder(str(output)),
         parent=config.parent_run,
         resume=output / ".mlflow.json",
     ) as tracked:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs import settings
-from jobs.curate import beside
 from jobs.runtime import tracking
 from jobs.runtime.cluster import connect
 from pipelines.evaluation.benchmarks import layouts
@@ -129,7 +128,11 @@ def generate(config: GenerateConfig, requests: Sequence[SampleRequest] | None = 
     write_companion_files(output, requests)
     params = settings.flatten(config) | {"data_version": stage.components.data_version}
     with tracking.start(
-        "generate", config=params, beside=beside(str(output)), parent=config.parent_run, resume=output / ".mlflow.json"
+        "generate",
+        config=params,
+        beside=tracking.store_folder(str(output)),
+        parent=config.parent_run,
+        resume=output / ".mlflow.json",
     ) as tracked:
         print(f"{len(rows)} samples, {len(rows) - len(missing)} of them already there", flush=True)
         failures = []

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from jobs.curate import CurateConfig, beside, curate, new_curator, resume_file
-from jobs.train.job import TrainConfig, steps_done, train
-
-if TYPE_CHECKING:
-    from pipelines.curation.summary import Summary
-    from pipelines.report.audit import Auditor
-    from pipelines.store.tables import Tables
+from jobs import settings
+from jobs.curate import CurateConfig, curate, new_curator
+from jobs.runtime import tracking
+from jobs.train.config import TrainConfig, TrainingConfig
+from jobs.train.job import steps_done, train
+from pipelines.curation.summary import Summary
+from pipelines.report.audit import Auditor
+from pipelines.store.locks import exclusive
+from pipelines.store.tables import Tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class RefreshConfig(CurateConfig):
     """Go on training on the new version, for trainer.steps more steps."""
     run: str = ""
     """Training run that is continued; made where missing."""
-    trainer: TrainConfig = field(default_factory=TrainConfig)
+    trainer: TrainingConfig = field(default_factory=TrainingConfig)
     """The training; its `steps` are steps per refresh."""
 
 
@@ -49,12 +50,10 @@ def run(config: RefreshConfig, auditors: Sequence[Auditor] = ()) -> int:
         BusyError: another refresh of these tables is at work.
         ValueError: as `nova curate` and `nova train`.
     """
-    from jobs import settings
-    from jobs.runtime import tracking
-    from pipelines.store.locks import exclusive
-
     if config.train and not config.run:
         raise ValueError("--train needs --run, the training run to continue")
+    if config.run and not config.train:
+        raise ValueError("--run has no effect without --train; add --train, or leave --run out")
     sources, curator = new_curator(config)
     tables = curator.tables
     with exclusive(tables.root, "refresh"):
@@ -68,8 +67,8 @@ def run(config: RefreshConfig, auditors: Sequence[Auditor] = ()) -> int:
             tracking.start(
                 "refresh",
                 config=settings.flatten(config),
-                beside=beside(tables.root),
-                resume=resume_file("refresh", tables.root),
+                beside=tracking.store_folder(tables.root),
+                resume=tracking.resume_file("refresh", tables.root),
                 forget=True,
             ) as tracked,
             tracking.kept_with(tracked),
@@ -80,8 +79,8 @@ def run(config: RefreshConfig, auditors: Sequence[Auditor] = ()) -> int:
                 print(changes(summary, version))
             if config.train:
                 target = _target(config, tables)
-                trainer = replace(
-                    config.trainer, tables=f"{config.tables}@{target['version']}", run=config.run,
+                trainer = settings.extend(
+                    TrainConfig, config.trainer, tables=f"{config.tables}@{target['version']}", run=config.run,
                     steps=target["steps"], address=config.address, parent_run=tracked.id,
                 )  # fmt: skip
                 train(trainer)

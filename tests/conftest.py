@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import pytest
 from tests.fakes import register_fakes
 
 if TYPE_CHECKING:
-    from jobs.train.job import TrainConfig
+    from jobs.train.config import TrainConfig
 
 # One thread a process: tests share few cores with Ray's workers, which inherit this.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -104,10 +104,10 @@ def _moving(seed: int, frames: int) -> np.ndarray:
 @pytest.fixture(scope="session")
 def curated(work: Path, media: Path, ray_session: None) -> Path:
     """Tables curated from `media` with the debug recipe."""
-    from jobs import recipes
     from jobs.curate import curate
+    from jobs.recipes.registry import config_of
 
-    curate(replace(recipes.get("debug", "curate"), input=str(media), tables=str(work / "tables")))
+    curate(replace(config_of("debug", "curate"), input=str(media), tables=str(work / "tables")))
     return work / "tables"
 
 
@@ -120,9 +120,15 @@ def trained(work: Path, curated: Path) -> Path:
     return work / "run"
 
 
-def train_config(**changes: Any) -> TrainConfig:
-    """The debug recipe with both optimizers, a checkpoint every other step and a log entry at each."""
-    from jobs import recipes
+def train_config(groups: Mapping[str, Any] | None = None, **changes: Any) -> TrainConfig:
+    """The debug recipe with both optimizers, a checkpoint every other step and a log entry at each.
 
-    base = recipes.get("debug", "train")
-    return replace(base, **({"checkpoint_every": 2, "log_every": 1, "ema_every": 2, "optimizer": "muon"} | changes))
+    Args:
+        groups: values under dotted keys.
+        changes: values of TrainConfig's own fields.
+    """
+    from jobs import settings
+    from jobs.recipes.registry import config_of
+
+    usual = {"checkpoint.every": 2, "log_every": 1, "ema.every": 2, "optimizer.name": "muon"}
+    return settings.updated(config_of("debug", "train"), usual | dict(groups or {}) | changes)

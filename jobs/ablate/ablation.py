@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from jobs import settings
 from jobs.ablate.variants import VARIANTS, Setup, changed, chosen
+from jobs.train.config import TrainConfig, TrainingConfig
 
 if TYPE_CHECKING:
-    from jobs.ablate.job import AblateConfig
-    from jobs.train.job import TrainConfig
+    from jobs.ablate.config import AblateConfig
     from pipelines.store.tables import Tables
 
 OURS = ("ablation.", "ablate.json", "mlflow.json", "plots", "runs", "judged", "tables", "rates", "results")
@@ -71,14 +71,14 @@ class Work:
     def training(self, name: str, seed: int, parent: str) -> TrainConfig:
         """How a variant is trained; `run` is left open."""
         base = self.setups[name].train
-        return replace(
-            base, tables=self.tables(name, parent), seed=base.seed + seed, address=self.config.address,
+        return settings.extend(
+            TrainConfig, base, tables=self.tables(name, parent), seed=base.seed + seed, address=self.config.address,
             parent_run=parent,
         )  # fmt: skip
 
     def tables(self, name: str, parent: str) -> str:
         """DIR@VERSION that a variant trains on: the given tables, or a copy of them that was curated otherwise."""
-        from jobs.curate import again
+        from jobs.curate import CurateConfig, again
 
         name = self.same_tables(name)
         if name == "full":
@@ -86,7 +86,9 @@ class Work:
         folder, done = self.output / "tables" / name, self.output / "tables" / f"{name}.json"
         if not done.exists():
             copy_tables(self.root, folder)
-            config = replace(self.setups[name].curate, tables=str(folder), address=self.config.address)
+            config = settings.extend(
+                CurateConfig, self.setups[name].curate, tables=str(folder), address=self.config.address
+            )
             write(done, {"version": again(config, parent=parent).version})
         return f"{folder}@{read(done)['version']}"
 
@@ -147,7 +149,7 @@ def _check_recipe(config: AblateConfig, tables: Tables, newest: int, version: in
             f"--tables {tables.root}@{version} is not the newest ({newest}), which raw_captions and "
             "no_aesthetic_filter build on; leave out the version or, with --only, these variants"
         )
-    if not Curator(tables, config.curate, config.curate.commits).settled():
+    if not Curator(tables, config.curate).settled():
         raise ValueError(
             f"{tables.root} was curated by other settings, or not to the end; give its --recipe, or curate it again"
         )
@@ -155,6 +157,8 @@ def _check_recipe(config: AblateConfig, tables: Tables, newest: int, version: in
 
 def _remember(work: Work, started: dict[str, Any]) -> None:
     flat = json.loads(json.dumps(settings.flatten(work.config), default=str))  # as the file has them
+    renamed = {f"train.{key}": f"train.{value}" for key, value in TrainingConfig.RENAMED.items()}
+    started = settings.current_keys(started, renamed)
     wanted = {"root": work.root, "version": work.version}
     wanted |= {
         key: value

@@ -15,74 +15,20 @@ Trains each variant of `jobs/ablate/variants.py` for a few steps under one MLflo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from jobs import settings
-from jobs.ablate.variants import NORMS, Setup
-from jobs.curate import CurateConfig
-from jobs.evaluate import EvaluateConfig
-from jobs.train.job import TrainConfig
+from jobs.ablate.config import AblateConfig
+from jobs.ablate.variants import NORMS
 
 if TYPE_CHECKING:
     from jobs.ablate.ablation import Work
     from jobs.ablate.table import Result
+    from jobs.evaluate import EvaluateConfig
     from jobs.runtime.tracking import Run
-
-
-@dataclass(frozen=True, kw_only=True)
-class AblateConfig:
-    """Trains without one part of the recipe at a time and says what moved; run again, it goes on where it was.
-
-    Example: nova ablate --recipe debug --tables work/tables --output work/ablation --only no_temporal,set_steps
-    """
-
-    tables: str = ""
-    """Tables that `nova curate` filled by the same recipe: DIR, or DIR@VERSION."""
-    output: str = ""
-    """Folder for trainings, samples, tables and what is said of them."""
-    only: str = ""
-    """Variants, separated by commas; all by default, and `full` always: no_temporal, no_scaling, pre_norm, post_norm,
-    post_add_norm, no_motion, raw_captions, no_aesthetic_filter, flow, ddpm, ddpm_more_steps, and set_steps and
-    diffusion_steps for their sweeps. jobs/ablate/variants.py says what each is."""
-    steps: int | None = None
-    """Of each training; the recipe's by default."""
-    seeds: int = 1
-    """Trainings of each variant; from two on, the spread over them is told."""
-    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-    """Learning rates that the places of the norms are tried at, rising."""
-    rate_steps: int | None = None
-    """Steps of such a try; a quarter of --steps by default."""
-    address: str | None = None
-    """Ray cluster to run on; without it RAY_ADDRESS, else this machine."""
-    curate: CurateConfig = field(default_factory=lambda: _recipe().curate)
-    """As `nova curate`, for variants that train on other tables; input and tables are given."""
-    train: TrainConfig = field(default_factory=lambda: _recipe().train)
-    """As `nova train`; tables, run and ablate are given."""
-    evaluate: EvaluateConfig = field(default_factory=lambda: _recipe().benchmark)
-    """As `nova evaluate --benchmark shapes`; checkpoint and output are given."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "seeds", "rate_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {value}: at least 1")
-        if list(self.rates) != sorted(set(self.rates)):
-            raise ValueError(f"rates={','.join(f'{rate:g}' for rate in self.rates)}: give them rising, each once")
-
-    @property
-    def base(self) -> Setup:
-        """What the variants are functions of."""
-        train = self.train if self.steps is None else replace(self.train, steps=self.steps)
-        return Setup(curate=self.curate, train=train, generate=self.evaluate.generate)
-
-
-def _recipe() -> Any:
-    from jobs import recipes
-
-    return recipes.debug()
 
 
 def run(config: AblateConfig) -> int:
@@ -100,13 +46,12 @@ def ablate(config: AblateConfig) -> Path:
     from jobs.ablate import ablation as ablate_work
     from jobs.ablate import plots as ablate_plots
     from jobs.ablate import table as ablate_table
-    from jobs.curate import beside
     from jobs.runtime import tracking
 
     work = ablate_work.claim(config)
     flat, resume = settings.flatten(config), work.output / "mlflow.json"
     with (
-        tracking.start("ablate", config=flat, beside=beside(str(work.output)), resume=resume) as tracked,
+        tracking.start("ablate", config=flat, beside=tracking.store_folder(str(work.output)), resume=resume) as tracked,
         tracking.kept_with(tracked),
     ):
         tracked.log_dataset(work.root, work.version, "ablation")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.ablate.ablation import read, write
 
 if TYPE_CHECKING:
-    from jobs.train.job import TrainConfig
+    from jobs.train.config import TrainConfig
     from nova_model.tools.activations import Variances
     from pipelines.dataloading.dataloader import Batch
 
@@ -32,35 +32,35 @@ def variances(run: Path, config: TrainConfig) -> dict[str, Variances]:
     """
     import torch
 
-    from jobs.train.job import model_config
-    from jobs.train.worker import Worker
+    from jobs.train.inputs import InputBuilder
     from nova_model.checkpoints.weights import load_transformer
     from nova_model.model import Nova
+    from nova_model.sampling.schedule import schedule_from_config
     from nova_model.tools.activations import variance_by_depth
     from pipelines.generation.checkpoint_resolution import resolve_checkpoint
 
-    root, batch = _batch(config)
+    batch = _batch(config)
+    schedule = schedule_from_config(config.noise.to_scheduler_config())
     torch.manual_seed(config.seed)  # as a training draws its first weights
-    models = {"start": Nova(model_config(config)), "end": load_transformer(resolve_checkpoint(str(run)).transformer)}
+    models = {"start": Nova(config.architecture()), "end": load_transformer(resolve_checkpoint(str(run)).transformer)}
     found = {}
     for name, model in models.items():
-        worker = Worker(replace(config, precision="fp32"), root, run, 0, 1, torch.device("cpu"))
-        worker.model = model.eval()
-        inputs = worker.inputs(batch, torch.Generator().manual_seed(config.seed))
+        build_inputs = InputBuilder(config, model.eval(), schedule, torch.device("cpu"))
+        inputs = build_inputs(batch, torch.Generator().manual_seed(config.seed))
         found[name] = variance_by_depth(model, lambda model=model, inputs=inputs: model(**inputs))  # type: ignore[misc]
     return found
 
 
-def _batch(config: TrainConfig) -> tuple[str, Batch]:
-    """Address of the tables, and the first batch of videos."""
+def _batch(config: TrainConfig) -> Batch:
+    """The first batch of videos, or the first of all where none comes soon."""
     from pipelines.dataloading.dataloader import Reader, load_plan
     from pipelines.store.tables import split_version
 
     root, version = split_version(config.tables)
     assert version is not None, config.tables
-    plan = load_plan(root, version, config.batch_size, config.seed)
+    plan = load_plan(root, version, config.data.batch_size, config.seed)
     position = next((each for each in range(LOOKED_AT) if plan.batch(each)[0].frames > 1), 0)
-    return root, Reader(plan).read(position)
+    return Reader(plan).read(position)
 
 
 def tries(config: TrainConfig, rates: Sequence[float], steps: int, folder: Path) -> list[dict[str, Any]]:
@@ -77,15 +77,20 @@ def tries(config: TrainConfig, rates: Sequence[float], steps: int, folder: Path)
         Of each: lr; loss of the first frame before the first step, at most, and over the last tenth of the steps (null
         where it was not finite); stable, which is to end no worse than untrained, and to have no spike on the way.
     """
+    optimizer = replace(
+        config.optimizer, name="adamw", muon_lr=None, cooldown=0.0,
+        warmup_steps=min(config.optimizer.warmup_steps, max(1, steps // 4)),
+    )  # fmt: skip
     short = replace(
-        config, steps=steps, warmup_steps=min(config.warmup_steps, max(1, steps // 4)), log_every=1,
-        checkpoint_every=steps, max_failures=0, optimizer="adamw", cooldown=0.0,
+        config, steps=steps, log_every=1, optimizer=optimizer, checkpoint=replace(config.checkpoint, every=steps),
+        parallel=replace(config.parallel, max_failures=0),
     )  # fmt: skip
     found: list[dict[str, Any]] = []
     for rate in rates:
         done = folder / f"{rate:g}.json"
         if not done.exists():
-            losses = _losses(replace(short, lr=rate, run=str(folder / f"{rate:g}")))
+            rated = replace(short, optimizer=replace(optimizer, lr=rate), run=str(folder / f"{rate:g}"))
+            losses = _losses(rated)
             write(done, {"lr": rate, **_judged(losses)})
         found.append(read(done))
         if not found[-1]["stable"]:

@@ -12,20 +12,21 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from jobs import settings
+from nova_model.training.config import NoiseConfig
 
 if TYPE_CHECKING:
-    from jobs.curate import CurateConfig
     from jobs.generate import GenerateConfig
-    from jobs.train.job import TrainConfig
+    from jobs.train.config import TrainingConfig
+    from pipelines.curation.stages import Curation
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
     """What a variant is made with."""
 
-    curate: CurateConfig
+    curate: Curation
     """Of the tables that it trains on."""
-    train: TrainConfig
+    train: TrainingConfig
     generate: GenerateConfig
 
 
@@ -78,12 +79,12 @@ def no_aesthetic_filter(base: Setup) -> Setup:
 
 def flow(base: Setup) -> Setup:
     """Flow matching."""
-    return replace(base, train=replace(base.train, schedule="flow"))
+    return _noise(base, "flow")
 
 
 def ddpm(base: Setup) -> Setup:
     """DDPM, with as many denoising steps as the recipe has."""
-    return replace(base, train=replace(base.train, schedule="ddpm"))
+    return _noise(base, "ddpm")
 
 
 def ddpm_more_steps(base: Setup) -> Setup:
@@ -158,6 +159,12 @@ def _prefixes(asked: list[str]) -> tuple[str, ...]:
 def _architecture(base: Setup, name: str) -> Setup:
     ablate = tuple(dict.fromkeys([*base.train.ablate, name]))
     return replace(base, train=replace(base.train, ablate=ablate))
+
+
+def _noise(base: Setup, schedule: str) -> Setup:
+    shift = base.train.noise.shift if schedule == "flow" else NoiseConfig.shift  # DDPM has no shift
+    noise = replace(base.train.noise, schedule=schedule, shift=shift)
+    return replace(base, train=replace(base.train, noise=noise))
 
 
 def _sampling(base: Setup, name: str, factor: float) -> Setup:

@@ -196,6 +196,20 @@ def kept_with(run: Run) -> Iterator[None]:
             os.environ["MLFLOW_TRACKING_URI"] = before
 
 
+def store_folder(output: str) -> Path:
+    """The folder that holds MLflow's local store: the one that contains the output.
+
+    Args:
+        output: folder or address that a command writes to; for an address the working directory is taken.
+    """
+    return Path.cwd() if "://" in output else Path(output).expanduser().absolute().parent
+
+
+def resume_file(command: str, output: str) -> Path:
+    """The file that remembers a command's run on an output until the command has completed."""
+    return store_folder(output) / f".{command}-{Path(output).name}-mlflow.json"
+
+
 def warn(message: str) -> None:
     """Says something on standard error."""
     print(f"nova: warning: {message}", file=sys.stderr, flush=True)

@@ -85,7 +85,6 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """
     from rich.console import Console
 
-    from jobs.curate import beside
     from jobs.evaluate import table
     from jobs.generate import generate
     from jobs.runtime.cluster import connect
@@ -104,8 +103,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     wanted = [_sample(output, question) for question in asked]
     with (
         tracking.start(
-            "evaluate", config=settings.flatten(config), beside=beside(str(output)), parent=config.parent_run,
-            resume=output / ".mlflow.json",
+            "evaluate", config=settings.flatten(config), beside=tracking.store_folder(str(output)),
+            parent=config.parent_run, resume=output / ".mlflow.json",
         ) as tracked,
         tracking.kept_with(tracked),
     ):  # fmt: skip

@@ -155,14 +155,14 @@ def _folder(models: str | None) -> Path:
 
 def planted(models: Any, config: Check) -> dict[str, float]:
     """Cuts and duplicates that `nova curate` finds in a corpus, as it finds them everywhere."""
-    from jobs import recipes
     from jobs.curate import curate
+    from jobs.recipes.registry import config_of
     from jobs.shapes_world.audit import audit_corpus
     from pipelines.shapes_world import audit as planted
     from pipelines.shapes_world import write_corpus
     from pipelines.store.tables import Tables
 
-    recipe = recipes.get("demo", "curate")
+    recipe = config_of("demo", "curate")
     with tempfile.TemporaryDirectory(prefix="nova-zoo-") as folder:
         corpus, tables = Path(folder) / "corpus", Path(folder) / "tables"
         manifest = write_corpus(corpus, items=config.count, seed=config.seed)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jobs.train.worker import Progress
+    from jobs.train.state import Progress
 
 
-class Log:
+class TrainLog:
     """Writes metrics to RUN/metrics.jsonl and to MLflow.
 
     Args:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from jobs import cli, recipes, settings
+from jobs.recipes.registry import config_of
 from tests.jobs.commands import nova
 
 
@@ -32,7 +33,7 @@ def test_each_command_shows_its_defaults_and_an_example(command: str, capsys: py
 def test_print_config_gives_what_set_takes(recipe: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, said, error = nova(capsys, command, "--recipe", recipe, "--print-config")
     assert (status, error) == (0, "")
-    config = recipes.get(recipe, command)
+    config = config_of(recipe, command)
     assert len(said.strip().splitlines()) == len(settings.flatten(config))
     given = [f"--set={line}" for line in said.strip().splitlines() if not line.endswith(("=None", "="))]
     status, again, error = nova(capsys, command, *given, "--print-config")
@@ -71,10 +72,13 @@ def test_set_and_flags_change_any_field(capsys: pytest.CaptureFixture[str]) -> N
         (["evaluate"], "--output is missing"),
         (["curate", "--inptu", "x"], "did you mean --input?"),
         (["train", "--steps", "many"], "--steps: invalid literal"),
-        (["train", "--steps"], "Missing value for argument '--steps'"),
+        (["train", "--steps"], "--steps needs a value; nova train --help"),
+        (["train", "--optimizer.name", "sgd"], "optimizer.name='sgd': choose adamw or muon"),
+        (["train", "--optimizer.muon-lr", "1e-3"], "has no effect with optimizer.name=adamw"),
+        (["refresh", "--run", "work/run", "--input", "."], "--run has no effect without --train"),
         (["train", "--set", "precision=bf8"], "error: precision='bf8': choose auto, bf16 or fp32;"),
         (["shapes", "--items", "many"], "--items: invalid literal"),
-        (["zoo"], "Expected one of {build, check}; nova zoo --help"),
+        (["zoo"], "choose one of build, check; nova zoo --help"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_2(
@@ -86,6 +90,17 @@ def test_wrong_use_is_one_line_and_exit_2(
     assert message in error
     assert error.startswith("nova: error: ")
     assert error.count("\n") == 1
+
+
+def test_keys_of_the_version_before_still_work_and_say_so(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--set", "lr=0.5", "--global-batch", "32", "--set", "optimizer=muon", "--print-config")
+    status, out, error = nova(capsys, "train", *arguments)
+    assert status == 0
+    assert {"optimizer.lr=0.5", "data.global_batch=32", "optimizer.name=muon"} <= set(out.splitlines())
+    assert "--set lr is now --set optimizer.lr" in error
+    assert "--global-batch is now --data.global-batch" in error
+    _, out, _ = nova(capsys, "refresh", "--set", "trainer.ema_decay=0.5", "--print-config")
+    assert "trainer.ema.decay=0.5" in out.splitlines()
 
 
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

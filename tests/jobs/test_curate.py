@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs import cli, recipes
+from jobs import cli
 from jobs.curate import CurateConfig, again, curate
+from jobs.recipes.registry import config_of
 from pipelines.curation.curator import Curator
 from pipelines.curation.filters import Filters
 from pipelines.curation.runner import CommitPolicy
@@ -29,7 +30,7 @@ VERSIONED = ("assets", "clips", "examples", "failures")
 
 
 def config(**changes: Any) -> CurateConfig:
-    return replace(recipes.get("debug", "curate"), **changes)
+    return replace(config_of("debug", "curate"), **changes)
 
 
 def rows(tables: Path, table: str) -> list[dict[str, Any]]:

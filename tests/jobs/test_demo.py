@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import demo, recipes
+from jobs import demo
+from jobs.recipes.registry import config_of
 from jobs.runtime import tracking
 from pipelines.shapes_world import audit as planted
 from pipelines.store.tables import Tables
@@ -17,7 +18,7 @@ from pipelines.store.tables import Tables
 def test_the_whole_loop(work: Path, ray_session: None, capsys: pytest.CaptureFixture[str]) -> None:
     from mlflow import MlflowClient
 
-    base = recipes.get("debug", "demo")
+    base = config_of("debug", "demo")
     output = work / "demo"
     wanted = replace(
         base, output=str(output), items=24, prompts=1, questions=2, train=replace(base.train, steps=4, log_every=2)
@@ -56,6 +57,6 @@ def test_the_whole_loop(work: Path, ray_session: None, capsys: pytest.CaptureFix
 def test_a_folder_that_is_not_the_demos_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds other files"):
-        demo.run(replace(recipes.get("debug", "demo"), output=str(tmp_path)))
+        demo.run(replace(config_of("debug", "demo"), output=str(tmp_path)))
     with pytest.raises(ValueError, match="at least 20"):
-        replace(recipes.get("debug", "demo"), items=3)
+        replace(config_of("debug", "demo"), items=3)

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import recipes
 from jobs.evaluate import EvaluateConfig, evaluate
+from jobs.recipes.registry import config_of
 from pipelines.media.write import write_image, write_video
 
 
 def config(**changes: Any) -> EvaluateConfig:
-    return replace(recipes.get("debug", "evaluate"), **changes)
+    return replace(config_of("debug", "evaluate"), **changes)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_the_summary_says_over_how_many_and_what_failed(scored: Path) -> None:
 def test_generated_samples_are_scored_with_their_prompts(trained: Path, work: Path) -> None:
     from jobs.generate import generate
 
-    base = recipes.get("debug", "generate")
+    base = config_of("debug", "generate")
     samples = work / "to_score"
     generate(replace(base, checkpoint=str(trained), prompt="a red circle", samples=2, output=str(samples)))
     summary = evaluate(config(samples=str(samples), output=str(work / "scores")))

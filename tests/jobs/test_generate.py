@@ -14,15 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jobs import recipes
 from jobs.generate import GenerateConfig, generate
+from jobs.recipes.registry import config_of
 from nova_model.config import SamplingConfig
 from pipelines.core.stage import Resources
 from pipelines.generation.requests import SampleRequest
 
 
 def config(trained: Path, output: Path, **changes: Any) -> GenerateConfig:
-    base = recipes.get("debug", "generate")
+    base = config_of("debug", "generate")
     return replace(
         base, checkpoint=str(trained), output=str(output),
         sampling=SamplingConfig(set_steps=2, diffusion_steps=2, guidance_scale=2.0), **changes,

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs import recipes, refresh
+from jobs import refresh, settings
+from jobs.recipes.registry import config_of
 from jobs.refresh import RefreshConfig
 from jobs.train.job import steps_done
 from pipelines.media.write import write_image
@@ -23,8 +24,8 @@ from tests.processes import PATIENCE
 
 
 def config(**changes: Any) -> RefreshConfig:
-    base = recipes.get("debug", "refresh")
-    trainer = replace(base.trainer, steps=3, checkpoint_every=3, log_every=1)
+    base = config_of("debug", "refresh")
+    trainer = settings.updated(base.trainer, {"steps": 3, "checkpoint.every": 3, "log_every": 1})
     return replace(base, trainer=trainer, **changes)
 
 

@@ -22,7 +22,8 @@ from jobs.ablate import plots as ablate_plots
 from jobs.ablate import table as ablate_table
 from jobs.ablate.table import Result
 from jobs.ablate.variants import NORMS, SWEEPS, VARIANTS, changed, chosen
-from jobs.train.job import model_config
+from jobs.recipes.registry import config_of
+from jobs.train.config import TrainConfig
 from pipelines.curation.filters import Filters
 from pipelines.shapes_world.prompts import ShapesBenchmark
 from pipelines.store.tables import Tables
@@ -31,7 +32,7 @@ LITTLE = ShapesBenchmark(tasks=("single_object", "speed"), samples=1, per_level=
 
 
 def config(**changes: Any) -> ablate.AblateConfig:
-    base = recipes.get("debug", "ablate")
+    base = config_of("debug", "ablate")
     return replace(base, evaluate=replace(base.evaluate, shapes=LITTLE), **changes)
 
 
@@ -39,25 +40,25 @@ def config(**changes: Any) -> ablate.AblateConfig:
 
 
 def test_each_variant_changes_what_it_says() -> None:
-    recipe = recipes.get("demo", "ablate")
+    recipe = config_of("demo", "ablate")
     base = replace(recipe, curate=replace(recipe.curate, decide=Filters(keep_aesthetic=0.8))).base
     changes = {name: changed(make(base), base) for name, make in VARIANTS.items()}
     assert [name for name, change in changes.items() if not change] == ["full", "post_norm", "flow"]
     assert changes["no_temporal"] == "train.ablate=no_temporal"
     assert changes["raw_captions"] == "curate.text.captions=source"
     assert changes["no_aesthetic_filter"] == "curate.decide.keep_aesthetic=None"
-    assert changes["ddpm_more_steps"] == "train.schedule=ddpm, generate.sampling.diffusion_steps=100"
+    assert changes["ddpm_more_steps"] == "train.noise.schedule=ddpm, generate.sampling.diffusion_steps=100"
     assert changes["set_steps_half"] == "generate.sampling.set_steps=16"
     assert changes["diffusion_steps_double"] == "generate.sampling.diffusion_steps=50"
-    norms = [model_config(VARIANTS[name](base).train).norm for name in NORMS]
+    norms = [VARIANTS[name](base).train.architecture().norm for name in NORMS]
     assert norms == ["pre", "post", "post_add"]
 
 
 @pytest.mark.parametrize("recipe", recipes.NAMES)
 def test_every_recipe_can_be_ablated(recipe: str) -> None:
-    base = recipes.get(recipe, "ablate").base
+    base = config_of(recipe, "ablate").base
     for make in VARIANTS.values():
-        model_config(make(base).train)
+        make(base).train.architecture()
         assert make.__doc__
 
 
@@ -147,7 +148,7 @@ def test_tables_that_are_curated_otherwise(work: Path, curated: Path) -> None:
 
     strict = work / "strict_tables"
     shutil.copytree(curated, strict)
-    base = recipes.get("debug", "ablate")
+    base = config_of("debug", "ablate")
     curate = replace(base.curate, decide=Filters(keep_aesthetic=0.3))
     again(replace(curate, tables=str(strict)))
     kept = Tables(strict).count("examples")
@@ -176,7 +177,7 @@ def test_tables_that_are_curated_otherwise(work: Path, curated: Path) -> None:
         ({"tables": "NOWHERE"}, "run `nova curate"),
         ({"output": "OTHERS"}, "holds other files"),
         ({"output": "FILE"}, "is a file"),
-        ({"train": replace(recipes.get("debug", "train"), preset="bench")}, "preset bench takes 256"),
+        ({"train": replace(config_of("debug", "train"), preset="bench")}, "preset bench takes 256"),
     ],
 )
 def test_wrong_use_is_one_line_and_leaves_nothing(
@@ -223,20 +224,22 @@ def test_rates_rise_up_to_the_first_that_is_not_stable(tmp_path: Path, monkeypat
 
     tried = []
 
-    def fake(wanted: train.TrainConfig) -> None:
-        tried.append(wanted.lr)
-        assert (wanted.steps, wanted.warmup_steps, wanted.max_failures, wanted.log_every) == (40, 5, 0, 1)
-        if wanted.lr > 0.05:
+    def fake(wanted: TrainConfig) -> None:
+        lr = wanted.optimizer.lr
+        tried.append(lr)
+        assert (wanted.steps, wanted.optimizer.warmup_steps, wanted.log_every) == (40, 5, 1)
+        assert wanted.parallel.max_failures == 0
+        if lr > 0.05:
             raise RuntimeError("a worker failed") from RuntimeError("the loss is nan at step 7; lower lr or …")
         Path(wanted.run).mkdir(parents=True)
-        losses = [1.0 + (wanted.lr - 0.01) * step for step in range(20)]
-        if wanted.lr == SPIKING:
+        losses = [1.0 + (lr - 0.01) * step for step in range(20)]
+        if lr == SPIKING:
             losses = [1.0, 50.0, 9.0, *[0.9] * 17]
         lines = [json.dumps({"step": step, "loss_first_frame": loss}) for step, loss in enumerate(losses)]
         (Path(wanted.run) / "metrics.jsonl").write_text("\n".join(lines) + "\n")
 
     monkeypatch.setattr(train, "train", fake)
-    base = recipes.get("debug", "train")
+    base = config_of("debug", "train")
     for rates, best in (
         ((1e-3, 3e-3, 0.1), 3e-3), ((1e-3, 3e-3, 0.03, 0.1), 3e-3), ((1e-3, SPIKING, 0.03), 1e-3), ((0.1,), None)
     ):  # fmt: skip
@@ -250,18 +253,18 @@ def test_rates_rise_up_to_the_first_that_is_not_stable(tmp_path: Path, monkeypat
 def test_other_errors_are_no_sign_of_instability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from jobs.train import job as train
 
-    def fail(wanted: train.TrainConfig) -> None:
+    def fail(wanted: TrainConfig) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(train, "train", fail)
     with pytest.raises(RuntimeError, match="a bug"):
-        ablate_norms.tries(recipes.get("debug", "train"), (1e-3,), 20, tmp_path)
+        ablate_norms.tries(config_of("debug", "train"), (1e-3,), 20, tmp_path)
 
 
 # The table
 
 
-CHANGES = {"full": "", "no_temporal": "train.ablate=no_temporal", "ddpm": "train.schedule=ddpm", "flow": ""}
+CHANGES = {"full": "", "no_temporal": "train.ablate=no_temporal", "ddpm": "train.noise.schedule=ddpm", "flow": ""}
 NORM = {
     "variance": {when: {"temporal": [1.0, 2.0], "spatial": [1.0, 3.0]} for when in ("start", "end")},
     "rates": [
@@ -327,7 +330,7 @@ def test_the_table_says_what_moved(results: list[Result], tmp_path: Path) -> Non
     path = ablate_table.write(tmp_path, results, CHANGES, {"post_norm": NORM})
     text = path.read_text()
     assert "- **no_temporal** (train.ablate=no_temporal): direction 0.8 → 0.3 (-0.5, -62 %)\n" in text
-    assert "- **ddpm** (train.schedule=ddpm): nothing\n" in text
+    assert "- **ddpm** (train.noise.schedule=ddpm): nothing\n" in text
     assert "2 seeds" in text
     assert "The same as `full` in this recipe: flow." in text
     assert "| no_temporal | 1.18 ± 0.11 (+0.075) | 0.3 ± 0.14 (-0.5) |" in text
@@ -349,6 +352,6 @@ def test_plots_of_every_kind(results: list[Result], tmp_path: Path) -> None:
 
 
 def test_the_config_can_be_shown_and_set() -> None:
-    shown = settings.show(recipes.get("demo", "ablate")).splitlines()
+    shown = settings.show(config_of("demo", "ablate")).splitlines()
     assert "evaluate.generate.sampling.set_steps=32" in shown
     assert "train.steps=100" in shown

@@ -11,8 +11,9 @@ import av
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import cli, recipes
+from jobs import cli
 from jobs.evaluate import EvaluateConfig
+from jobs.recipes.registry import config_of
 from jobs.shapes_world import benchmark as evaluate_shapes
 from nova_model.config import SamplingConfig
 from pipelines.core.stage import Resources
@@ -39,9 +40,9 @@ def tiny(checkpoint: Path, *more: str) -> list[str]:
 
 
 def config(checkpoint: Path, **changes: Any) -> EvaluateConfig:
-    base = recipes.get("debug", "evaluate")
+    base = config_of("debug", "evaluate")
     generate = replace(
-        recipes.get("debug", "generate"),
+        config_of("debug", "generate"),
         sampling=SamplingConfig(set_steps=1, diffusion_steps=1, guidance_scale=1.0),
         resources=Resources(batch_size=4),
     )

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.train.job import TrainConfig, model_config
-from jobs.train.worker import Progress, Worker
+from jobs.train.config import DataConfig, TrainConfig
+from jobs.train.state import Progress, TrainState
+from jobs.train.worker import Trainer
 from nova_model.config import SamplingConfig
 from nova_model.model import Nova
+from nova_model.sampling.schedule import schedule_from_config
+from nova_model.training.config import EmaConfig, NoiseConfig, OptimizerConfig
 from pipelines.core.model_hub import folder
 from pipelines.core.text_encoder import TextEncoder
 from pipelines.dataloading.dataloader import Batch, Bucket
@@ -32,8 +35,9 @@ SECONDS = 60
 PICTURES = 512
 SIDE = 64
 CONFIG = TrainConfig(
-    preset="shapes", steps=300, global_batch=16, loss_repeat=1, optimizer="muon", lr=4e-4, warmup_steps=20,
-    cooldown=0.7, ema_every=1, ema_decay=0.97, vae="zoo/vae", text_encoder="zoo/text_encoder",
+    preset="shapes", steps=300, data=DataConfig(global_batch=16), noise=NoiseConfig(repeat=1),
+    optimizer=OptimizerConfig(name="muon", lr=4e-4, warmup_steps=20, cooldown=0.7), ema=EmaConfig(every=1, decay=0.97),
+    vae="zoo/vae", text_encoder="zoo/text_encoder",
 )  # fmt: skip
 LOSS = 0.9
 """It begins near 3.8; a model that says nothing but the mean has 2."""
@@ -74,18 +78,18 @@ def pictures() -> Batch:
 
 def test_a_minute_of_training_teaches_colours(pictures: Batch, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = Nova(model_config(CONFIG))
-    worker = Worker(CONFIG, "", tmp_path, 0, 1, torch.device("cpu"))
-    worker.prepare(model)
+    model = Nova(CONFIG.architecture())
+    state = TrainState(CONFIG, model, schedule_from_config(CONFIG.noise.to_scheduler_config()), tables="")
+    trainer = Trainer(state, model, 0, 1, torch.device("cpu"))
     losses: list[float] = []
-    parts = PICTURES // CONFIG.global_batch
+    parts = PICTURES // CONFIG.data.global_batch
     began = time.process_time()
     while len(losses) < CONFIG.steps and time.process_time() - began < SECONDS:
         step = len(losses)
-        losses.append(worker.step(model, pictures.microbatch(step % parts, parts), step)["loss"])
+        losses.append(trainer.step(pictures.microbatch(step % parts, parts), step)["loss"])
     assert np.mean(losses[-20:]) < LOSS, f"after {len(losses)} steps"
 
-    worker.export(Progress(step=len(losses)))
+    state.export(tmp_path, Progress(step=len(losses)))
     right = colours_right(tmp_path / "model", scenes(ASKED, seed=2))
     assert right > 3 * CHANCE, f"{right:.2f} of the colours are right after {len(losses)} steps"
 

@@ -1,0 +1,163 @@
+"""The state of one training process, and the checkpoints that hold it.
+
+A checkpoint folder contains
+
+    transformer/, scheduler/, components.json    the averaged weights in the released layout: a model to generate from
+    training/                                    everything that resuming needs: weights, average, optimizers, progress
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.core import model_hub
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from jobs.train.config import TrainingConfig
+    from nova_model.model import Nova
+    from nova_model.sampling.schedule import Schedule
+    from nova_model.training.ema import Ema
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come."""
+
+    step: int = 0
+    """Optimizer steps completed."""
+    version: int = -1
+    """Version of `examples` that is being read."""
+    position: int = 0
+    """Batches of that version that have been consumed."""
+    device_hours: float = 0.0
+    """Hours of training, times the number of workers."""
+
+    @property
+    def earlier_steps(self) -> int:
+        """Steps that were taken on earlier versions."""
+        return self.step - self.position
+
+
+class TrainState:
+    """Weights, their moving average, and the optimizers.
+
+    Args:
+        config: of the training.
+        model: whose weights are initialised already.
+        schedule: of the noise; written beside the weights.
+        tables: address of the tables; written into checkpoints.
+    """
+
+    def __init__(self, config: TrainingConfig, model: Nova, schedule: Schedule, tables: str) -> None:
+        # Lazy, because torch takes seconds to import and only workers train.
+        from nova_model.training.ema import Ema
+        from nova_model.training.optimizers import build_optimizers
+
+        self.config, self.model, self.schedule, self.tables = config, model, schedule, tables
+        if config.init_from:
+            copy_weights(config.init_from, model)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not name.startswith(config.freeze) if config.freeze else True)
+        self.optimizers: list[torch.optim.Optimizer] = build_optimizers(config.optimizer, model)
+        self.ema: Ema = Ema(model)
+
+    def write(self, folder: Path, progress: Progress) -> None:
+        """Writes a checkpoint into an empty folder."""
+        import torch
+        from safetensors.torch import save_file
+
+        from nova_model.training.optimizers import rate_factor
+
+        self.write_model(folder, progress)
+        training = folder / "training"
+        training.mkdir()
+        save_file(_contiguous(self.model.state_dict()), training / "model.safetensors")
+        save_file(_contiguous(self.ema.weights), training / "ema.safetensors")
+        torch.save([optimizer.state_dict() for optimizer in self.optimizers], training / "optimizer.pt")
+        torch.save({"torch": torch.get_rng_state()}, training / "random.pt")
+        config = self.config
+        lr = config.optimizer.lr * rate_factor(config.optimizer, progress.step, config.steps)
+        (training / "progress.json").write_text(json.dumps({**asdict(progress), "lr": lr, "seed": config.seed}))
+
+    def write_model(self, folder: Path, progress: Progress) -> None:
+        """Writes the averaged weights in the released layout, with the components that belong to them."""
+        import torch
+
+        from nova_model.checkpoints.weights import fill, save_schedule, save_transformer
+        from nova_model.model import Nova
+
+        with torch.device("meta"):  # the weights are replaced at once, so none are allocated or initialised
+            averaged = Nova(self.config.architecture())
+        fill(averaged, {name: value.cpu() for name, value in self.ema.weights.items()}, torch.float32)
+        save_transformer(averaged, folder / "transformer")
+        save_schedule(self.schedule, folder / "scheduler")
+        components = {
+            "vae": self.config.vae,
+            "text_encoder": self.config.text_encoder,
+            "tables": self.tables,
+            "version": progress.version,
+            "step": progress.step,
+            "preset": self.config.preset,
+        }
+        (folder / "components.json").write_text(json.dumps(components, indent=1))
+
+    def export(self, run: Path, progress: Progress) -> None:
+        """Puts the finished model at RUN/model."""
+        partial, final = run / ".model", run / "model"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        self.write_model(partial, progress)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+
+    def restore(self, folder: Path, version: int) -> Progress:
+        """Loads a checkpoint.
+
+        Args:
+            folder: of the checkpoint.
+            version: of the examples to read now; where the checkpoint read another one, this one starts at its first
+                batch.
+        """
+        import torch
+        from safetensors.torch import load_file
+
+        training = folder / "training"
+        self.model.load_state_dict(load_file(training / "model.safetensors"))
+        self.ema.weights = load_file(training / "ema.safetensors", device=str(self.model.device))
+        states = torch.load(training / "optimizer.pt", map_location=self.model.device, weights_only=True)
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
+        torch.set_rng_state(torch.load(training / "random.pt", weights_only=True)["torch"])
+        stored = json.loads((training / "progress.json").read_text())
+        progress = Progress(**{key: stored[key] for key in asdict(Progress())})
+        return progress if progress.version == version else replace(progress, version=version, position=0)
+
+
+def copy_weights(source: str, model: Nova) -> None:
+    """Copies every weight of another checkpoint that the model has too; the model's other weights stay as they are.
+
+    Raises:
+        ValueError: a weight has another shape.
+    """
+    from nova_model.checkpoints.weights import load_transformer
+
+    folder = model_hub.folder(source)
+    folder = folder / "transformer" if (folder / "transformer").is_dir() else folder
+    source_weights = load_transformer(folder).state_dict()
+    weights = model.state_dict()
+    misfits = [name for name, value in source_weights.items() if name in weights and value.shape != weights[name].shape]
+    if misfits:
+        shapes = f"{tuple(source_weights[misfits[0]].shape)} there, {tuple(weights[misfits[0]].shape)} here"
+        raise ValueError(f"init_from {source}: {misfits[0]} is {shapes}; choose a checkpoint of the same preset family")
+    model.load_state_dict({**weights, **{name: value for name, value in source_weights.items() if name in weights}})
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().contiguous() for name, value in tensors.items()}
