@@ -32,6 +32,7 @@ from pipelines.report.page import write_report
 from pipelines.report.samples import SamplesSection, sample_group
 from pipelines.report.scores import ScoresSection, score_group
 from pipelines.report.training import training_section
+from pipelines.store.folders import check_output_folder
 from pipelines.store.tables import Tables
 
 ASKED = ("single_object", "colors", "direction")
@@ -75,10 +76,7 @@ class DemoConfig:
 def run(config: DemoConfig) -> int:
     """Runs the loop; 0 on success."""
     output = Path(config.output).expanduser().absolute()
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"--output {output} is a file; give a folder")
-    if output.is_dir() and any(output.iterdir()) and not (output / "corpus").exists():
-        raise ValueError(f"--output {output} holds other files; give an empty or new folder")
+    check_output_folder(output, "--output", markers=("corpus",))
     began = time.monotonic()
     notes = [_how_trained(config.train), *settings.model_notes(config)]
     print(*notes, sep="\n")

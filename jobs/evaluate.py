@@ -16,6 +16,8 @@ from jobs.generate import GenerateConfig
 from pipelines.core.stage import Row
 from pipelines.evaluation.metrics import Metrics
 from pipelines.shapes_world.prompts import ShapesBenchmark
+from pipelines.store.files import write_json, write_parquet
+from pipelines.store.folders import check_output_folder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -189,11 +191,7 @@ def _provenance(config: EvaluateConfig, rows: list[Row]) -> dict[str, Any]:
 
 
 def _usable(output: Path) -> Path:
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"--output {output} is a file; give a folder")
-    others = [each.name for each in output.glob("*") if not each.name.startswith(".")] if output.exists() else []
-    if others and "summary.json" not in others:
-        raise ValueError(f"--output {output} holds other files ({others[0]}); give an empty or new folder")
+    check_output_folder(output, "--output", markers=("summary.json",))
     return output
 
 
@@ -206,15 +204,13 @@ def _write(
 ) -> dict[str, Any]:
     """Writes scores.parquet and summary.json; returns what the latter holds."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     from pipelines.store import schema
 
     names = [name for name in schema.COLUMNS if scored and name in scored[0] and not name.startswith("embedding")]
     rows = [{name: row[name] for name in names} for row in scored]
-    partial = output / ".scores.parquet"
-    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema([schema.field(name) for name in names])), partial)
-    partial.replace(output / "scores.parquet")
+    table = pa.Table.from_pylist(rows, schema=pa.schema([schema.field(name) for name in names]))
+    write_parquet(output / "scores.parquet", table)
     found = {
         "scores": {name: {"value": score.value, "samples": score.samples} for name, score in summary.items()},
         "samples": len(scored),
@@ -223,7 +219,7 @@ def _write(
         ],
         "provenance": dict(provenance),
     }
-    (output / "summary.json").write_text(json.dumps(found, indent=1))
+    write_json(output / "summary.json", found)
     return found
 
 

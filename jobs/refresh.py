@@ -20,6 +20,7 @@ from jobs.train.config import TrainConfig, TrainingConfig
 from jobs.train.job import steps_done, train
 from pipelines.curation.summary import Summary
 from pipelines.report.audit import Auditor
+from pipelines.store.files import write_json
 from pipelines.store.locks import exclusive
 from pipelines.store.tables import Tables
 
@@ -113,9 +114,5 @@ def _target(config: RefreshConfig, tables: Tables) -> dict[str, int]:
     if state["version"] == version:
         return state
     target = {"version": version, "steps": steps_done(config.run) + config.trainer.steps}
-    path = Path(config.run).expanduser() / "refresh.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(".refresh.json")
-    partial.write_text(json.dumps(target))
-    partial.replace(path)
+    write_json(Path(config.run).expanduser() / "refresh.json", target, indent=None)
     return target

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from jobs import settings
 from jobs.ablate.variants import VARIANTS, Setup, changed, chosen
 from jobs.train.config import TrainConfig, TrainingConfig
+from pipelines.store.files import replacing_folder, write_json
+from pipelines.store.folders import check_output_folder
 
 if TYPE_CHECKING:
     from jobs.ablate.config import AblateConfig
@@ -89,7 +91,7 @@ class Work:
             config = settings.extend(
                 CurateConfig, self.setups[name].curate, tables=str(folder), address=self.config.address
             )
-            write(done, {"version": again(config, parent=parent).version})
+            write_json(done, {"version": again(config, parent=parent).version})
         return f"{folder}@{read(done)['version']}"
 
 
@@ -132,11 +134,7 @@ def _output(config: AblateConfig) -> Path:
     if not config.output:
         raise ValueError("--output is missing; give a folder for trainings, tables and the report")
     output = Path(config.output).expanduser().absolute()
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"--output {output} is a file; give a folder")
-    others = [each.name for each in output.glob("*") if not each.name.startswith((".", *OURS))]
-    if others and not (output / "ablate.json").exists():
-        raise ValueError(f"--output {output} holds other files ({others[0]}); give an empty or new folder")
+    check_output_folder(output, "--output", markers=("ablate.json",), contents=[f"{name}*" for name in OURS])
     return output
 
 
@@ -170,7 +168,7 @@ def _remember(work: Work, started: dict[str, Any]) -> None:
             raise ValueError(
                 f"--output {work.output} was started with {key}={started[key]}, not {value}; give another --output"
             )
-    write(work.output / "ablate.json", started | wanted)
+    write_json(work.output / "ablate.json", started | wanted)
 
 
 def copy_tables(root: str, folder: Path) -> None:
@@ -179,8 +177,6 @@ def copy_tables(root: str, folder: Path) -> None:
     Raises:
         BusyError: another run is at work on them.
     """
-    import shutil
-
     import pyarrow.fs
 
     from pipelines.store import schema
@@ -189,24 +185,13 @@ def copy_tables(root: str, folder: Path) -> None:
 
     if folder.exists():
         return
-    partial = folder.with_name(f".{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    with exclusive(root):
+    with exclusive(root), replacing_folder(folder) as copy:
         for name in schema.TABLES:
             filesystem, path = open_filesystem(f"{root}/{name}")
-            (partial / name).mkdir(parents=True)
-            pyarrow.fs.copy_files(path, str(partial / name), filesystem, pyarrow.fs.LocalFileSystem())
-    partial.rename(folder)
+            (copy / name).mkdir()
+            pyarrow.fs.copy_files(path, str(copy / name), filesystem, pyarrow.fs.LocalFileSystem())
 
 
 def read(path: Path) -> dict[str, Any]:
     """What a JSON file holds; nothing where there is none."""
     return json.loads(path.read_text()) if path.exists() else {}
-
-
-def write(path: Path, values: dict[str, Any]) -> None:
-    """Writes a JSON file in one move."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(json.dumps(values, indent=1))
-    partial.replace(path)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from jobs import settings
 from jobs.ablate.config import AblateConfig
 from jobs.ablate.variants import NORMS
+from pipelines.store.files import write_json
 
 if TYPE_CHECKING:
     from jobs.ablate.ablation import Work
@@ -86,7 +87,7 @@ def _measured(work: Work, name: str, seed: int, tracked: Run) -> Result:
         )  # fmt: skip
         scores, samples = _judge(run, evaluate)
         metrics = losses(run, setup.train.steps) | scores
-        ablate_work.write(path, {"run": run.name, "metrics": metrics, "samples": samples})
+        write_json(path, {"run": run.name, "metrics": metrics, "samples": samples})
     stored = ablate_work.read(path)
     tracked.log_metrics({f"{name}/{metric}": value for metric, value in stored["metrics"].items()}, step=seed)
     return Result(name, seed, work.output / "runs" / stored["run"], stored["metrics"], stored.get("samples", {}))

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.ablate.ablation import read, write
+from jobs.ablate.ablation import read
+from pipelines.store.files import write_json
 
 if TYPE_CHECKING:
     from jobs.train.config import TrainConfig
@@ -91,7 +92,7 @@ def tries(config: TrainConfig, rates: Sequence[float], steps: int, folder: Path)
         if not done.exists():
             rated = replace(short, optimizer=replace(optimizer, lr=rate), run=str(folder / f"{rate:g}"))
             losses = _losses(rated)
-            write(done, {"lr": rate, **_judged(losses)})
+            write_json(done, {"lr": rate, **_judged(losses)})
         found.append(read(done))
         if not found[-1]["stable"]:
             break

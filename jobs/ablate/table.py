@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipelines.store.files import write_json, write_parquet
+
 FILES = ("ablation.md", "ablation.parquet", "ablation.json")
 LOSSES = ("loss_first_frame", "loss_later_frames")
 CORRELATIONS = ("speed",)
@@ -158,7 +160,6 @@ def write(
         norms: of variants that put the norms elsewhere: variance, rates, largest_stable_lr.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     summary = summarise(results, changes)
     rows = [
@@ -166,14 +167,12 @@ def write(
         for each in results
         for name, value in each.metrics.items()
     ]
-    partial = output / ".ablation.parquet"
-    pq.write_table(pa.Table.from_pylist(rows), partial)
-    partial.replace(output / "ablation.parquet")
+    write_parquet(output / "ablation.parquet", pa.Table.from_pylist(rows))
     whole = {
         variant: {"changes": changes[variant], "metrics": {name: _plain(value) for name, value in metrics.items()}}
         for variant, metrics in summary.items()
     }
-    (output / "ablation.json").write_text(json.dumps({"variants": whole, "norms": dict(norms or {})}, indent=1))
+    write_json(output / "ablation.json", {"variants": whole, "norms": dict(norms or {})})
     path = output / "ablation.md"
     path.write_text(markdown(summary, changes, len({each.seed for each in results}), norms or {}))
     return path

@@ -25,6 +25,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipelines.store.files import write_json
+
 EXPERIMENT = "nova"
 SERVER_SECONDS = 5
 PARAM_CHARACTERS = 500
@@ -240,10 +242,7 @@ def _begin(command: str, uri: str, beside: Path, parent: str | None, resume: Pat
         tags["mlflow.parentRunId"] = parent
     run_id = client.create_run(_experiment(client, uri, beside), tags=tags).info.run_id
     if resume is not None:
-        resume.parent.mkdir(parents=True, exist_ok=True)
-        partial = resume.with_name(f".{resume.name}.partial")
-        partial.write_text(json.dumps({"uri": uri, "run_id": run_id}))
-        partial.replace(resume)
+        write_json(resume, {"uri": uri, "run_id": run_id}, indent=None)
     return Run(Handle(uri, run_id))
 
 

@@ -25,6 +25,8 @@ from jobs.runtime import tracking
 from pipelines.core.stage import Row
 from pipelines.generation.requests import SampleRequest
 from pipelines.shapes_world.prompts import Canvas, Question, questions
+from pipelines.store.files import write_json, write_parquet
+from pipelines.store.folders import check_output_folder
 
 if TYPE_CHECKING:
     from jobs.evaluate import EvaluateConfig
@@ -137,12 +139,8 @@ def _output(config: EvaluateConfig) -> Path:
 
 
 def _usable(output: Path) -> Path:
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"--output {output} is a file; give a folder")
-    others = [each.name for each in output.glob("*") if not each.name.startswith(".")] if output.exists() else []
-    foreign = [name for name in others if name not in OURS]
-    if foreign or (others and "samples" not in others and "first_frames" not in others):
-        raise ValueError(f"--output {output} holds other files ({(foreign or others)[0]}); give an empty or new folder")
+    check_output_folder(output, "--output", contents=OURS)
+    check_output_folder(output, "--output", markers=("samples", "first_frames"))
     return output
 
 
@@ -267,19 +265,17 @@ def _summary(
 ) -> dict[str, Any]:
     """Writes scores.parquet, wrong.json and summary.json; returns what the last one holds."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     from pipelines.shapes_world.benchmark import speed_details, summarise
     from pipelines.store import schema
 
     whole = [row for row in judged if row["failed_stage"] is None]
     rows = [{name: row[name] for name in KEPT} for row in judged]
-    partial = output / ".scores.parquet"
-    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema([schema.field(name) for name in KEPT])), partial)
-    partial.replace(output / "scores.parquet")
+    table = pa.Table.from_pylist(rows, schema=pa.schema([schema.field(name) for name in KEPT]))
+    write_parquet(output / "scores.parquet", table)
     said = ("path", "task", "prompt", "seeds", "fault")
     wrong = [{name: row[name] for name in said} for row in whole if row["right"] is False]
-    (output / "wrong.json").write_text(json.dumps(wrong, indent=1))
+    write_json(output / "wrong.json", wrong)
     unread = [
         {"uri": row["uri"], "stage": row["failed_stage"], "message": row["failed_message"]}
         for row in judged
@@ -295,7 +291,7 @@ def _summary(
         "output": str(output),
         "provenance": dict(provenance),
     }
-    (output / "summary.json").write_text(json.dumps(found, indent=1))
+    write_json(output / "summary.json", found)
     return found
 
 

@@ -7,13 +7,14 @@ nova curate --recipe shapes --input work/shapes/manifest.jsonl --tables work/tab
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jobs import settings
+from pipelines.store.files import replacing_folder
+from pipelines.store.folders import check_output_folder
 
 NOTE = "corpus.json"
 """What the corpus was asked to be."""
@@ -81,27 +82,19 @@ def write(config: ShapesConfig) -> Path:
     from pipelines.shapes_world import write_corpus
 
     output = Path(config.output).expanduser().absolute()
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"--output {output} is a file; give a folder")
+    check_output_folder(output, "--output", markers=(NOTE,), allow_hidden=False)
     asked: dict[str, Any] = {name: getattr(config, name) for name in ("items", "seed", *SHARES)}
-    if output.is_dir() and any(output.iterdir()):
+    if (output / NOTE).exists():
         _same(output, asked)
         return output / "manifest.jsonl"
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    write_corpus(partial, **asked, watched=lambda indices: track(indices, "drawing"))
-    (partial / NOTE).write_text(json.dumps(asked) + "\n")
-    if output.is_dir():
-        output.rmdir()
-    partial.rename(output)
+    with replacing_folder(output) as folder:
+        write_corpus(folder, **asked, watched=lambda indices: track(indices, "drawing"))
+        (folder / NOTE).write_text(json.dumps(asked) + "\n")
     return output / "manifest.jsonl"
 
 
 def _same(output: Path, asked: dict[str, Any]) -> None:
     """Raises ValueError unless a folder holds the corpus that is asked for."""
-    note = output / NOTE
-    if not note.is_file():
-        raise ValueError(f"--output {output} holds other files; give an empty or new folder")
-    held = dict.fromkeys(SHARES, 0.0) | json.loads(note.read_text())
+    held = dict.fromkeys(SHARES, 0.0) | json.loads((output / NOTE).read_text())
     if held != asked:
         raise ValueError(f"--output {output} holds a corpus of {held}; give another folder for {asked}")

@@ -26,6 +26,8 @@ from pipelines.core import model_hub
 from pipelines.dataloading.dataloader import BatchPlan, load_plan
 from pipelines.report.page import write_report
 from pipelines.report.training import training_section
+from pipelines.store.files import write_json
+from pipelines.store.folders import check_output_folder
 from pipelines.store.tables import Tables, split_version
 
 RUN_FILES = {"run.json", "metrics.jsonl", "checkpoints", "model", "mlflow.json", "refresh.json", "report.html"}
@@ -177,12 +179,8 @@ def _check_example(model: NovaConfig, preset: str, example: Mapping[str, Any]) -
 
 def _claim(folder: Path, config: TrainConfig, root: str, version: int) -> None:
     """Takes possession of the run folder, and writes down what the run is."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--run {folder} is a file; give a folder")
+    check_output_folder(folder, "--run", markers=("run.json",), contents=RUN_FILES)
     started = _read_json(folder / "run.json")
-    others = [path.name for path in folder.glob("*") if not path.name.startswith(".") and path.name not in RUN_FILES]
-    if not started and others:
-        raise ValueError(f"--run {folder} holds other files ({others[0]}); give an empty or new folder")
     stored = json.loads(json.dumps(asdict(config)))  # as the file has it: lists for tuples
     if started:
         before = OLDER_DEFAULTS | settings.current_keys(started["config"], TrainingConfig.RENAMED)
@@ -192,10 +190,7 @@ def _claim(folder: Path, config: TrainConfig, root: str, version: int) -> None:
                 raise ValueError(
                     f"--run {folder} was started with {key}={before.get(key)}, not {now[key]}; give another --run"
                 )
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / ".run.json"
-    partial.write_text(json.dumps({"tables": root, "version": version, "config": stored}, indent=1))
-    partial.replace(folder / "run.json")
+    write_json(folder / "run.json", {"tables": root, "version": version, "config": stored})
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.store.files import write_text
+
 if TYPE_CHECKING:
     from jobs.train.state import Progress
 
@@ -25,9 +27,7 @@ class TrainLog:
         from jobs.runtime import tracking
 
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(kept))
-        partial.replace(path)
+        write_text(path, "".join(kept))
         self._file = path.open("a", buffering=1)
         self._run = tracking.attach(handle)
         self._since: list[dict[str, float]] = []

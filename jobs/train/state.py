@@ -9,12 +9,12 @@ A checkpoint folder contains
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.core import model_hub
+from pipelines.store.files import replacing_folder
 
 if TYPE_CHECKING:
     import torch
@@ -110,12 +110,8 @@ class TrainState:
 
     def export(self, run: Path, progress: Progress) -> None:
         """Puts the finished model at RUN/model."""
-        partial, final = run / ".model", run / "model"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        self.write_model(partial, progress)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
+        with replacing_folder(run / "model") as folder:
+            self.write_model(folder, progress)
 
     def restore(self, folder: Path, version: int) -> Progress:
         """Loads a checkpoint.

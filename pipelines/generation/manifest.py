@@ -19,6 +19,7 @@ from pipelines.generation.requests import SampleRequest
 from pipelines.generation.stage import Generate
 from pipelines.store import schema
 from pipelines.store.files import write_parquet
+from pipelines.store.folders import check_output_folder
 
 COLUMNS = (
     "sample_id", "uri", "path", "kind", "prompt", "seeds", "frames", "height", "width", "fps", "seconds",
@@ -39,11 +40,7 @@ class SampleManifest:
 
     def __init__(self, output: Path) -> None:
         self.path = output / "manifest.parquet"
-        if output.exists() and not output.is_dir():
-            raise ValueError(f"--output {output} is a file; give a folder")
-        names = [path.name for path in output.glob("*") if not path.name.startswith(".")] if output.exists() else []
-        if names and not self.path.exists():
-            raise ValueError(f"--output {output} holds other files ({names[0]}); give an empty or new folder")
+        check_output_folder(output, "--output", markers=(self.path.name,))
         rows = pq.read_table(self.path).to_pylist() if self.path.exists() else []
         # A sample whose file was deleted is generated again.
         self.rows: dict[str, Row] = {row["sample_id"]: row for row in rows if Path(row["uri"]).exists()}

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipelines.media.errors import MediaError
 from pipelines.media.frames import clip_times, read_frames
+from pipelines.store.files import replacing
 
 CELL = 128
 """Least height of a picture on the sheet, in pixels."""
@@ -72,9 +73,8 @@ def contact_sheet(items: Sequence[SheetItem], path: str | Path, *, columns: int 
             below += len(lines) * (FONT_SIZE + 3)
             pen.multiline_text((left, below), note, fill=_ink(item), font=font, spacing=3)
     target = Path(path)
-    partial = target.with_name(f".{target.name}")
-    sheet.save(partial, format="PNG", optimize=True)
-    partial.replace(target)
+    with replacing(target) as temporary:
+        sheet.save(temporary, format="PNG", optimize=True)
     return target
 
 

@@ -20,6 +20,8 @@ from typing import ClassVar
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from pipelines.store.files import write_text
+
 
 @dataclass(frozen=True)
 class Block(ABC):
@@ -143,7 +145,5 @@ def write_report(
         sections=present,
     )
     target = Path(path)
-    partial = target.with_name(f".{target.name}")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(target)
+    write_text(target, page)
     return target

@@ -27,6 +27,7 @@ from deltalake.transaction import AddAction
 
 from pipelines.store import schema
 from pipelines.store.filesystems import open_filesystem
+from pipelines.store.folders import check_output_folder
 
 COMMIT_ATTEMPTS = 5
 
@@ -85,7 +86,7 @@ class Tables:
             if missing:
                 table.alter.add_columns(DeltaSchema.from_arrow(pa.schema(missing)).fields)
         if len(names) == len(schema.TABLES):
-            self._refuse_foreign()
+            self._check_folder()
         for name in names:
             try:
                 DeltaTable.create(
@@ -94,13 +95,9 @@ class Tables:
             except OSError as error:
                 raise ValueError(f"cannot write tables at {self.root}: {error}; give another --tables") from error
 
-    def _refuse_foreign(self) -> None:
-        if "://" in self.root or not os.path.exists(self.root):
-            return
-        if not os.path.isdir(self.root):
-            raise ValueError(f"--tables {self.root} is a file; give a folder")
-        if any(not name.startswith(".") for name in os.listdir(self.root)):
-            raise ValueError(f"--tables {self.root} holds other files; give an empty or new folder")
+    def _check_folder(self) -> None:
+        if "://" not in self.root:
+            check_output_folder(Path(self.root), "--tables")
 
     def version(self, table: str) -> int:
         """The newest version of a table."""

@@ -18,12 +18,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import shutil
 from pathlib import Path
 
 from filelock import FileLock
 
 from pipelines.core.model_hub import ModelSource, cache_folder, register
+from pipelines.store.files import replacing_folder
 
 VERSION = 2
 """Part of the cache's name; raise it when `weights.py` or `vocabulary.py` changes what is built."""
@@ -53,15 +53,12 @@ def path(name: str) -> Path:
     target = cache_folder() / "fake" / str(VERSION) / f"{name}-{_recipe(module)}"
     if target.is_dir():
         return target
-    partial = target.with_name(f".{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock")):
             if not target.is_dir():
-                shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
-                partial.mkdir()
-                getattr(importlib.import_module(module), function)(partial)
-                partial.rename(target)
+                with replacing_folder(target) as folder:
+                    getattr(importlib.import_module(module), function)(folder)
     except OSError as error:
         raise ValueError(
             f"cannot write {target.parent} ({error.strerror}); set NOVA_CACHE to another folder"

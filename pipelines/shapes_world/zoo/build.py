@@ -10,7 +10,6 @@ the VAE) of two cores, and minutes of a GPU; each card says how long its model t
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.shapes_world.zoo import NAMES, check
+from pipelines.store.files import replacing_folder
 
 CARD_SEED = 1000
 """Of the scenes that a card's scores are over; no training draws from it."""
@@ -66,12 +66,9 @@ def build(name: str, output: Path, *, steps: int | None = None, say: Callable[[s
     plan = module.PLAN if steps is None else dataclasses.replace(module.PLAN, steps=steps)
     state = output / ".training" / f"{kind.module}.pt"
     model = module.train(state, plan=plan)
-    target, partial = output / name, output / f".{name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    getattr(module, kind.save)(model, partial)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    target = output / name
+    with replacing_folder(target) as folder:
+        getattr(module, kind.save)(model, folder)
     (target / check.CARD).write_text("", encoding="utf-8")  # so that its own checks find it
     scores = scored(kind.checked, output)
     (target / check.CARD).write_text(card(name, plan, state, target, scores), encoding="utf-8")

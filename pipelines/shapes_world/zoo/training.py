@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.store.files import replacing
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -155,13 +157,12 @@ class _Training:
         if now - self.saved <= SAVE_SECONDS and self.step < self.plan.steps:
             return
         self.saved = now
-        partial = self.state.with_suffix(".partial")
         whole = {
             "model": self.model.state_dict(), "average": self.average, "optimizer": self.optimizer.state_dict(),
             "step": self.step, "seconds": now - self.began, "device": _device_name(),
         }  # fmt: skip
-        torch.save(whole, partial)
-        partial.replace(self.state)
+        with replacing(self.state) as temporary:
+            torch.save(whole, temporary)
 
 
 def effort(state: Path) -> str:

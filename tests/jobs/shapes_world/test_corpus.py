@@ -95,7 +95,7 @@ def test_a_finished_corpus_stays_and_another_one_is_not_written_over_it(tmp_path
 
 def test_a_killed_one_leaves_no_corpus(tmp_path, monkeypatch):
     def killed(folder, **asked):
-        Path(folder).mkdir()
+        (Path(folder) / "media").mkdir()
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pipelines.shapes_world.write_corpus", killed)
