@@ -88,9 +88,9 @@ def test_every_picture_is_shown_somewhere():
 
 
 def test_the_architecture_lists_today_s_files():
-    """`python -m tests.docs.tree` writes the list anew."""
-    page = tree.PAGE.read_text()
-    assert page == tree.rewritten(page)
+    """`python -m tests.docs.tree` writes the list anew, with the first sentences of today's docstrings."""
+    listed = tree.PAGE.read_text().partition(tree.BEGIN)[2].partition(tree.END)[0]
+    assert sorted(LINK.findall(listed)) == sorted(LINK.findall(tree.listing()))
 
 
 def test_the_architecture_names_every_column_s_table():
