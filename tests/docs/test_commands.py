@@ -12,7 +12,8 @@ import warnings
 
 import pytest
 
-from jobs import cli, recipes, settings, submit
+from jobs import cli, settings, submit
+from jobs.recipes import registry
 from tests.docs.documents import CommandLine, command_lines, options, without_placeholders
 
 TOOLS = ("parity", "describe", "bench")
@@ -123,7 +124,7 @@ def test_a_wrong_command_would_be_noticed(program, arguments, parse_only):
 def known_keys() -> frozenset[str]:
     """Every key that --set takes, over commands and recipes."""
     commands = [name for name in cli.COMMANDS if name not in cli.OWN_OPTIONS]
-    return frozenset(key for name in commands for key in settings.flatten(recipes.get("demo", name)))
+    return frozenset(key for name in commands for key in settings.flatten(registry.config_of("demo", name)))
 
 
 @functools.cache

@@ -126,10 +126,11 @@ def test_training_has_the_gpus_that_its_workers_ask_for():
     config = accepted(shlex.split(document["spec"]["entrypoint"])[1:])
     (group,) = document["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     (container,) = group["template"]["spec"]["containers"]
-    held = container["resources"]["limits"]
+    limits = container["resources"]["limits"]
     assert group["replicas"] == group["minReplicas"] == group["maxReplicas"]
-    assert int(config["workers"]) * float(config["gpus_per_worker"]) == group["replicas"] * int(held["nvidia.com/gpu"])
-    assert int(config["workers"]) * float(config["cpus_per_worker"]) <= group["replicas"] * int(held["cpu"])
+    workers, machines = int(config["parallel.workers"]), group["replicas"]
+    assert workers * float(config["parallel.gpus_per_worker"]) == machines * int(limits["nvidia.com/gpu"])
+    assert workers * float(config["parallel.cpus_per_worker"]) <= machines * int(limits["cpu"])
 
 
 @pytest.mark.parametrize("path", [f"kuberay/{name}.yaml" for name in (*JOBS, "cluster")])
