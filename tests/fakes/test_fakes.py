@@ -13,8 +13,9 @@ import torch
 
 from nova_model.vae.video_vae import VideoVae
 from pipelines.core import model_hub
+from pipelines.shapes_world.zoo import vocabulary
 from tests import fakes as embedded
-from tests.fakes import captioner, text_encoder, vae, vocabulary, weights
+from tests.fakes import captioner, text_encoder, vae, weights
 
 OURS = {"captioner": captioner, "text_encoder": text_encoder, "vae": vae}
 
@@ -103,14 +104,6 @@ def test_another_process_builds_the_same(cache):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == model_hub.digest("fake/text_encoder")
     assert done.stderr == ""  # no bars, no warnings
-
-
-def test_words_are_tokens_and_any_text_survives():
-    tokenizer = vocabulary.make_tokenizer()
-    assert tokenizer.tokenize("a red circle moves") == ["Ġa", "Ġred", "Ġcircle", "Ġmoves"]
-    for text in ("redder circlet, 42!", "Žluťoučký kůň 北京 🦊", "line\nline"):
-        assert tokenizer.decode(tokenizer(text).input_ids).removeprefix(" ") == text
-    assert len({tokenizer.decode(each) for each in vocabulary.word_ids(tokenizer)}) == len(set(vocabulary.WORDS))
 
 
 def test_features_tell_prompts_apart(built):
