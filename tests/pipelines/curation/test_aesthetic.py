@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from torch import Tensor
 from pipelines.core.stage import apply
 from pipelines.curation.aesthetic import Aesthetic, Scorer, load_head
 from pipelines.media.write import write_image, write_video
+
+aesthetic_stage = partial(Aesthetic, model="fake/clip", head="fake/aesthetic")
+"""A stage of untrained models, for tests that change one of them or hand in a scorer of their own."""
 
 
 @pytest.mark.parametrize(
@@ -90,19 +94,19 @@ def test_mean_lowest_and_embedding_over_the_frames_of_a_clip(tmp_path: Path, sco
         {"uri": str(tmp_path / "b.png"), "kind": "image", "start": 0.0, "end": 0.0},
         {"uri": str(tmp_path / "a.mp4"), "kind": "video", "start": 1.0, "end": 2.0},
     ]
-    whole, gone, image, second = apply(Aesthetic(frames=4, short_side=32), scorer, rows)
-    assert (whole["aesthetic_mean"], whole["aesthetic_min"]) == (
+    clip, gone, image, second = apply(aesthetic_stage(frames=4, short_side=32), scorer, rows)
+    assert (clip["aesthetic_mean"], clip["aesthetic_min"]) == (
         pytest.approx(5.0, abs=0.1), pytest.approx(0.0, abs=0.1),
     )  # fmt: skip
     assert gone["failed_stage"] == "aesthetic"
     assert image["aesthetic_mean"] == pytest.approx(10.0, abs=0.05)
     assert second["aesthetic_mean"] == pytest.approx(0.0, abs=0.1)
-    embedding = np.frombuffer(whole["embedding"], whole["embedding_dtype"]).reshape(whole["embedding_shape"])
+    embedding = np.frombuffer(clip["embedding"], clip["embedding_dtype"]).reshape(clip["embedding_shape"])
     np.testing.assert_allclose(embedding, [0.707, 0.707, 0.0], atol=0.02)
 
 
-def test_the_embedded_models_fit_each_other() -> None:
-    scorer = Aesthetic().load()
+def test_clip_and_head_fit_each_other() -> None:
+    scorer = aesthetic_stage().load()
     features = scorer.clip.image_features([np.zeros((50, 80, 3), np.uint8), np.full((64, 64, 3), 255, np.uint8)])
     torch.testing.assert_close(features.norm(dim=-1), torch.ones(2))
     assert scorer(features).shape == (2,)
@@ -117,8 +121,8 @@ def test_a_linear_head_by_hand_from_a_file_or_a_folder(tmp_path: Path) -> None:
     torch.save({name: value.half() for name, value in state.items()}, tmp_path / "head.pth")
     features = torch.tensor([[0.6, 0.8], [1.0, 0.0]])
     for place in (tmp_path / "folder", tmp_path / "folder" / "head.safetensors", tmp_path / "head.pth"):
-        found = load_head(str(place))(features).squeeze(-1)
-        torch.testing.assert_close(found, torch.tensor([0.9, 2.5]))
+        scores = load_head(str(place))(features).squeeze(-1)
+        torch.testing.assert_close(scores, torch.tensor([0.9, 2.5]))
 
 
 def test_layers_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
@@ -127,8 +131,8 @@ def test_layers_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
         state[f"layers.{number}.weight"] = torch.tensor([[factor]])
         state[f"layers.{number}.bias"] = torch.tensor([shift])
     torch.save(state, tmp_path / "head.pth")
-    found = load_head(str(tmp_path / "head.pth"))(torch.tensor([[4.0]]))
-    assert found.item() == ((4 * 2) * 3 + 1) * 5 + 7
+    score = load_head(str(tmp_path / "head.pth"))(torch.tensor([[4.0]]))
+    assert score.item() == ((4 * 2) * 3 + 1) * 5 + 7
 
 
 def test_a_folder_without_a_head_and_a_damaged_file_are_one_line(tmp_path: Path) -> None:
@@ -141,7 +145,7 @@ def test_a_folder_without_a_head_and_a_damaged_file_are_one_line(tmp_path: Path)
 
 
 def test_published_heads_refuse_embeddings_of_another_width(shared: Path) -> None:
-    clip = Aesthetic().load().clip  # 64 values
+    clip = aesthetic_stage().load().clip  # 64 values
     for name, width in (("sa_0_4_vit_b_32_linear.pth", 512), ("sac+logos+ava1-l14-linearMSE.pth", 768)):
         with pytest.raises(ValueError, match=f"takes embeddings of {width} values, the CLIP model gives 64") as caught:
             Scorer(clip, load_head(str(shared / "aesthetic_heads" / name)))
@@ -158,20 +162,20 @@ def test_the_published_linear_head_scores_ordinary_values(shared: Path) -> None:
 
 
 def test_frames_are_spread_over_the_clip_at_the_size_asked_for(tmp_path: Path) -> None:
-    seen: list[tuple[float, tuple[int, ...]]] = []
+    looked_at: list[tuple[float, tuple[int, ...]]] = []
 
-    class Seen(FakeClip):
+    class Recorder(FakeClip):
         def image_features(self, frames: list[np.ndarray]) -> Tensor:
-            seen.extend((round(float(frame.mean()), -1), frame.shape) for frame in frames)
+            looked_at.extend((round(float(frame.mean()), -1), frame.shape) for frame in frames)
             return super().image_features(frames)
 
-    scorer = Scorer(Seen(), torch.nn.Linear(3, 1))
-    seen.clear()  # the scorer has looked at one picture to learn the width
+    scorer = Scorer(Recorder(), torch.nn.Linear(3, 1))
+    looked_at.clear()  # the scorer has looked at one picture to learn the width
     levels = np.stack([np.full((64, 96, 3), 10 * index, np.uint8) for index in range(16)])
     write_video(tmp_path / "a.mp4", levels, 8, crf=1)
     row = {"uri": str(tmp_path / "a.mp4"), "kind": "video", "start": 0.0, "end": 2.0}
-    apply(Aesthetic(frames=4, short_side=32), scorer, [row])
-    assert seen == [(level, (32, 48, 3)) for level in (20, 60, 100, 140)]
+    apply(aesthetic_stage(frames=4, short_side=32), scorer, [row])
+    assert looked_at == [(level, (32, 48, 3)) for level in (20, 60, 100, 140)]
 
 
 def test_bad_files_fail_alone_wherever_they_stand(tmp_path: Path, scorer: Scorer) -> None:
@@ -186,17 +190,17 @@ def test_bad_files_fail_alone_wherever_they_stand(tmp_path: Path, scorer: Scorer
             picture[..., 0], picture[..., 1] = round(200 * np.cos(angle)), round(200 * np.sin(angle))
             write_image(path, picture)
         rows.append({"uri": str(path), "kind": "image", "start": 0.0, "end": 0.0})
-    found = apply(Aesthetic(), scorer, rows)
+    scored = apply(aesthetic_stage(), scorer, rows)
     bad = ["aesthetic", None, "aesthetic", "aesthetic", None, None, "aesthetic"]
-    assert [row["failed_stage"] for row in found] == bad
-    assert [row["aesthetic_mean"] for row in found if not row["failed_stage"]] == pytest.approx([10, 0, 5], abs=0.05)
-    only_bad = apply(Aesthetic(), scorer, [rows[0], rows[2]])
+    assert [row["failed_stage"] for row in scored] == bad
+    assert [row["aesthetic_mean"] for row in scored if not row["failed_stage"]] == pytest.approx([10, 0, 5], abs=0.05)
+    only_bad = apply(aesthetic_stage(), scorer, [rows[0], rows[2]])
     assert [row["failed_error"] for row in only_bad] == ["MediaError", "MediaError"]
     assert [row["aesthetic_mean"] for row in only_bad] == [None, None]
 
 
 def test_text_and_picture_features_share_a_width_and_unit_length() -> None:
-    clip = Aesthetic().load().clip
+    clip = aesthetic_stage().load().clip
     texts = clip.text_features(["a red square", "a blue circle"])
     assert texts.shape == (2, 64)
     assert texts.dtype == torch.float32
@@ -209,7 +213,10 @@ def test_text_and_picture_features_share_a_width_and_unit_length() -> None:
 
 def test_the_fingerprint_follows_the_head_that_is_used(tmp_path: Path) -> None:
     (tmp_path / "head.pth").write_bytes(b"one")
-    one = Aesthetic(head=str(tmp_path / "head.pth")).fingerprint
+    one = aesthetic_stage(head=str(tmp_path / "head.pth")).fingerprint
     (tmp_path / "head.pth").write_bytes(b"other")
-    assert len({one, Aesthetic(head=str(tmp_path / "head.pth")).fingerprint, Aesthetic().fingerprint}) == 3
-    assert Aesthetic(model="ViT-L-14", pretrained="openai").fingerprint != Aesthetic(model="ViT-L-14").fingerprint
+    assert len({one, aesthetic_stage(head=str(tmp_path / "head.pth")).fingerprint, aesthetic_stage().fingerprint}) == 3
+    assert (
+        aesthetic_stage(model="ViT-L-14", pretrained="openai").fingerprint
+        != aesthetic_stage(model="ViT-L-14").fingerprint
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from pipelines.core.stage import apply
 from pipelines.curation.caption import Caption, Captioner
 from pipelines.media.write import write_image, write_video
 
+caption_stage = partial(Caption, model="fake/captioner")
+"""A stage of an untrained captioner."""
 
-class Fake:
-    """Answers with what it was shown and asked."""
+
+class FakeCaptioner:
+    """Answers with a description of its frames, and the question."""
 
     def answer(self, clips: Sequence[np.ndarray], questions: Sequence[str], max_tokens: int, seconds: Any) -> list[str]:
         self.seconds = seconds
@@ -37,10 +41,10 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
 
 
 def test_each_clip_gets_the_captions_of_its_own_frames(rows: list[dict[str, object]]) -> None:
-    stage = Caption(
+    stage = caption_stage(
         frames=4, short_prompt="say {kind}", long_prompt="tell {kind}", short_tokens=7, long_tokens=9, short_side=32
     )
-    video, gone, image = apply(stage, Fake(), rows)
+    video, gone, image = apply(stage, FakeCaptioner(), rows)
     assert video["caption_short"] in {f"4 frames of level {level}: say video [7]" for level in (199, 200, 201)}
     assert video["caption_long"].endswith("tell video [9]")
     assert image["caption_short"] == "1 frames of level 120: say image [7]"
@@ -48,24 +52,24 @@ def test_each_clip_gets_the_captions_of_its_own_frames(rows: list[dict[str, obje
 
 
 def test_videos_are_shown_as_videos_where_that_is_asked_for(rows: list[dict[str, object]]) -> None:
-    shown, pictures = Fake(), Fake()
-    apply(Caption(short_side=32, as_video=True), shown, rows)
-    apply(Caption(short_side=32), pictures, rows)
-    assert (shown.seconds, pictures.seconds) == ([1.0, 0.0], None)
+    videos, pictures = FakeCaptioner(), FakeCaptioner()
+    apply(caption_stage(short_side=32, as_video=True), videos, rows)
+    apply(caption_stage(short_side=32), pictures, rows)
+    assert (videos.seconds, pictures.seconds) == ([1.0, 0.0], None)
 
 
 def test_an_empty_caption_is_a_failure(rows: list[dict[str, object]]) -> None:
-    class Silent(Fake):
-        def answer(self, clips: Sequence[np.ndarray], *asked: object) -> list[str]:
+    class SilentCaptioner(FakeCaptioner):
+        def answer(self, clips: Sequence[np.ndarray], *arguments: object) -> list[str]:
             return [""] * len(clips)
 
-    made = apply(Caption(short_side=32), Silent(), rows[:1])[0]
-    assert made["failed_stage"] == "caption"
-    assert "empty caption" in made["failed_message"]
+    row = apply(caption_stage(short_side=32), SilentCaptioner(), rows[:1])[0]
+    assert row["failed_stage"] == "caption"
+    assert "empty caption" in row["failed_message"]
 
 
 def test_a_real_class_captions_images_and_videos_in_one_batch(rows: list[dict[str, object]]) -> None:
-    stage = Caption(frames=2, short_side=56, short_tokens=6, long_tokens=8)
+    stage = caption_stage(frames=2, short_side=56, short_tokens=6, long_tokens=8)
     model = stage.load()
     assert isinstance(model, Captioner)
     video, _, image = apply(stage, model, rows)
@@ -76,8 +80,8 @@ def test_a_real_class_captions_images_and_videos_in_one_batch(rows: list[dict[st
 
 
 def test_the_fingerprint_follows_model_and_question() -> None:
-    assert Caption().fingerprint == Caption().fingerprint
-    assert Caption().fingerprint != Caption(short_prompt="What is it?").fingerprint
+    assert caption_stage().fingerprint == caption_stage().fingerprint
+    assert caption_stage().fingerprint != caption_stage(short_prompt="What is it?").fingerprint
 
 
 def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ from pipelines.curation.motion import Motion, Raft, mean_magnitudes, normalised
 from pipelines.media.frames import read_frames
 from pipelines.media.write import write_image, write_video
 from tests.media_files import coded_frames, read_code, write_container
+
+motion_stage = partial(Motion, weights="fake/raft")
+"""A stage of an untrained network, for tests that hand in a flow of their own."""
 
 
 def exact_flow(first: Tensor, second: Tensor) -> Tensor:
@@ -41,7 +45,7 @@ def clip(path: Path, seconds: float, fps: float | None, kind: str = "video") -> 
 
 
 def measured(path: Path, seconds: float, fps: float, **settings: object) -> dict[str, object]:
-    row = apply(Motion(short_side=256, **settings), exact_flow, [clip(path, seconds, fps)])[0]
+    row = apply(motion_stage(short_side=256, **settings), exact_flow, [clip(path, seconds, fps)])[0]
     assert row["failed_stage"] is None, row["failed_message"]
     return row
 
@@ -87,19 +91,19 @@ def test_calibration_multiplies_the_score_alone(tmp_path: Path) -> None:
 def test_images_and_single_frames_do_not_move(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", np.zeros((64, 64, 3), np.uint8))
     rows = [clip(tmp_path / "a.png", 0.0, None, "image"), clip(tmp_path / "b.mp4", 1 / 12, 12)]
-    for row in apply(Motion(), exact_flow, rows):
+    for row in apply(motion_stage(), exact_flow, rows):
         assert (row["motion_score"], row["motion_pairs"], row["motion_interval"]) == (0.0, 0, None)
 
 
 def test_a_bad_file_keeps_to_itself(tmp_path: Path) -> None:
     good = sliding(tmp_path / "a.mp4", step=4, frames=12, fps=12)
-    rows = apply(Motion(), exact_flow, [clip(tmp_path / "gone.mp4", 1.0, 12), clip(good, 1.0, 12)])
+    rows = apply(motion_stage(), exact_flow, [clip(tmp_path / "gone.mp4", 1.0, 12), clip(good, 1.0, 12)])
     assert [row["failed_stage"] for row in rows] == ["motion", None]
     assert rows[1]["motion_raw_mean"] == 4.0
 
 
 def test_pairs_are_spread_over_the_clip_and_stay_inside_it() -> None:
-    stage = Motion(pairs_per_second=2, max_pairs=6)
+    stage = motion_stage(pairs_per_second=2, max_pairs=6)
     row = {"kind": "video", "start": 3.0, "end": 13.0, "fps": 12.0}
     times = stage.pair_times(row)
     assert len(times) == 6
@@ -155,7 +159,7 @@ def test_pairs_are_whole_frames_apart_and_inside_their_clip(fps: float, tmp_path
     gap = max(1, round(fps / 12))
     for first, last in [(0, gap), (0, gap + 1), (7, 8 + gap), (7, 19), (10, 60), (60 - gap - 1, 60), (0, 60)]:
         row = clip(path, last / fps, fps) | {"start": first / fps}
-        times = Motion(pairs_per_second=4).pair_times(row)
+        times = motion_stage(pairs_per_second=4).pair_times(row)
         assert bool(times) == (last - first > gap), "a clip gives a pair as soon as one fits"
         if times:
             shown = [read_code(each) for each in read_frames(str(path), [t for pair in times for t in pair])]
@@ -187,7 +191,7 @@ def test_the_statistics_are_over_the_pairs(tmp_path: Path) -> None:
     levels = np.stack([np.full((32, 32, 3), 20 * (index // 6), np.uint8) for index in range(24)])
     write_video(tmp_path / "a.mp4", levels, 12, crf=1)
     rows = [
-        apply(Motion(short_side=32, pairs_at_once=many), flow, [clip(tmp_path / "a.mp4", 2.0, 12)])[0]
+        apply(motion_stage(short_side=32, pairs_at_once=many), flow, [clip(tmp_path / "a.mp4", 2.0, 12)])[0]
         for many in (8, 3, 1)
     ]
     assert rows[0]["motion_pairs"] == 4  # one in each level: 0, 2, 4 and 6 pixels
@@ -272,7 +276,7 @@ def test_weights_of_the_other_architecture_are_one_line() -> None:
 def test_the_fingerprint_follows_weights_and_settings_and_not_workers(tmp_path: Path) -> None:
     (tmp_path / "raft.pth").write_bytes(b"one")
     one = Motion(weights=str(tmp_path / "raft.pth")).fingerprint
-    assert one != Motion().fingerprint
+    assert one != motion_stage().fingerprint
     assert one != Motion(weights=str(tmp_path / "raft.pth"), short_side=128).fingerprint
     assert one == Motion(weights=str(tmp_path / "raft.pth"), resources=Resources(batch_size=3)).fingerprint
     (tmp_path / "raft.pth").write_bytes(b"other")
