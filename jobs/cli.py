@@ -28,13 +28,13 @@ COMMANDS = {
     "evaluate": "generated (or any) media -> scores",
     "refresh": "curate what is new in a source, and train on it; for schedules",
     "submit": "send any of these commands to a Ray cluster as a job",
-    "ablate": "short trainings without one part of the recipe each, and what moved",
-    "shapes": "a corpus whose truth is known, to try all this on",
+    "ablate": "short trainings that each leave one thing out, and what changed",
+    "shapes": "a corpus with known truth, to try all this on",
     "zoo": "train and check the small models that the project carries",
     "demo": "the whole loop on small models and a corpus of its own",
 }
 OWN_OPTIONS = ("submit", "shapes", "zoo")
-"""Commands that read their own command line: it is no recipe's config, or belongs to the job that is sent."""
+"""Commands that parse their own command line, because it is no recipe's config or belongs to the job that is sent."""
 AUDITED = ("curate", "refresh")
 """Commands that take audits of the tables they fill."""
 USAGE = """usage: nova COMMAND [--recipe NAME] [--set key=value ...] [--print-config] [options]
@@ -45,7 +45,7 @@ commands:
 options of every command:
   --recipe NAME       start from a named run; without it the small models of `debug`:
                       {recipes}
-  --set key=value     change any field of its config; may be given often
+  --set key=value     change any field of its config; may be repeated
   --print-config      print the config, one key=value a line as --set takes it, and stop
   --help              all options with their defaults, and an example
 
@@ -57,12 +57,13 @@ Look at them with: mlflow ui --backend-store-uri sqlite:///work/mlflow.db"""
 
 @dataclass(frozen=True)
 class Invocation:
-    """The options that every command has, taken off the command line."""
+    """The options that every command has, separated from those of the command."""
 
     recipe: str | None
     assignments: tuple[str, ...]
     print_config: bool
-    rest: tuple[str, ...]
+    options: tuple[str, ...]
+    """Those of the command itself."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -71,9 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         status = run(arguments)
     except KeyboardInterrupt:
-        print("nova: stopped; run the same command again to go on", file=sys.stderr)
+        print("nova: stopped; run the same command again to continue", file=sys.stderr)
         status = 130
-    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+    except BrokenPipeError:  # the reader of our output has closed it, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except (ValueError, FileNotFoundError, PermissionError) as error:
@@ -136,12 +137,12 @@ def take_common(arguments: Sequence[str]) -> Invocation:
     Raises:
         ValueError: an option lacks its value.
     """
-    recipe, assignments, print_config, rest = None, [], False, []
-    waiting = iter(arguments)
-    for argument in waiting:
+    recipe, assignments, print_config, options = None, [], False, []
+    remaining = iter(arguments)
+    for argument in remaining:
         name, equals, value = argument.partition("=")
         if name in ("--recipe", "--set"):
-            value = value if equals else next(waiting, "")
+            value = value if equals else next(remaining, "")
             if not value:
                 raise ValueError(f"{name} needs a value, as in {name} {'demo' if name == '--recipe' else 'key=value'}")
             if name == "--recipe":
@@ -151,8 +152,8 @@ def take_common(arguments: Sequence[str]) -> Invocation:
         elif argument == "--print-config":
             print_config = True
         else:
-            rest.append(argument)
-    return Invocation(recipe, tuple(assignments), print_config, tuple(rest))
+            options.append(argument)
+    return Invocation(recipe, tuple(assignments), print_config, tuple(options))
 
 
 def build(command: str, invocation: Invocation) -> Any:
@@ -170,7 +171,7 @@ def build(command: str, invocation: Invocation) -> Any:
     return settings.parse(
         type(default),
         default=default,
-        args=[*flags, *settings.current_flags(default, invocation.rest)],
+        args=[*flags, *settings.current_flags(default, invocation.options)],
         prog=f"nova {command}",
         description=f"{inspect.cleandoc(type(default).__doc__ or '')}\n\n{OPTIONS}\n\n{RUNS}",
     )

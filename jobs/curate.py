@@ -38,16 +38,16 @@ class CurateConfig(Curation):
     """
 
     input: str = ""
-    """A folder, a glob, a file, an object-store address, or a manifest (JSONL, CSV, Parquet) with `uri` and
-    optionally `caption`."""
+    """A folder, a glob, a file, an object-store address, or a manifest (JSONL, CSV, Parquet) with `uri` and optionally
+    `caption`."""
     tables: str = ""
-    """Folder or object-store address of the tables; made where missing."""
+    """Folder or object-store address of the tables; created if missing."""
     address: str | None = None
-    """Ray cluster to run on; without it RAY_ADDRESS, else this machine."""
+    """Ray cluster to run on; by default RAY_ADDRESS, else this machine."""
     limit: int | None = None
     """Take at most this many sources."""
     retry_failures: bool = False
-    """Try again what failed before."""
+    """Retry what failed before."""
     commits: CommitPolicy = field(default_factory=CommitPolicy)
 
 
@@ -61,28 +61,27 @@ def curate(config: CurateConfig, *, parent: str | None = None, auditors: Sequenc
     """Curates under an MLflow run.
 
     Args:
-        config: what to do.
+        config: input, tables and the stages.
         parent: MLflow run that this one belongs to.
         auditors: checks of the tables that are added to the printed summary, the metrics and the report.
 
     Raises:
-        ValueError: no input, an unreadable place, a tables folder that is not ours, another run at work on it.
+        ValueError: no input, an unreadable place, a tables folder with other files, or another run that writes to it.
     """
     sources, curator = new_curator(config)
     return _curated(config, sources, curator, parent, auditors)
 
 
-def again(config: CurateConfig, *, parent: str | None = None) -> Summary:
-    """Decides and encodes anew what tables hold, by other settings, without looking for media.
+def recurate(config: CurateConfig, *, parent: str | None = None) -> Summary:
+    """Applies other settings to tables that exist: filters and encodes again, without listing media.
 
     Args:
-        config: what to do; its input is not read.
+        config: the settings; its input is not read.
         parent: MLflow run that this one belongs to.
 
     Raises:
-        ValueError: no tables there, another run at work on them.
+        ValueError: there are no tables, or another run writes to them.
     """
-
     tables = Tables(config.tables)
     tables.version("examples")  # raises where they are missing
     return _curated(config, iter(()), Curator(tables, config, config.commits), parent)
@@ -95,7 +94,6 @@ def _curated(
     parent: str | None,
     auditors: Sequence[Auditor] = (),
 ) -> Summary:
-
     root = curator.tables.root
     with (
         exclusive(root),
@@ -131,8 +129,7 @@ def _audit(place: str, tables: Tables, tracked: tracking.Run, auditors: Sequence
 
 
 def _publish(tracked: tracking.Run, tables: Tables, summary: Summary, notes: list[str], audits: Sequence[Audit]) -> str:
-    """The report: beside the tables' files on disk, and in MLflow."""
-
+    """Writes the report beside the tables (on disk) and to MLflow; returns where it is."""
     local = "://" not in tables.root
     with tempfile.TemporaryDirectory() as folder:
         path = (Path(tables.root) if local else Path(folder)) / "report.html"
@@ -143,16 +140,15 @@ def _publish(tracked: tracking.Run, tables: Tables, summary: Summary, notes: lis
 
 
 def new_curator(config: CurateConfig) -> tuple[Iterator[Source], Curator]:
-    """The listing of what to curate, and what curates it into tables that exist.
+    """The sources to curate, and a curator whose tables exist.
 
     Raises:
-        ValueError: no input, an unreadable place, a tables folder that is not ours.
+        ValueError: no input, an unreadable place, a tables folder with other files.
     """
-
     if not config.input:
         raise ValueError("--input is missing; give a folder, a glob, a file, an address or a manifest")
     if not config.tables:
-        raise ValueError("--tables is missing; give the folder that the tables shall live in")
+        raise ValueError("--tables is missing; give a folder for the tables")
     sources = islice(list_sources(config.input), config.limit)  # raises here, before anything is made
     tables = Tables(config.tables)
     tables.create()
@@ -161,8 +157,7 @@ def new_curator(config: CurateConfig) -> tuple[Iterator[Source], Curator]:
 
 
 def summary_table(summary: Summary) -> Table:
-    """What came in, what was kept and why the rest was not, with rows per second per stage."""
-
+    """Counts of what came in, what was accepted and why the others were not, with rows per second of each stage."""
     table = Table(title="Curation", show_header=False, title_justify="left")
     table.add_row("sources listed", f"{summary.sources} ({summary.unchanged_sources} already done)")
     table.add_row("new assets", f"{summary.new_assets} ({summary.exact_duplicates} more had the same content)")

@@ -2,9 +2,9 @@
 
     nova demo --output demo
 
-It writes moving shapes as real mp4 and png files (some ugly, duplicated or broken on purpose), curates them, goes on
-for a few steps with the training of the checkpoint that the project carries, generates images and videos, scores them,
-asks whether prompts are obeyed, and reports. Run again, it goes on where it was.
+It writes moving shapes as real mp4 and png files (some ugly, duplicated or broken on purpose), curates them, continues
+for a few steps the training of the checkpoint that the project carries, generates images and videos, scores them,
+measures whether prompts are obeyed, and reports. Run again, it continues where it stopped.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from pipelines.report.training import training_section
 from pipelines.store.folders import check_output_folder
 from pipelines.store.tables import Tables
 
-ASKED = ("single_object", "colors", "direction")
-"""Tasks of the benchmark `shapes` that the demo asks for."""
+BENCHMARK_TASKS = ("single_object", "colors", "direction")
+"""Tasks of the benchmark `shapes` that the demo runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +51,15 @@ class DemoConfig:
     items: int = 120
     """Files of the corpus."""
     prompts: int = 6
-    """Captions that are generated from, as images and as videos."""
+    """Number of captions to generate from, as images and as videos."""
     frames: int = 17
     """Frames of the videos."""
     questions: int = 24
-    """Samples of each task that the benchmark `shapes` asks for."""
+    """Samples of each task of the benchmark `shapes`."""
     seed: int = 0
-    """Of the corpus and of the samples."""
+    """Seed of the corpus and of the samples."""
     address: str | None = None
-    """Ray cluster to run on; without it RAY_ADDRESS, else this machine."""
+    """Ray cluster to run on; by default RAY_ADDRESS, else this machine."""
     curate: Curation
     """The stages of curation."""
     train: TrainingConfig
@@ -84,14 +84,14 @@ def run(config: DemoConfig) -> int:
     resume = output / ".demo-mlflow.json"
     with (
         tracking.start("demo", config=flat, beside=output, resume=resume) as tracked,
-        tracking.kept_with(tracked),
+        tracking.stored_with(tracked),
     ):
-        summary, audit = _data(config, output, tracked)
+        summary, audits = _curate(config, output, tracked)
         _train(config, output, tracked)
         groups = _samples(config, output, tracked)
         _scores(config, output, tracked, groups)
         _obeyed(config, output, tracked)
-        report = _report(output, summary, audit, groups, notes)
+        report = _report(output, summary, audits, groups, notes)
         tracked.log_artifact(report)
         tracked.log_metrics({"minutes": (time.monotonic() - began) / 60})
         print(f"\nThe demo took {(time.monotonic() - began) / 60:.1f} minutes. What it made:")
@@ -104,15 +104,17 @@ def run(config: DemoConfig) -> int:
 
 def _how_trained(config: TrainingConfig) -> str:
     if not config.init_from:
-        return f"NOVA is trained from nothing, for {config.steps} steps."
-    return f"NOVA's training goes on from {config.init_from}, for {config.steps} steps; it does not begin from nothing."
+        return f"NOVA is trained from scratch for {config.steps} steps."
+    return (
+        f"NOVA's training continues from {config.init_from} for {config.steps} steps; it does not start from scratch."
+    )
 
 
 def _say(what: str) -> None:
     print(f"\n== {what}", flush=True)
 
 
-def _data(config: DemoConfig, output: Path, tracked: Run) -> tuple[Summary, Audit | None]:
+def _curate(config: DemoConfig, output: Path, tracked: Run) -> tuple[Summary, list[Audit]]:
     corpus = output / "corpus"
     _say(f"corpus: {config.items} files of moving shapes in {corpus}")
     manifest = write(ShapesConfig(output=str(corpus), items=config.items, seed=config.seed))
@@ -120,11 +122,17 @@ def _data(config: DemoConfig, output: Path, tracked: Run) -> tuple[Summary, Audi
     curate_config = settings.extend(
         CurateConfig, config.curate, input=str(manifest), tables=str(output / "tables"), address=config.address
     )
-    summary = curate(curate_config, parent=tracked.id, auditors=[audit_corpus])
-    audit = audit_corpus(curate_config.input, Tables(curate_config.tables))
-    if audit is not None:
+    audits: list[Audit] = []
+
+    def audited(place: str, tables: Tables) -> Audit | None:
+        audit = audit_corpus(place, tables)
+        audits.extend([] if audit is None else [audit])  # for the demo's own report
+        return audit
+
+    summary = curate(curate_config, parent=tracked.id, auditors=[audited])
+    for audit in audits:
         tracked.log_metrics(audit.metrics)
-    return summary, audit
+    return summary, audits
 
 
 def _train(config: DemoConfig, output: Path, tracked: Run) -> None:
@@ -150,7 +158,7 @@ def _samples(config: DemoConfig, output: Path, tracked: Run) -> dict[str, str]:
         config.generate, checkpoint=str(output / "run"), prompts=str(prompts), seed=config.seed,
         address=config.address, parent_run=tracked.id,
     )  # fmt: skip
-    wanted = {
+    sample_groups = {
         "images": ("Images", base),
         "videos": ("Videos", replace(base, frames=config.frames)),
         "from_image": (
@@ -158,12 +166,12 @@ def _samples(config: DemoConfig, output: Path, tracked: Run) -> dict[str, str]:
             replace(base, frames=config.frames, image=picture, limit=2),
         ),
     }
-    for name, (title, each) in wanted.items():
+    for name, (title, generation) in sample_groups.items():
         _say(f"generate: {title.lower()}")
-        _, failed = generate(replace(each, output=str(output / "samples" / name)))
+        _, failed = generate(replace(generation, output=str(output / "samples" / name)))
         if failed:
             raise RuntimeError(f"{failed} samples failed; see above")
-    return {name: title for name, (title, _) in wanted.items()}
+    return {name: title for name, (title, _) in sample_groups.items()}
 
 
 def _chosen(output: Path, count: int) -> tuple[list[str], str]:
@@ -193,13 +201,13 @@ def _scores(config: DemoConfig, output: Path, tracked: Run, groups: dict[str, st
 
 
 def _obeyed(config: DemoConfig, output: Path, tracked: Run) -> None:
-    """Whether pictures and videos are as their prompts say, read from the pixels."""
-    _say("evaluate: are prompts obeyed?")
-    found = benchmark.evaluate(
+    """Measures, from the pixels, whether images and videos show what their prompts say."""
+    _say("benchmark: are prompts obeyed?")
+    summary = benchmark.evaluate(
         replace(
             config.evaluate,
             benchmark="shapes",
-            shapes=replace(config.evaluate.shapes, tasks=ASKED, samples=config.questions),
+            shapes=replace(config.evaluate.shapes, tasks=BENCHMARK_TASKS, samples=config.questions),
             generate=config.generate,
             checkpoint=str(output / "run"),
             output=str(output / "benchmark"),
@@ -207,10 +215,10 @@ def _obeyed(config: DemoConfig, output: Path, tracked: Run) -> None:
             parent_run=tracked.id,
         )
     )
-    tracked.log_metrics({name: score["value"] for name, score in found["scores"].items()})
+    tracked.log_metrics({name: score["value"] for name, score in summary["scores"].items()})
 
 
-def _report(output: Path, summary: Summary, audit: Audit | None, groups: dict[str, str], notes: list[str]) -> Path:
+def _report(output: Path, summary: Summary, audits: list[Audit], groups: dict[str, str], notes: list[str]) -> Path:
     samples = [sample_group(output / "samples" / name, title) for name, title in groups.items()]
     scores = [
         score_group(output / "benchmark", "Are prompts obeyed? (benchmark shapes)"),
@@ -222,7 +230,7 @@ def _report(output: Path, summary: Summary, audit: Audit | None, groups: dict[st
         notes=[*notes, "Captions, and so prompts, are what the captioner says."],
         sections=[
             curation_section(Tables(output / "tables"), summary),
-            audit.section if audit is not None else None,
+            *(audit.section for audit in audits),
             training_section(output / "run"),
             SamplesSection(groups=samples),
             ScoresSection(groups=scores),

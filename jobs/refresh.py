@@ -1,9 +1,9 @@
-"""`nova refresh`: curates what is new in a source and, if asked, trains on it. Made for schedules.
+"""`nova refresh`: curates what is new in a source and, on request, trains on it. Made for schedules.
 
     nova refresh --recipe debug --input s3://bucket/media --tables work/tables --train --run work/run
 
-It ends at once where nothing is new, and refuses to overlap with another refresh of the same tables. A refresh that was
-killed is finished by the next one, its training too.
+It ends at once if nothing is new, and refuses to overlap with another refresh of the same tables. A refresh that was
+killed is completed by the next one, including its training.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from pipelines.store.tables import Tables
 
 @dataclass(frozen=True, kw_only=True)
 class RefreshConfig(CurateConfig):
-    """Curates what is new in a source since the last time; with --train, goes on training on it.
+    """Curates what is new in a source since the last time; with --train, continues training on it.
 
     Example: nova refresh --recipe debug --input s3://bucket/media --tables work/tables --train --run work/run
     """
 
     train: bool = False
-    """Go on training on the new version, for trainer.steps more steps."""
+    """Continue training on the new version, for trainer.steps more steps."""
     run: str = ""
-    """Training run that is continued; made where missing."""
+    """Training run to continue; created if missing."""
     trainer: TrainingConfig = field(default_factory=TrainingConfig)
-    """The training; its `steps` are steps per refresh."""
+    """How to train; `steps` is the number of steps per refresh."""
 
 
 def run(config: RefreshConfig, auditors: Sequence[Auditor] = ()) -> int:
-    """Refreshes; 0 also where nothing was new.
+    """Refreshes; 0 also if nothing was new.
 
     Args:
-        config: what to do.
+        config: the source, the tables, and whether to train.
         auditors: as `curate`.
 
     Raises:
-        BusyError: another refresh of these tables is at work.
+        BusyError: another refresh of these tables is running.
         ValueError: as `nova curate` and `nova train`.
     """
     if config.train and not config.run:
@@ -72,7 +72,7 @@ def run(config: RefreshConfig, auditors: Sequence[Auditor] = ()) -> int:
                 resume=tracking.resume_file("refresh", tables.root),
                 forget=True,
             ) as tracked,
-            tracking.kept_with(tracked),
+            tracking.stored_with(tracked),
         ):
             if curating:
                 summary = curate(config, parent=tracked.id, auditors=auditors)
@@ -108,7 +108,7 @@ def _training_due(config: RefreshConfig, tables: Tables) -> bool:
 
 
 def _target(config: RefreshConfig, tables: Tables) -> dict[str, int]:
-    """Version to train on and steps to reach; written down before training, so that a killed refresh is finished."""
+    """Version to train on and steps to reach, stored before training, so that the next refresh can complete it."""
     state = _state(config)
     version = tables.version("examples")
     if state["version"] == version:

@@ -42,9 +42,9 @@ def updated(config: T, values: Mapping[str, Any]) -> T:
     changes: dict[str, Any] = {}
     nested: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
-        name, dot, rest = key.partition(".")
+        name, dot, inner_key = key.partition(".")
         if dot:
-            nested.setdefault(name, {})[rest] = value
+            nested.setdefault(name, {})[inner_key] = value
         else:
             changes[name] = value
     groups = {name: updated(getattr(config, name), group) for name, group in nested.items()}
@@ -71,8 +71,10 @@ def current_keys(stored: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[
 def model_notes(config: Any) -> list[str]:
     """What a reader of results has to know about the models that a config names: one line a source of models."""
     values = {str(value) for value in flatten(config).values()}
-    named = {source: sorted(v for v in values if v.startswith(source.prefix)) for source in model_hub.registered()}
-    return [f"{', '.join(names)}: {source.note}" for source, names in named.items() if names and source.note]
+    names_by_source = {
+        source: sorted(v for v in values if v.startswith(source.prefix)) for source in model_hub.registered()
+    }
+    return [f"{', '.join(names)}: {source.note}" for source, names in names_by_source.items() if names and source.note]
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
@@ -132,10 +134,10 @@ def _current_key(config: Any, key: str, keys: Mapping[str, Any], prefix: str) ->
             names = f"{_spelt(prefix, key)} is now {_spelt(prefix, current)}"
             print(f"nova: warning: {names}; the old name goes away in the next version", file=sys.stderr)
             return current
-        name, dot, rest = relative.partition(".")
+        name, dot, inner_key = relative.partition(".")
         if not dot or not dataclasses.is_dataclass(getattr(owner, name, None)):
             return key
-        owner, parents, relative = getattr(owner, name), f"{parents}{name}.", rest
+        owner, parents, relative = getattr(owner, name), f"{parents}{name}.", inner_key
 
 
 def _spelt(prefix: str, key: str) -> str:

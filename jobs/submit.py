@@ -33,42 +33,42 @@ SWITCHES = ("--follow", "--no-follow")
 HELPERS = ("--help", "-h", "--print-config")
 
 ANSWER_SECONDS = 10.0
-"""How long the dashboard may take to answer the first time."""
+"""Time limit for the dashboard's first answer."""
 RETRY_SECONDS = 2.0
-"""Pause before a lost connection is tried again."""
+"""Pause before reconnecting."""
 QUIET_SECONDS = 300.0
-"""A log silent for so long is asked for anew: a connection can die without a sign."""
+"""A log that is silent for this long is requested again: a connection can die without an error."""
 LOST_SECONDS = 900.0
-"""A cluster that does not answer for so long is given up; the job may go on."""
+"""After this time without an answer the cluster is given up; the job itself may continue."""
 
 
 def _default_address() -> str:
-    found = (os.environ.get(name, "") for name in ADDRESS_VARIABLES)
-    return next((value for value in found if value.startswith(("http://", "https://"))), LOCAL_DASHBOARD)
+    values = (os.environ.get(name, "") for name in ADDRESS_VARIABLES)
+    return next((value for value in values if value.startswith(("http://", "https://"))), LOCAL_DASHBOARD)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitConfig:
     """Sends a nova command to a Ray cluster as a job: nova submit [OPTIONS] COMMAND [OPTIONS OF THE COMMAND].
 
-    COMMAND is curate, train, generate, evaluate, refresh, ablate or demo. These options may stand before or behind it;
-    --help and --print-config behind COMMAND are the command's. Its paths are the cluster's. Exits as the command does.
+    COMMAND is any other nova command. The options below may stand before or after it; --help and --print-config after
+    COMMAND belong to the command. Its paths are those of the cluster. Exits as the command does.
 
     Example: nova submit curate --recipe debug --input /data/photos --tables /data/tables --address http://HOST:8265
     """
 
     address: str = field(default_factory=_default_address)
-    """Ray's dashboard, http://HOST:8265; without it RAY_API_SERVER_ADDRESS, else RAY_ADDRESS where that is http, else
-    this machine. A cluster with tokens needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN too."""
+    """Ray's dashboard, http://HOST:8265; by default RAY_API_SERVER_ADDRESS, else RAY_ADDRESS if that is http, else this
+    machine. A cluster that asks for tokens needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN too."""
     submission_id: str | None = None
-    """Name of the job. A name that the cluster knows already is followed, not started a second time."""
+    """Name of the job. A job that exists under this name already is followed, not started a second time."""
     working_dir: str | None = None
-    """Folder that is uploaded and run in, to try code that is not installed there; none by default."""
+    """Folder to upload and run in, to try code that is not installed on the cluster; none by default."""
     env: tuple[str, ...] = ()
-    """KEY=VALUE for the job's environment, which everybody who sees the dashboard can read: no secrets.
-    MLFLOW_TRACKING_URI is passed on where it is set."""
+    """KEY=VALUE for the job's environment, which everybody who sees the dashboard can read: no secrets here.
+    MLFLOW_TRACKING_URI is passed on if it is set."""
     follow: bool = True
-    """Show the job's log until it ends, and exit with its status; otherwise print its name and stop."""
+    """Show the job's log until it ends and exit with its status; otherwise print its name and stop."""
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.address)
@@ -86,7 +86,7 @@ class SubmitConfig:
         return re.sub(r"//[^/@]*@", "//", self.address)
 
     def runtime_env(self) -> dict[str, object]:
-        """What Ray prepares for the job. Set here only: Ray refuses a field that job and driver both set."""
+        """Ray's runtime environment of the job; set here only, as Ray refuses a field that job and driver both set."""
         variables = {name: os.environ[name] for name in PASSED_ON if os.environ.get(name)}
         variables |= dict(assignment.split("=", 1) for assignment in self.env)
         chosen: dict[str, object] = {"env_vars": variables} if variables else {}
@@ -105,9 +105,9 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         ValueError: wrong use, or a cluster that does not answer, asks for a token, or does not take the job.
     """
-    ours, command = split(argv)
-    config, only_print = parse(ours)
-    if only_print:
+    own_options, command = split(argv)
+    config, print_only = parse(own_options)
+    if print_only:
         from jobs import settings
 
         masked = tuple(f"{assignment.partition('=')[0]}=***" for assignment in config.env)
@@ -128,7 +128,7 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     from jobs.settings import nearest
 
     sendable = [name for name in COMMANDS if name != "submit"]
-    ours: list[str] = []
+    own_options: list[str] = []
     variables: list[str] = []
     command: list[str] = []
     waiting = list(argv)
@@ -140,29 +140,29 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
                 if not waiting:
                     raise ValueError(f"{name} needs a value")
                 argument = f"{argument}={waiting.pop(0)}"
-            ours.append(f"{name}={argument.partition('=')[2]}")
+            own_options.append(f"{name}={argument.partition('=')[2]}")
         elif name == "--env":
             variables += [argument.partition("=")[2]] if "=" in argument else []
             while waiting and _is_assignment(waiting[0]):
                 variables.append(waiting.pop(0))
         elif name in SWITCHES or (name in HELPERS and not command):
-            ours.append(name)
+            own_options.append(name)
         elif command:
             command.append(argument)
         elif name == "--recipe":
-            raise ValueError("--recipe belongs to the command: write it behind COMMAND")
+            raise ValueError("--recipe belongs to the command: write it after COMMAND")
         elif argument.startswith("-"):
-            known = [*TAKES_VALUE, "--env", *SWITCHES, *HELPERS]
-            raise ValueError(f"unknown option {name} of nova submit{nearest(name, known)}")
+            options = [*TAKES_VALUE, "--env", *SWITCHES, *HELPERS]
+            raise ValueError(f"unknown option {name} of nova submit{nearest(name, options)}")
         elif argument not in sendable:
             raise ValueError(f"nova submit cannot send {argument!r}{nearest(argument, sendable)}")
         else:
             command.append(argument)
-    return [*ours, *(["--env", *variables] if variables else [])], command
+    return [*own_options, *(["--env", *variables] if variables else [])], command
 
 
 def parse(arguments: Sequence[str]) -> tuple[SubmitConfig, bool]:
-    """The config, and whether it shall only be printed.
+    """The config, and whether it is only to be printed.
 
     Raises:
         ValueError: an unknown key, or a value that the config refuses.
@@ -172,11 +172,11 @@ def parse(arguments: Sequence[str]) -> tuple[SubmitConfig, bool]:
 
     invocation = take_common(arguments)
     flags = settings.to_flags(SubmitConfig(), invocation.assignments)
-    return settings.parse(SubmitConfig, args=[*flags, *invocation.rest], prog="nova submit"), invocation.print_config
+    return settings.parse(SubmitConfig, args=[*flags, *invocation.options], prog="nova submit"), invocation.print_config
 
 
 def submit(config: SubmitConfig, command: Sequence[str]) -> int:
-    """Starts the job, or finds the one of that name, and follows it.
+    """Starts the job, or finds the one that exists under its name, and follows it.
 
     Raises:
         ValueError: as `main`.
@@ -190,7 +190,7 @@ def submit(config: SubmitConfig, command: Sequence[str]) -> int:
     try:
         return follow(client, config, job)
     except KeyboardInterrupt:
-        _say(f"no longer following, {job} goes on; {_remedies(config, job)}")
+        _say(f"stopped following; {job} continues; {_remedies(config, job)}")
         return 130
 
 
@@ -198,7 +198,7 @@ def connect(config: SubmitConfig) -> JobSubmissionClient:
     """A client of the cluster's job server.
 
     Raises:
-        ValueError: nothing answers there, not a Ray dashboard, or a token is missing or wrong.
+        ValueError: nothing answers, what answers is no Ray dashboard, or a token is missing or wrong.
     """
     import requests
 
@@ -218,19 +218,19 @@ def connect(config: SubmitConfig) -> JobSubmissionClient:
     for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        with _without(ADDRESS_VARIABLES):  # which Ray prefers to an address that it is given
+        with _without(ADDRESS_VARIABLES):  # Ray prefers these variables to its argument
             return JobSubmissionClient(config.address)
     except AuthenticationError as error:
         raise ValueError(
-            f"the Ray cluster at {where} refuses us (401 or 403); set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the "
-            "cluster's token, which `ray get-auth-token` prints on its head node"
+            f"the Ray cluster at {where} refuses access (401 or 403); set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to "
+            "the cluster's token, which `ray get-auth-token` prints on its head node"
         ) from error
     except (RuntimeError, ConnectionError, requests.RequestException) as error:
         raise ValueError(f"{where} does not answer as a Ray dashboard ({_root(error)}); give its --address") from error
 
 
 def start(client: JobSubmissionClient, config: SubmitConfig, entrypoint: str) -> str:
-    """Starts the job and returns its name; where the cluster knows the name already, that job is taken instead.
+    """Starts the job and returns its name; a job that exists under this name already is returned instead.
 
     Raises:
         ValueError: the name belongs to another command, or the cluster does not take the job.
@@ -248,22 +248,25 @@ def start(client: JobSubmissionClient, config: SubmitConfig, entrypoint: str) ->
             "--submission-id so that it runs once"
         ) from error
     except RuntimeError as error:
-        known = _find(client, config.submission_id)
-        if known is None:
+        existing = _find(client, config.submission_id)
+        if existing is None:
             reason = _masked(str(error).strip().splitlines()[-1], config)
             raise ValueError(f"the cluster at {config.shown_address} does not take the job: {reason}") from error
-        if known.entrypoint != entrypoint:
+        if existing.entrypoint != entrypoint:
             raise ValueError(
-                f"--submission-id {config.submission_id} belongs to another command ({known.entrypoint})"
+                f"--submission-id {config.submission_id} belongs to another command ({existing.entrypoint})"
             ) from error
-        _say(f"{config.submission_id} is known there ({known.status}) and is not started again; another name would be")
+        _say(
+            f"{config.submission_id} exists already ({existing.status}), so it is followed, not started again; "
+            "choose another --submission-id to start a new job"
+        )
         return str(config.submission_id)
     _say(f"started {job} on {config.shown_address}")
     return job
 
 
 def follow(client: JobSubmissionClient, config: SubmitConfig, job: str) -> int:
-    """Prints the job's log until it ends, through lost connections; returns its exit status."""
+    """Prints the job's log until it ends, reconnecting where the connection is lost; returns its exit status."""
     import aiohttp
     import requests
     from ray.exceptions import AuthenticationError
@@ -280,38 +283,38 @@ def follow(client: JobSubmissionClient, config: SubmitConfig, job: str) -> int:
                 return _ended(details, config, job)
             lost, answered = False, time.monotonic()
         except failures as error:
-            # A head node that was started anew answers, but knows no job of the old one.
-            gone = getattr(error, "status", None) == 404 or "status code 404" in str(error)
-            if gone or time.monotonic() - answered > LOST_SECONDS:
-                why = "does not know it any more" if gone else f"has not answered for {LOST_SECONDS:.0f} s"
+            # A head node that was restarted answers, but has no jobs of its predecessor.
+            missing = getattr(error, "status", None) == 404 or "status code 404" in str(error)
+            if missing or time.monotonic() - answered > LOST_SECONDS:
+                why = "has no such job any more" if missing else f"has not answered for {LOST_SECONDS:.0f} s"
                 _say(f"lost {job}: {config.shown_address} {why}; {_remedies(config, job)}")
                 return 1
             if not lost:
-                _say(f"lost the connection ({_root(error)}); trying again, {job} goes on")
+                _say(f"lost the connection ({_root(error)}); reconnecting, {job} continues")
             lost = True
         time.sleep(RETRY_SECONDS)
 
 
 class _Log:
-    """Prints a job's log, each part once: a new connection tells it from the beginning."""
+    """Prints a job's log without repetition: after a reconnection Ray sends it from the beginning."""
 
     def __init__(self) -> None:
-        self.shown = 0
+        self.printed = 0
 
     async def print(self, client: JobSubmissionClient, job: str) -> None:
         stream = client.tail_job_logs(job)
-        skip = self.shown
+        skip = self.printed
         with contextlib.suppress(StopAsyncIteration, TimeoutError):
             while True:
                 text = await asyncio.wait_for(anext(stream), QUIET_SECONDS)
                 sys.stdout.write(text[skip:])
                 sys.stdout.flush()
-                self.shown += max(0, len(text) - skip)
+                self.printed += max(0, len(text) - skip)
                 skip = max(0, skip - len(text))
 
 
 def _ended(details: JobDetails, config: SubmitConfig, job: str) -> int:
-    """Says how a job ended; returns its exit status."""
+    """Reports how a job ended; returns its exit status."""
     status, code = str(details.status.value), details.driver_exit_code
     if status == "SUCCEEDED":
         return 0
@@ -349,7 +352,7 @@ def _masked(text: str, config: SubmitConfig) -> str:
 
 
 def _root(error: BaseException) -> str:
-    """The first cause, in a few words and without the address that it may quote."""
+    """The first cause in a few words, without the address that its message may quote."""
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
     return getattr(error, "strerror", None) or type(error).__name__

@@ -80,7 +80,7 @@ class Work:
 
     def tables(self, name: str, parent: str) -> str:
         """DIR@VERSION that a variant trains on: the given tables, or a copy of them that was curated otherwise."""
-        from jobs.curate import CurateConfig, again
+        from jobs.curate import CurateConfig, recurate
 
         name = self.same_tables(name)
         if name == "full":
@@ -91,7 +91,7 @@ class Work:
             config = settings.extend(
                 CurateConfig, self.setups[name].curate, tables=str(folder), address=self.config.address
             )
-            write_json(done, {"version": again(config, parent=parent).version})
+            write_json(done, {"version": recurate(config, parent=parent).version})
         return f"{folder}@{read(done)['version']}"
 
 

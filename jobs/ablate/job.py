@@ -53,7 +53,7 @@ def ablate(config: AblateConfig) -> Path:
     flat, resume = settings.flatten(config), work.output / "mlflow.json"
     with (
         tracking.start("ablate", config=flat, beside=tracking.store_folder(str(work.output)), resume=resume) as tracked,
-        tracking.kept_with(tracked),
+        tracking.stored_with(tracked),
     ):
         tracked.log_dataset(work.root, work.version, "ablation")
         results: list[Result] = []

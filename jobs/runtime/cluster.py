@@ -8,14 +8,14 @@ import socket
 from typing import Any
 
 OBJECT_STORE_SHARE = 0.2
-OBJECT_STORE_MOST = 4 * 2**30
-OBJECT_STORE_LEAST = 128 * 2**20
+MAX_OBJECT_STORE_BYTES = 4 * 2**30
+MIN_OBJECT_STORE_BYTES = 128 * 2**20
 CONNECT_SECONDS = 5.0
 START_ATTEMPTS = 3
 
 
 def check(address: str | None = None) -> None:
-    """Knocks at the cluster's address (or RAY_ADDRESS), where one is given: Ray itself would try for minutes.
+    """Checks that something listens at the cluster's address (or RAY_ADDRESS): Ray itself would try for minutes.
 
     Raises:
         ValueError: nothing listens there.
@@ -71,13 +71,13 @@ def _start(address: str | None) -> None:
 
 
 def _start_here(**common: Any) -> None:
-    """Starts Ray in this process; a busy machine may take longer than Ray waits, so it is tried a few times."""
+    """Starts Ray in this process; a busy machine may take longer than Ray waits, so there are several attempts."""
     import psutil
     import ray
 
     from pipelines.core.devices import cores
 
-    mine = {each.pid for each in psutil.Process().children(recursive=True)}
+    earlier_children = {process.pid for process in psutil.Process().children(recursive=True)}
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             ray.init(
@@ -88,25 +88,25 @@ def _start_here(**common: Any) -> None:
                 **common,
             )
             return
-        except Exception as error:  # Ray raises the bare class when its processes do not come up in time
+        except Exception as error:  # Ray raises a bare Exception when its processes do not start in time
             ray.shutdown()
-            for each in psutil.Process().children(recursive=True):  # what Ray leaves of a start that failed
-                if each.pid not in mine:
-                    each.kill()
+            for process in psutil.Process().children(recursive=True):  # Ray leaves some after a failed start
+                if process.pid not in earlier_children:
+                    process.kill()
             if attempt == START_ATTEMPTS or "timed out" not in str(error):
                 raise
 
 
 def _object_store_bytes() -> int:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return int(min(max(memory * OBJECT_STORE_SHARE, OBJECT_STORE_LEAST), OBJECT_STORE_MOST))
+    return int(min(max(memory * OBJECT_STORE_SHARE, MIN_OBJECT_STORE_BYTES), MAX_OBJECT_STORE_BYTES))
 
 
 def _quieten_ray_data() -> None:
     """Ray Data draws its own bars and prints its plan; `pipelines.core.progress` shows the stages instead."""
     import ray.data
 
-    # Ray Data sets its own level when it is imported; what it would log of a failure is raised as well.
+    # Ray Data sets its own level on import. Failures that it would log are raised as well.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

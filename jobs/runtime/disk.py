@@ -1,4 +1,4 @@
-"""Recognises a full disk, whichever library met it."""
+"""Recognises a full disk, whichever library reports it."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import errno
 from collections.abc import Iterator
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-SAID = ("No space left on device", "Disk quota exceeded", f"os error {errno.ENOSPC}")
+MESSAGES = ("No space left on device", "Disk quota exceeded", f"os error {errno.ENOSPC}")
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error, or what it wraps, is that of a full disk."""
-    return any(_full(each) for each in causes(error))
+    """Whether an error, or one of its causes, reports a full disk."""
+    return any(_full(cause) for cause in causes(error))
 
 
 def _full(error: BaseException) -> bool:
-    # Libraries in other languages give no number: safetensors and Delta say it in words.
-    return getattr(error, "errno", None) in FULL or any(words in str(error) for words in SAID)
+    # Libraries written in other languages give no errno: safetensors and Delta have it in the message alone.
+    return getattr(error, "errno", None) in FULL or any(words in str(error) for words in MESSAGES)
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, what it wraps, and the errors of each worker of Ray Train."""
-    found: list[BaseException] = []
-    waiting = [error]
-    while waiting:
-        each = waiting.pop()
-        if each is None or each in found:
+    """An error, its causes, and the errors of each worker of Ray Train."""
+    visited: list[BaseException] = []
+    pending = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or current in visited:
             continue
-        found.append(each)
-        yield each
-        workers = getattr(each, "worker_failures", {})
-        waiting += [each.__cause__, getattr(each, "cause", None), *workers.values()]
+        visited.append(current)
+        yield current
+        worker_failures = getattr(current, "worker_failures", {})
+        pending += [current.__cause__, getattr(current, "cause", None), *worker_failures.values()]

@@ -1,11 +1,11 @@
-"""The only file that knows MLflow: one run a command, across restarts, with its true status at the end.
+"""The only file that knows MLflow: one run per command, across restarts, closed with its true status.
 
     with start("train", config=flat, beside=folder) as run:
         run.log_metrics({"loss": 0.5}, step=10)
 
-Where runs go: the server named by MLFLOW_TRACKING_URI, else a sqlite file `mlflow.db` beside the outputs. A server that
-does not answer is no reason to lose work: the run warns, goes on in the local file, and says where that is. Look at
-local runs with `mlflow ui --backend-store-uri sqlite:///PATH/mlflow.db`.
+Runs are stored on the server that MLFLOW_TRACKING_URI names, else in a sqlite file `mlflow.db` beside the outputs. If
+the server does not answer, no work is lost: a warning says so, and the run continues in the local file. Look at local
+runs with `mlflow ui --backend-store-uri sqlite:///PATH/mlflow.db`.
 """
 
 from __future__ import annotations
@@ -30,20 +30,22 @@ from pipelines.store.files import write_json
 EXPERIMENT = "nova"
 SERVER_SECONDS = 5
 PARAM_CHARACTERS = 500
+PARAM_BATCH = 100
+"""MLflow's limit for one request."""
 _SECRET = re.compile(r"token|password|secret|api_?key", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"(\w+://)[^/@\s]+@")
 
 
 @dataclass(frozen=True)
 class Handle:
-    """Names a run to another process."""
+    """Identifies a run to another process."""
 
     uri: str
     run_id: str
 
 
 class Run:
-    """A run that is written to; trouble with the server is said once and then ignored."""
+    """A run that is written to; trouble with the server is reported once and then ignored."""
 
     def __init__(self, handle: Handle) -> None:
         self.uri, self.id = handle.uri, handle.run_id
@@ -69,14 +71,14 @@ class Run:
         from mlflow.entities import Param
 
         before = self._logged_params()
-        shown = {key: _shown(key, value) for key, value in params.items()}
-        listed = [Param(key, value) for key, value in shown.items() if key not in before]
-        self.set_tags({f"changed.{key}": v for key, v in shown.items() if key in before and before[key] != v})
-        for start in range(0, len(listed), 100):
-            self._try(partial(self._client.log_batch, self.id, params=listed[start : start + 100]))
+        masked = {key: _masked(key, value) for key, value in params.items()}
+        new = [Param(key, value) for key, value in masked.items() if key not in before]
+        self.set_tags({f"changed.{key}": v for key, v in masked.items() if key in before and before[key] != v})
+        for start in range(0, len(new), PARAM_BATCH):
+            self._try(partial(self._client.log_batch, self.id, params=new[start : start + PARAM_BATCH]))
 
     def _logged_params(self) -> dict[str, str]:
-        with contextlib.suppress(Exception):  # a server that cannot be read from is said when it is written to
+        with contextlib.suppress(Exception):  # a server that cannot be reached is reported when it is written to
             return dict(self._client.get_run(self.id).data.params)
         return {}
 
@@ -126,8 +128,8 @@ class Run:
             name="examples", digest=str(version), source_type="delta", source=source,
             profile=json.dumps({"version": version}),
         )  # fmt: skip
-        given = DatasetInput(dataset=dataset, tags=[InputTag("mlflow.data.context", context)])
-        self._try(lambda: self._client.log_inputs(self.id, datasets=[given]))
+        dataset_input = DatasetInput(dataset=dataset, tags=[InputTag("mlflow.data.context", context)])
+        self._try(lambda: self._client.log_inputs(self.id, datasets=[dataset_input]))
         self.set_tags({"tables": address, "data_version": str(version)})
 
     def end(self, status: str) -> None:
@@ -137,9 +139,9 @@ class Run:
     def _try(self, action: Callable[[], Any]) -> None:
         try:
             action()
-        except Exception as error:  # whatever a tracking server does, the work goes on
+        except Exception as error:  # a tracking server must never stop the work
             if not self._warned:
-                warn(f"MLflow at {self.hint} does not take entries ({type(error).__name__}); going on without them")
+                warn(f"MLflow at {self.hint} does not take entries ({type(error).__name__}); continuing without them")
             self._warned = True
 
 
@@ -161,7 +163,7 @@ def start(
         beside: folder of the local store.
         parent: id of the run that this one belongs to.
         resume: file that remembers the run, so that a killed command and its restart are one run.
-        forget: delete that file at a good end, where the next command is another run (as with refreshes).
+        forget: delete that file on success, so that the next command is another run (as with refreshes).
     """
     run = _open(command, beside=Path(beside), parent=parent, resume=resume)
     run.log_params(config)
@@ -185,8 +187,8 @@ def attach(handle: Handle) -> Run:
 
 
 @contextmanager
-def kept_with(run: Run) -> Iterator[None]:
-    """Commands inside the block keep their runs where this one is kept, wherever their outputs lie."""
+def stored_with(run: Run) -> Iterator[None]:
+    """Commands inside the block store their runs where this one is stored, wherever their outputs are."""
     before = os.environ.get("MLFLOW_TRACKING_URI")
     os.environ["MLFLOW_TRACKING_URI"] = run.uri
     try:
@@ -213,19 +215,19 @@ def resume_file(command: str, output: str) -> Path:
 
 
 def warn(message: str) -> None:
-    """Says something on standard error."""
+    """Prints a warning on standard error."""
     print(f"nova: warning: {message}", file=sys.stderr, flush=True)
 
 
 def _open(command: str, *, beside: Path, parent: str | None, resume: Path | None) -> Run:
     local = f"sqlite:///{beside.absolute()}/mlflow.db"
-    asked = os.environ.get("MLFLOW_TRACKING_URI")
-    if asked:
+    server = os.environ.get("MLFLOW_TRACKING_URI")
+    if server:
         try:
-            return _begin(command, asked, beside, parent, resume)
+            return _begin(command, server, beside, parent, resume)
         except Exception as error:
-            shown = _CREDENTIALS.sub(r"\1", asked)
-            warn(f"no MLflow at {shown} ({type(error).__name__}); this run is kept in {local} instead")
+            address = _CREDENTIALS.sub(r"\1", server)
+            warn(f"no MLflow at {address} ({type(error).__name__}); this run is kept in {local} instead")
     beside.mkdir(parents=True, exist_ok=True)
     return _begin(command, local, beside, parent, resume)
 
@@ -247,12 +249,12 @@ def _begin(command: str, uri: str, beside: Path, parent: str | None, resume: Pat
 
 
 def _experiment(client: Any, uri: str, beside: Path) -> str:
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
-        return found.experiment_id
-    # Of a local store the artifacts lie beside it, wherever the command is started.
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is not None:
+        return experiment.experiment_id
+    # A local store keeps its artifacts beside it; MLflow's default would be the working directory.
     location = (beside.absolute() / "mlartifacts").as_uri() if uri.startswith("sqlite") else None
-    with contextlib.suppress(Exception):  # another run may make it at the same moment
+    with contextlib.suppress(Exception):  # another run may create it at the same moment
         return client.create_experiment(EXPERIMENT, artifact_location=location)
     return client.get_experiment_by_name(EXPERIMENT).experiment_id
 
@@ -276,19 +278,19 @@ def _client(uri: str) -> Any:
     return MlflowClient(tracking_uri=uri)
 
 
-def _shown(key: str, value: Any) -> str:
+def _masked(key: str, value: Any) -> str:
     if _SECRET.search(key) and not isinstance(value, int | float) and value is not None:
         return "***"
     return _CREDENTIALS.sub(r"\1", str(value))[:PARAM_CHARACTERS]
 
 
 class _Terminated(SystemExit):
-    """SIGTERM: schedulers stop a job with it."""
+    """Raised on SIGTERM, with which schedulers stop a job."""
 
 
 @contextmanager
 def _terminated_as_exception() -> Iterator[None]:
-    """Makes SIGTERM unwind the stack, so that the run is closed as KILLED."""
+    """Turns SIGTERM into an exception, so that the run is closed as KILLED."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -108,7 +108,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             "evaluate", config=settings.flatten(config), beside=tracking.store_folder(str(output)),
             parent=config.parent_run, resume=output / ".mlflow.json",
         ) as tracked,
-        tracking.kept_with(tracked),
+        tracking.stored_with(tracked),
     ):  # fmt: skip
         making = _generation(config, output, tracked.id)
         generate(making, wanted)

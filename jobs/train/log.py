@@ -18,26 +18,26 @@ class TrainLog:
     """Writes metrics to RUN/metrics.jsonl and to MLflow.
 
     Args:
-        path: of the file; lines of steps after `step` are dropped, as those steps are done again.
+        path: of the file; lines of steps after `step` are dropped, because those steps are repeated.
         handle: of the MLflow run.
-        step: steps that are done.
+        step: steps completed.
     """
 
     def __init__(self, path: Path, handle: Any, step: int) -> None:
         from jobs.runtime import tracking
 
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
-        write_text(path, "".join(kept))
+        earlier = [line for line in _lines(path) if json.loads(line)["step"] <= step]
+        write_text(path, "".join(earlier))
         self._file = path.open("a", buffering=1)
         self._run = tracking.attach(handle)
         self._since: list[dict[str, float]] = []
         self._seconds, self._waited = 0.0, 0.0
 
     def add(self, metrics: dict[str, float], seconds: float, waited: float, progress: Progress, due: bool) -> None:
-        """Takes the metrics of a step; where an entry is due, the means since the last one are written.
+        """Adds the metrics of a step; if an entry is due, writes their means since the last entry.
 
         Args:
-            metrics: from `Worker.step`.
+            metrics: from `Trainer.step`.
             seconds: that the step took, waiting included.
             waited: seconds spent waiting for data since the start.
             progress: after the step.
@@ -47,18 +47,18 @@ class TrainLog:
         self._seconds += seconds
         if not due:
             return
-        names = dict.fromkeys(name for each in self._since for name in each)
-        means = {name: _mean(each[name] for each in self._since if name in each) for name in names}
-        samples, tokens = (sum(each[name] for each in self._since) for name in ("samples", "tokens"))
+        names = dict.fromkeys(name for entry in self._since for name in entry)
+        means = {name: _mean(entry[name] for entry in self._since if name in entry) for name in names}
+        samples, tokens = (sum(entry[name] for entry in self._since) for name in ("samples", "tokens"))
         del means["samples"], means["tokens"]
-        entry = means | {
+        averages = means | {
             "samples_per_second": samples / self._seconds,
             "tokens_per_second": tokens / self._seconds,
             "data_wait_share": (waited - self._waited) / self._seconds,
             "device_hours": progress.device_hours,
         }
-        self._file.write(json.dumps({"step": progress.step, **entry}) + "\n")
-        self._run.log_metrics(entry, step=progress.step)
+        self._file.write(json.dumps({"step": progress.step, **averages}) + "\n")
+        self._run.log_metrics(averages, step=progress.step)
         self._since, self._seconds, self._waited = [], 0.0, waited
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Shows how far a training run is, from the metrics that its first worker writes."""
+"""Shows the progress of a training run, from the metrics that its first worker writes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REFRESH_SECONDS = 1.0
 
 @contextmanager
 def show(metrics: Path, steps: int, console: Console | None = None) -> Iterator[None]:
-    """Draws a bar until the block ends, or prints a line now and then where nobody looks at a terminal.
+    """Draws a bar until the block ends, or prints a line every LOG_SECONDS where the output is no terminal.
 
     Args:
         metrics: RUN/metrics.jsonl, which may not be there yet.
@@ -30,14 +30,14 @@ def show(metrics: Path, steps: int, console: Console | None = None) -> Iterator[
     done = threading.Event()
 
     def log() -> None:
-        shown, said = -1, 0.0
+        printed_step, printed_at = -1, 0.0
         while not done.is_set():
             done.wait(REFRESH_SECONDS)
             entry = last_entry(metrics)
-            due = time.monotonic() - said >= LOG_SECONDS or done.is_set()
-            if entry is not None and entry["step"] > shown and due:
+            due = time.monotonic() - printed_at >= LOG_SECONDS or done.is_set()
+            if entry is not None and entry["step"] > printed_step and due:
                 console.print(f"step {entry['step']}/{steps}  {_note(entry)}", highlight=False)
-                shown, said = entry["step"], time.monotonic()
+                printed_step, printed_at = entry["step"], time.monotonic()
 
     def draw() -> None:
         columns = (
@@ -66,7 +66,7 @@ def show(metrics: Path, steps: int, console: Console | None = None) -> Iterator[
 
 
 def last_entry(metrics: Path) -> dict[str, Any] | None:
-    """The newest whole line of a metrics file."""
+    """The newest complete line of a metrics file."""
     try:
         with metrics.open("rb") as file:
             file.seek(0, 2)
@@ -74,8 +74,8 @@ def last_entry(metrics: Path) -> dict[str, Any] | None:
             lines = file.read().split(b"\n")
     except FileNotFoundError:
         return None
-    whole = [line for line in lines[:-1] if line.startswith(b"{")]
-    return json.loads(whole[-1]) if whole else None
+    complete = [line for line in lines[:-1] if line.startswith(b"{")]  # the first may be cut off by the seek
+    return json.loads(complete[-1]) if complete else None
 
 
 def _note(entry: dict[str, Any]) -> str:

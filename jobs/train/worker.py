@@ -237,10 +237,10 @@ class Trainer:
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                     losses = self.parallel_model(**self.build_inputs(batch.microbatch(index, count), generator))
                 (losses.total / count).backward()
-            named = {"loss": losses.total, "loss_first_frame": losses.first_frame}
+            values = {"loss": losses.total, "loss_first_frame": losses.first_frame}
             if losses.later_frames is not None:
-                named["loss_later_frames"] = losses.later_frames
-            for name, value in named.items():
+                values["loss_later_frames"] = losses.later_frames
+            for name, value in values.items():
                 means[name] = means.get(name, 0.0) + value.item() / count
         return means
 

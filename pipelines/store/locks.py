@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 class BusyError(ValueError):
-    """Another run is at work on the same tables."""
+    """Another run is writing to the same tables."""
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def exclusive(root: str, purpose: str = "writer") -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise BusyError(
-            f"another run ({purpose}) is at work on {root}; wait for it to end, or give other --tables"
+            f"another run ({purpose}) is writing to {root}; wait until it ends, or give other --tables"
         ) from error
     try:
         yield

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from jobs import cli
-from jobs.curate import CurateConfig, again, curate
+from jobs.curate import CurateConfig, curate, recurate
 from jobs.recipes.registry import config_of
 from pipelines.curation.curator import Curator
 from pipelines.curation.filters import Filters
@@ -172,7 +172,7 @@ def test_captions_of_the_source_replace_text_alone_and_need_no_media_listing(cur
     named = min(before)
     Tables(tables).upsert("clips", [{"clip_id": named, "source_caption": "IMG_0001 for free"}])
     base = config(tables=str(tables))
-    summary = again(replace(base, text=replace(base.text, captions="source")))
+    summary = recurate(replace(base, text=replace(base.text, captions="source")))
     assert (summary.sources, summary.new_examples, summary.removed_examples) == (0, 8, 8)
     assert set(summary.throughput) == {"reuse", "caption", "text", "latents"}
     after = {row["clip_id"]: row for row in rows(tables, "examples")}
@@ -192,7 +192,7 @@ def test_settled_tables_are_those_that_a_run_would_leave_as_they_are(curated: Pa
 
 def test_tables_that_are_not_there_cannot_be_curated_again(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no table"):
-        again(config(tables=str(tmp_path / "none")))
+        recurate(config(tables=str(tmp_path / "none")))
     assert not list(tmp_path.iterdir())
 
 

@@ -211,7 +211,7 @@ def test_options_may_stand_before_or_behind_the_command():
         ("crate --input x", "cannot send 'crate'; did you mean curate"),
         ("submit curate", "cannot send 'submit'"),
         ("--adress http://h:1 curate", "unknown option --adress.*did you mean --address"),
-        ("--recipe demo curate", "write it behind COMMAND"),
+        ("--recipe demo curate", "write it after COMMAND"),
         ("curate --address", "--address needs a value"),
         ("--set adress=http://h:1 curate", "did you mean address"),
         ("", "COMMAND is missing"),
@@ -354,7 +354,7 @@ def test_a_refusal_by_the_cluster_hides_the_environment():
 
 def test_a_cluster_that_was_replaced_ends_the_following(capsys):
     assert submit.follow(Server([], missing=True), submit.SubmitConfig(address="http://h:1"), "job") == 1
-    assert "does not know it any more" in capsys.readouterr().err
+    assert "has no such job any more" in capsys.readouterr().err
 
 
 def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(monkeypatch, capsys):

@@ -144,13 +144,13 @@ def test_two_variants(work: Path, curated: Path, calls: Counter[str], capsys: py
 @pytest.mark.slow
 def test_tables_that_are_curated_otherwise(work: Path, curated: Path) -> None:
     """Where most was rejected for beauty, the variant without that filter trains on all that is no duplicate."""
-    from jobs.curate import again
+    from jobs.curate import recurate
 
     strict = work / "strict_tables"
     shutil.copytree(curated, strict)
     base = config_of("debug", "ablate")
     curate = replace(base.curate, decide=Filters(keep_aesthetic=0.3))
-    again(replace(curate, tables=str(strict)))
+    recurate(replace(curate, tables=str(strict)))
     kept = Tables(strict).count("examples")
     wanted = config(
         tables=str(strict), output=str(work / "otherwise"), only="no_aesthetic_filter,raw_captions", steps=4

@@ -277,7 +277,7 @@ def test_another_process_writes_to_the_same_run(store: Path) -> None:
 def test_children_are_kept_with_their_parent(store: Path, tmp_path: Path) -> None:
     with (
         tracking.start("demo", config={}, beside=store) as parent,
-        tracking.kept_with(parent),
+        tracking.stored_with(parent),
         tracking.start("generate", config={}, beside=tmp_path, parent=parent.id) as child,
     ):
         pass
