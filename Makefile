@@ -1,12 +1,12 @@
-# `make demo` and `make test` need only python3 (3.11), make and git: they make .venv, install pinned versions, and run.
+# `make demo` and `make test` need Python 3.11 or 3.12, make and git. Both create .venv with pinned versions first.
 #
-#   make setup    only the installing; a second call does nothing
+#   make setup    only the installation; a second call does nothing
 #   make demo     the whole loop on small models: media -> tables -> trained NOVA -> videos -> scores in MLflow
 #   make test     the tests            make lint    ruff, format check, mypy
-#   make slow     the long tests       make drill   the tests that kill and fill things
+#   make slow     the long tests       make drill   the tests that kill processes and fill disks
 #
-# Which torch: the pinned version as pip's configuration offers it. A CPU build is preferred there by pip itself where
-# the configuration has one; for another build name its index, as in  make setup PIP_TORCH="--index-url URL".
+# torch is the pinned version that pip's configuration offers; pip prefers a CPU build if the configuration has one. For
+# another build, name its index:  make setup PIP_TORCH="--index-url URL"
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -21,7 +21,7 @@ STAMP := $(VENV)/.installed
 setup: $(STAMP)
 
 # pip installs torch, because uv does not read pip's find-links; uv installs the rest, several times faster. Modules are
-# compiled once here: Ray starts many processes, and each would compile them again where Python may not keep the result.
+# compiled here once: Ray starts many processes, and each would compile them again if Python cannot store the result.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info[:2] in ((3, 11), (3, 12)), "Python 3.11 or 3.12 is needed; name it: make PYTHON=python3.11"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/nova demo --output $(DEMO)
 
-# Two processes, a file's tests in one of them; each has one Ray.
+# Two processes, each with a Ray of its own; the tests of a file run in the same process.
 test: setup
 	$(BIN)/pytest -n 2 --dist loadfile
 

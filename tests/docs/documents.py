@@ -133,11 +133,11 @@ def parsed(where: str, text: str) -> CommandLine | None:
 
 def without_placeholders(arguments: Sequence[str]) -> tuple[str, ...]:
     """Arguments as a user might type them: a recipe for `--recipe NAME`, nothing for an ellipsis."""
-    named = [
-        "debug" if PLACEHOLDER.fullmatch(word) and before == "--recipe" else word
-        for before, word in zip(["", *arguments], arguments, strict=False)
+    typed = [
+        "debug" if PLACEHOLDER.fullmatch(word) and previous == "--recipe" else word
+        for previous, word in zip(["", *arguments], arguments, strict=False)
     ]
-    return tuple(word for word in named if word not in ("…", "...", "--help", "-h"))
+    return tuple(word for word in typed if word not in ("…", "...", "--help", "-h"))
 
 
 def options() -> Iterator[tuple[str, str]]:

@@ -121,24 +121,24 @@ def test_a_wrong_command_would_be_noticed(program, arguments, parse_only):
 
 
 @functools.cache
-def known_keys() -> frozenset[str]:
+def all_keys() -> frozenset[str]:
     """Every key that --set takes, over commands and recipes."""
     commands = [name for name in cli.COMMANDS if name not in cli.OWN_OPTIONS]
     return frozenset(key for name in commands for key in settings.flatten(registry.config_of("demo", name)))
 
 
 @functools.cache
-def known_options() -> frozenset[str]:
+def all_options() -> frozenset[str]:
     """Every option of every command and tool."""
-    shown = io.StringIO()
+    output = io.StringIO()
     for name in (*cli.OWN_OPTIONS, "zoo build", "zoo check"):
-        with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
             cli.run([*name.split(), "--help"])
     for name in TOOLS:
-        with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
             importlib.import_module(f"nova_model.tools.{name}").main(["--help"])
-    flags = {f"--{key.replace('_', '-')}" for key in known_keys()}
-    return frozenset({*COMMON, *FOREIGN, *flags, *re.findall(r"--[a-z][\w.-]*", shown.getvalue())})
+    flags = {f"--{key.replace('_', '-')}" for key in all_keys()}
+    return frozenset({*COMMON, *FOREIGN, *flags, *re.findall(r"--[a-z][\w.-]*", output.getvalue())})
 
 
 def test_options_in_the_text_exist():
@@ -148,8 +148,8 @@ def test_options_in_the_text_exist():
         for option, value in zip(words, (*words[1:], ""), strict=False):
             if option == "--set" and value.partition("=")[0] not in ("", "key"):
                 key = value.partition("=")[0]
-                unknown += [] if key in known_keys() else [f"{page}: --set {key}"]
+                unknown += [] if key in all_keys() else [f"{page}: --set {key}"]
             elif option.startswith("--"):
                 name = option.partition("=")[0]
-                unknown += [] if name in known_options() else [f"{page}: {name}"]
+                unknown += [] if name in all_options() else [f"{page}: {name}"]
     assert unknown == []

@@ -61,23 +61,23 @@ def version():
 
 
 def pinned(package):
-    (found,) = re.findall(rf"(?m)^{re.escape(package)}==(\S+)$", (ROOT / "constraints.txt").read_text())
-    return found
+    (pin,) = re.findall(rf"(?m)^{re.escape(package)}==(\S+)$", (ROOT / "constraints.txt").read_text())
+    return pin
 
 
 def accepted(command):
     """What `nova COMMAND --print-config` says; raises where nova would refuse the command line."""
-    shown = io.StringIO()
-    with contextlib.redirect_stdout(shown):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
         assert cli.run([*command, "--print-config"]) == 0
-    return dict(line.split("=", 1) for line in shown.getvalue().splitlines())
+    return dict(line.split("=", 1) for line in output.getvalue().splitlines())
 
 
 def test_the_manifests_are_those_that_the_documentation_explains():
     page = (ROOT / "docs/operations.md").read_text()
     files = [path.relative_to(ROOT) for path in INFRA.rglob("*") if path.is_file() and path.name != "README.md"]
     assert [str(path) for path in files if f"`{path}`" not in page] == []
-    kinds = {str(path.relative_to(INFRA)): [each.get("kind") for each in load(path)] for path in MANIFESTS}
+    kinds = {str(path.relative_to(INFRA)): [document.get("kind") for document in load(path)] for path in MANIFESTS}
     assert kinds == {
         **{f"kuberay/{job}.yaml": ["RayJob"] for job in JOBS},
         "kuberay/cluster.yaml": ["RayCluster"],
@@ -144,7 +144,7 @@ def test_a_cluster_has_tokens_gpus_and_the_shared_volume(path):
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     for group in groups.values():
         assert 0 <= group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
-    claims = {each["metadata"]["name"] for each in load("kuberay/shared.yaml")}
+    claims = {document["metadata"]["name"] for document in load("kuberay/shared.yaml")}
     for pod in pods(path):
         (container,) = pod["containers"]
         (volume,) = pod["volumes"]
@@ -160,11 +160,11 @@ def test_a_cluster_has_tokens_gpus_and_the_shared_volume(path):
 def test_the_start_parameters_are_ray_s():
     from ray.scripts.scripts import start
 
-    known = {option.lstrip("-") for each in start.params for option in each.opts}
+    options = {option.lstrip("-") for parameter in start.params for option in parameter.opts}
     for name in (*JOBS, "cluster"):
         cluster = ray_cluster(f"kuberay/{name}.yaml")
         for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-            assert set(group["rayStartParams"]) <= known
+            assert set(group["rayStartParams"]) <= options
 
 
 def test_every_pod_runs_the_project_s_image():
@@ -188,8 +188,8 @@ def test_the_schedule_sends_a_refresh_that_nova_takes():
     container = cron_container()
     program, name, *arguments = container["command"] + container["args"]
     assert (program, name) == ("nova", "submit")
-    ours, command = submit.split(arguments)
-    config, _ = submit.parse(ours)
+    submit_options, command = submit.split(arguments)
+    config, _ = submit.parse(submit_options)
     (cluster,) = load("kuberay/cluster.yaml")
     assert config.address == f"http://{cluster['metadata']['name']}-head-svc:8265"
     assert config.follow  # the pod ends with the status of the refresh
@@ -203,16 +203,16 @@ def test_the_schedule_sends_a_refresh_that_nova_takes():
 def test_a_replaced_pod_follows_the_job_of_its_hour():
     """The name is the Kubernetes job's: new for every hour, the same for the pods that replace each other."""
     container = cron_container()
-    ours, _ = submit.split(container["args"])
-    config, _ = submit.parse(ours)
+    submit_options, _ = submit.split(container["args"])
+    config, _ = submit.parse(submit_options)
     assert config.submission_id == "$(JOB_NAME)"
-    (variable,) = [each for each in container["env"] if each["name"] == "JOB_NAME"]
+    (variable,) = [entry for entry in container["env"] if entry["name"] == "JOB_NAME"]
     assert variable["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.labels['batch.kubernetes.io/job-name']"
 
 
 def test_the_schedule_s_token_is_the_cluster_s():
     (cluster,) = load("kuberay/cluster.yaml")
-    variables = {each["name"]: each for each in cron_container()["env"]}
+    variables = {entry["name"]: entry for entry in cron_container()["env"]}
     assert variables["RAY_AUTH_MODE"]["value"] == "token"
     reference = variables["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"]
     assert reference == {"name": cluster["metadata"]["name"], "key": "auth_token"}
@@ -233,9 +233,9 @@ def test_no_secret_is_written_down(path):
 def test_the_example_of_env_names_what_compose_needs_and_no_values():
     text = (INFRA / "mlflow/compose.yaml").read_text()
     needed = set(re.findall(r"(?<!\$)\$\{(\w+):\?", text))
-    given = dict(re.findall(r"(?m)^(\w+)=(.*)$", (INFRA / "mlflow/.env.example").read_text()))
-    assert set(given) == needed
-    assert {name: value for name, value in given.items() if SECRET_NAME.search(name)} == {
+    example = dict(re.findall(r"(?m)^(\w+)=(.*)$", (INFRA / "mlflow/.env.example").read_text()))
+    assert set(example) == needed
+    assert {name: value for name, value in example.items() if SECRET_NAME.search(name)} == {
         "POSTGRES_PASSWORD": "",
         "MINIO_ROOT_PASSWORD": "",
     }
@@ -258,10 +258,10 @@ def test_the_mlflow_server_listens_on_this_machine_only():
 
 def test_the_bucket_that_is_made_is_the_one_that_is_written():
     (compose,) = load("mlflow/compose.yaml")
-    (made,) = re.findall(
+    (bucket,) = re.findall(
         r"mc mb --ignore-existing store/(\S+)", "\n".join(compose["services"]["create-bucket"]["command"])
     )
-    assert f"--artifacts-destination=s3://{made}" in compose["services"]["mlflow"]["command"]
+    assert f"--artifacts-destination=s3://{bucket}" in compose["services"]["mlflow"]["command"]
 
 
 def test_the_mlflow_server_takes_its_options():
@@ -270,15 +270,15 @@ def test_the_mlflow_server_takes_its_options():
 
     (compose,) = load("mlflow/compose.yaml")
     program, name, *options = compose["services"]["mlflow"]["command"]
-    known = {option for each in server.params for option in (*each.opts, *each.secondary_opts)}
-    variables = {each.envvar for each in server.params} | {
+    flags = {option for parameter in server.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    variables = {parameter.envvar for parameter in server.params} | {
         MLFLOW_S3_ENDPOINT_URL.name,
         MLFLOW_SERVER_ALLOWED_HOSTS.name,
     }
     assert (program, name) == ("mlflow", "server")
-    assert {option.partition("=")[0] for option in options} <= known
-    given = {key for key in compose["services"]["mlflow"]["environment"] if key.startswith("MLFLOW_")}
-    assert given <= variables
+    assert {option.partition("=")[0] for option in options} <= flags
+    settings = {key for key in compose["services"]["mlflow"]["environment"] if key.startswith("MLFLOW_")}
+    assert settings <= variables
     assert f"mlflow=={pinned('mlflow')} " in (INFRA / "mlflow/Dockerfile").read_text()
 
 
