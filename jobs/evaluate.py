@@ -158,17 +158,10 @@ def _timed(row: Row, duration: float | None = None) -> Row:
 
 
 def _score(config: EvaluateConfig, rows: list[Row]) -> list[Row]:
-    import pyarrow as pa
+    from pipelines.core.ray_data import stream_rows
 
-    from pipelines.core import progress
-    from pipelines.core.ray_data import run_stages
-    from pipelines.store import schema
-
-    kept = [{name: row.get(name) for name in INPUTS} for row in rows]
-    given = pa.Table.from_pylist(kept, schema=pa.schema([schema.field(name) for name in INPUTS]))
-    meter = progress.start_meter()
-    with progress.show(meter, [stage.name for stage in config.stages], len(rows)):
-        scored = [row for block in run_stages(given, config.stages, meter=meter) for row in block.to_pylist()]
+    with stream_rows(rows, config.stages, columns=INPUTS) as blocks:
+        scored = [row for block in blocks for row in block]
     order = {row["sample_id"]: number for number, row in enumerate(rows)}
     return sorted(scored, key=lambda row: order[row["sample_id"]])
 

@@ -222,21 +222,12 @@ def _made(
 
 def _judge(config: EvaluateConfig, rows: list[Row]) -> list[Row]:
     """The rows with their verdicts, in order."""
-    import pyarrow as pa
-
-    from pipelines.core import progress
-    from pipelines.core.ray_data import run_stages
+    from pipelines.core.ray_data import stream_rows
     from pipelines.shapes_world.benchmark import JudgeShapes
-    from pipelines.store import schema
 
     stage = JudgeShapes(resources=config.shapes.resources)
-    given = [{name: row[name] for name in READ} for row in rows]
-    table = pa.Table.from_pylist(given, schema=pa.schema([schema.field(name) for name in READ]))
-    meter = progress.start_meter()
-    with progress.show(meter, [stage.name], len(rows)):
-        judged = {
-            row["sample_id"]: row for block in run_stages(table, [stage], meter=meter) for row in block.to_pylist()
-        }
+    with stream_rows(rows, [stage], columns=READ) as blocks:
+        judged = {row["sample_id"]: row for block in blocks for row in block}
     return [{**row, **judged[row["sample_id"]]} for row in rows]
 
 

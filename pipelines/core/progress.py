@@ -1,13 +1,12 @@
-"""Shows how far each stage is while Ray Data runs, and remembers what each stage took.
+"""Shows the progress of each stage while Ray Data runs, and measures the throughput of each stage.
 
-Workers tell one small actor (`Meter`) about every batch; the driver draws its totals with rich on a terminal, and
-prints a line now and then where the output is a log.
+Workers report every batch to one small actor (`Meter`). The driver draws its totals as bars on a terminal, and prints
+them as a line every `LOG_SECONDS` where the output is a log.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ REFRESH_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class StageTotals:
-    """What a stage has done: rows, how many of them failed, and seconds its workers were busy (summed over workers)."""
+    """Rows that a stage processed, how many of them failed, and busy seconds, summed over its workers."""
 
     rows: int = 0
     failed: int = 0
@@ -30,7 +29,7 @@ class StageTotals:
 
     @property
     def rows_per_second(self) -> float:
-        """Rows per busy second of one worker."""
+        """Rows per busy second of a worker."""
         return self.rows / self.seconds if self.seconds else 0.0
 
     def plus(self, rows: int, failed: int, seconds: float) -> StageTotals:
@@ -38,7 +37,7 @@ class StageTotals:
 
 
 class Meter:
-    """Totals per stage; made a Ray actor by `start_meter`."""
+    """Totals per stage; `start_meter` starts it as a Ray actor."""
 
     def __init__(self) -> None:
         self._totals: dict[str, StageTotals] = {}
@@ -51,9 +50,10 @@ class Meter:
 
 
 def start_meter() -> Any:
-    """A `Meter` as a Ray actor that asks for no CPU; it ends when its last handle is gone."""
+    """Starts a `Meter` as a Ray actor, which ends when its last handle is deleted."""
     import ray
 
+    # It reserves no CPU: on a small machine it would otherwise take one from the stages.
     return ray.remote(num_cpus=0)(Meter).remote()
 
 
@@ -63,13 +63,14 @@ def show(meter: Any, stages: Sequence[str], total: int | None, console: Console 
 
     Args:
         meter: the actor from `start_meter`.
-        stages: names in order.
-        total: rows that will enter the first stage, None where nobody knows.
-        console: where to draw; standard error by default, so that standard output stays for results.
+        stages: names of the stages in order.
+        total: number of rows that enter the first stage, None if it is unknown.
+        console: where to draw; standard error by default, so that standard output holds results only.
     """
     import ray
 
     console = console or Console(stderr=True)
+    # A meter may have counted earlier passes over the same stages.
     before = ray.get(meter.totals.remote())
     done = threading.Event()
 
@@ -104,6 +105,5 @@ def show(meter: Any, stages: Sequence[str], total: int | None, console: Console 
     try:
         yield
     finally:
-        time.sleep(0)
         done.set()
         painter.join()

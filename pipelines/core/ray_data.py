@@ -11,17 +11,54 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from pipelines.core import model_hub
-from pipelines.core.stage import Stage, apply
+from pipelines.core import model_hub, progress
+from pipelines.core.stage import Row, Stage, apply
 from pipelines.store import schema
 
 if TYPE_CHECKING:
     import ray.actor
     import ray.data
+
+
+@contextmanager
+def stream_rows(
+    rows: Sequence[Row],
+    stages: Sequence[Stage],
+    *,
+    columns: Sequence[str] | None = None,
+    meter: ray.actor.ActorHandle | None = None,
+    sink: Callable[[pa.Table], pa.Table] | None = None,
+    sink_rows: int = 64,
+) -> Iterator[Iterator[list[Row]]]:
+    """Runs rows through stages on the Ray cluster and shows the progress of each stage.
+
+    Yields an iterator over the finished rows, a block at a time and in any order:
+
+        with stream_rows(rows, stages) as blocks:
+            for finished in blocks:
+                ...
+
+    It is a context, so that the progress bars end at once when the block raises an error.
+
+    Args:
+        rows: input of the first stage; at least one, all with the same columns.
+        stages: run one after the other, overlapping in time.
+        columns: columns of the rows to pass to the stages; all of them by default.
+        meter: collects the totals of several calls; by default each call has its own.
+        sink: as in `run_stages`.
+        sink_rows: as in `run_stages`.
+    """
+    names = list(rows[0]) if columns is None else columns
+    table = pa.Table.from_pylist(list(rows), schema=pa.schema([schema.field(name) for name in names]))
+    meter = progress.start_meter() if meter is None else meter
+    with progress.show(meter, [stage.name for stage in stages], len(rows)):
+        blocks = run_stages(table, stages, meter=meter, sink=sink, sink_rows=sink_rows)
+        yield (block.to_pylist() for block in blocks)
 
 
 def run_stages(

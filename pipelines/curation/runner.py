@@ -19,11 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.core import progress
-from pipelines.core.ray_data import run_stages
+from pipelines.core.ray_data import stream_rows
 from pipelines.core.stage import Row, Stage
 from pipelines.curation.summary import Summary
-from pipelines.store import schema
 from pipelines.store.id_index import IdIndex
 from pipelines.store.tables import Tables, text
 
@@ -118,14 +116,12 @@ class PassRunner:
             sink: runs in the workers on blocks of `commits.file_rows` finished rows, and returns the small columns that
                 `commit` needs.
         """
-        fields = [schema.field(name) for name in rows[0]]
-        table = pa.Table.from_pylist(rows, schema=pa.schema(fields))
         fingerprints = {stage.name: stage.fingerprint for stage in stages}
         finished: list[Row] = []
         committed = time.monotonic()
-        with progress.show(self.meter, list(fingerprints), len(rows)):
-            for block in run_stages(table, stages, meter=self.meter, sink=sink, sink_rows=self.commits.file_rows):
-                finished += block.to_pylist()
+        with stream_rows(rows, stages, meter=self.meter, sink=sink, sink_rows=self.commits.file_rows) as blocks:
+            for block in blocks:
+                finished += block
                 if len(finished) >= self.commits.rows or time.monotonic() - committed >= self.commits.seconds:
                     self._commit(finished, fingerprints, commit)
                     finished, committed = [], time.monotonic()

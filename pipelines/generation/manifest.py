@@ -11,9 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.core import progress
 from pipelines.core.model_hub import digest
-from pipelines.core.ray_data import run_stages
+from pipelines.core.ray_data import stream_rows
 from pipelines.core.stage import Row
 from pipelines.generation.requests import SampleRequest
 from pipelines.generation.stage import Generate
@@ -117,14 +116,11 @@ def generate_samples(stage: Generate, rows: Sequence[Row], manifest: SampleManif
         rows: of samples that the manifest does not hold, as `sample_rows` returns them; at least one.
         manifest: takes up the finished samples every few seconds.
     """
-    table = pa.Table.from_pylist(list(rows), schema=pa.schema([schema.field(name) for name in rows[0]]))
-    meter = progress.start_meter()
     failures: list[Row] = []
     finished: list[Row] = []
     flush_time = time.monotonic()
-    with progress.show(meter, [stage.name], len(rows)):
-        for block in run_stages(table, [stage], meter=meter):
-            results = block.to_pylist()
+    with stream_rows(rows, [stage]) as blocks:
+        for results in blocks:
             failures += [row for row in results if row["failed_stage"]]
             finished += [row for row in results if not row["failed_stage"]]
             if time.monotonic() - flush_time > FLUSH_SECONDS:

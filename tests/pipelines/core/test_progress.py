@@ -1,4 +1,4 @@
-"""Progress: totals per stage, and lines instead of bars where nobody looks at a terminal."""
+"""Progress: totals per stage, and lines instead of bars where the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_meter_adds_up_per_stage() -> None:
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_each_stage_is_shown_with_what_it_has_done(
+def test_each_stage_is_shown_with_its_totals(
     terminal: bool, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
@@ -33,20 +33,20 @@ def test_each_stage_is_shown_with_what_it_has_done(
     monkeypatch.setattr(progress, "LOG_SECONDS", 0.1)
     monkeypatch.setattr(progress, "REFRESH_SECONDS", 0.1)
     meter = progress.start_meter()
-    ray.get(meter.add.remote("motion", 5, 0, 1.0))  # of an earlier pass: not counted again
-    said = io.StringIO()
-    console = Console(file=said, force_terminal=terminal, width=100)
+    ray.get(meter.add.remote("motion", 5, 0, 1.0))  # of an earlier pass: does not count
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=terminal, width=100)
     with progress.show(meter, ["motion", "aesthetic"], 10, console):
         ray.get(meter.add.remote("motion", 7, 2, 1.0))
-        wait_until(lambda: "7/10" in said.getvalue())
-    assert "7/10" in said.getvalue()
-    assert "aesthetic" in said.getvalue()
+        wait_until(lambda: "7/10" in output.getvalue())
+    assert "7/10" in output.getvalue()
+    assert "aesthetic" in output.getvalue()
     if terminal:
-        assert "2 failed" in said.getvalue()
+        assert "2 failed" in output.getvalue()
 
 
-class Told:
-    """A `Meter` in this process that is asked as the actor is: ray.get of a remote call."""
+class LocalMeter:
+    """A `Meter` in this process with the interface of the actor: ray.get of a remote call."""
 
     def __init__(self, meter: Meter) -> None:
         self.totals = self
@@ -68,36 +68,36 @@ def shown(
     work: Callable[[], None],
     *,
     terminal: bool,
-    said: io.StringIO | None = None,
+    output: io.StringIO | None = None,
 ) -> str:
-    said = io.StringIO() if said is None else said
-    with progress.show(Told(meter), stages, total, Console(file=said, force_terminal=terminal, width=100)):
+    output = io.StringIO() if output is None else output
+    with progress.show(LocalMeter(meter), stages, total, Console(file=output, force_terminal=terminal, width=100)):
         work()
-    return said.getvalue()
+    return output.getvalue()
 
 
-def test_the_last_totals_are_drawn_however_short_the_work_was(meter: Meter) -> None:
-    said = shown(meter, ["motion"], 3, lambda: meter.add("motion", 3, 1, 0.1), terminal=True)
-    assert "3/3" in said
-    assert "1 failed" in said
+def test_the_last_totals_are_drawn_even_after_a_very_short_run(meter: Meter) -> None:
+    output = shown(meter, ["motion"], 3, lambda: meter.add("motion", 3, 1, 0.1), terminal=True)
+    assert "3/3" in output
+    assert "1 failed" in output
 
 
-def test_a_log_gets_a_line_for_all_stages_now_and_then(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_gets_a_line_for_all_stages_at_intervals(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LOG_SECONDS", 0.05)
 
-    said = io.StringIO()
+    output = io.StringIO()
     meter.add("motion", 7, 0, 1.0)  # of an earlier pass
 
     def work() -> None:
         meter.add("motion", 7, 0, 1.0)
         meter.add("caption", 2, 0, 1.0)
-        wait_until(lambda: said.getvalue().count("motion 7/?  caption 2/?\n") >= 2)
+        wait_until(lambda: output.getvalue().count("motion 7/?  caption 2/?\n") >= 2)
 
-    lines = shown(meter, ["motion", "caption"], None, work, terminal=False, said=said).splitlines()
+    lines = shown(meter, ["motion", "caption"], None, work, terminal=False, output=output).splitlines()
     assert set(lines) <= {"motion 0/?  caption 0/?", "motion 7/?  caption 0/?", "motion 7/?  caption 2/?"}
 
 
-def test_a_log_says_nothing_of_what_is_done_at_once(meter: Meter) -> None:
+def test_a_log_gets_no_line_for_a_very_short_run(meter: Meter) -> None:
     assert shown(meter, ["motion"], 3, lambda: meter.add("motion", 3, 0, 0.1), terminal=False) == ""
 
 

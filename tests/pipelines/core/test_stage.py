@@ -1,46 +1,9 @@
-"""What every stage relies on: rows keep their results, bad rows go their own way, fresh rows are left alone."""
+"""What every stage relies on: rows keep their results, bad rows are recorded, fresh rows are left as they are."""
 
-from dataclasses import dataclass
-
-import pyarrow as pa
 import pytest
 
-from pipelines.core.ray_data import run_stages
-from pipelines.core.stage import Resources, Stage, apply
-from pipelines.store import schema
-
-
-@dataclass(frozen=True, kw_only=True)
-class Doubler(Stage):
-    """Motion score = twice the number of frames; negative numbers are bad input."""
-
-    name = "motion"
-    reads = ("frames",)
-    adds = ("motion_score",)
-
-    factor: float = 2.0
-
-    def process(self, model, rows):
-        if any(row["frames"] == -2 for row in rows):
-            raise RuntimeError("the whole batch\nbroke")
-        return [
-            ValueError("negative") if row["frames"] < 0 else {"motion_score": self.factor * row["frames"]}
-            for row in rows
-        ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AddOne(Stage):
-    name = "aesthetic"
-    reads = ("motion_score",)
-    adds = ("aesthetic_mean",)
-
-    def process(self, model, rows):
-        return [{"aesthetic_mean": row["motion_score"] + 1} for row in rows]
-
-
-def rows(*frames):
-    return [{"clip_id": f"c{number}", "frames": value} for number, value in enumerate(frames)]
+from pipelines.core.stage import Resources, apply
+from tests.pipelines.core.stages import AddOne, Doubler, rows
 
 
 def test_results_go_to_their_own_rows():
@@ -88,30 +51,3 @@ def test_a_stage_that_returns_other_columns_than_it_declares_is_caught():
 
     with pytest.raises(AssertionError, match="declares"):
         apply(Liar(), None, [{"motion_score": 1.0}])
-
-
-@pytest.mark.parametrize("workers", [None, 1])
-def test_ray_runs_the_same_stages(ray_session, workers):
-    frames = list(range(-1, 30))
-    table = pa.Table.from_pylist(rows(*frames), schema=pa.schema([schema.field("clip_id"), schema.field("frames")]))
-    need = Resources(cpus=0.5, workers=workers, batch_size=4)
-    stages = [Doubler(resources=need), AddOne(resources=need)]
-    done = {row["frames"]: row for block in run_stages(table, stages) for row in block.to_pylist()}
-    assert sorted(done) == frames
-    assert all(done[value]["aesthetic_mean"] == 2 * value + 1 for value in frames if value >= 0)
-    assert done[-1]["failed_error"] == "ValueError"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unloadable(AddOne):
-    """A stage whose settings turn out wrong when its model is loaded."""
-
-    def load(self):
-        raise ValueError("aesthetic.model is no model;\nchoose another")
-
-
-@pytest.mark.parametrize("workers", [None, 1])
-def test_what_cannot_be_loaded_is_one_plain_error(ray_session, workers):
-    table = pa.table({"clip_id": ["c"], "motion_score": [1.0]})
-    with pytest.raises(ValueError, match=r"^aesthetic.model is no model; choose another$"):
-        list(run_stages(table, [Unloadable(resources=Resources(workers=workers))]))
