@@ -24,7 +24,7 @@ class Item(NamedTuple):
 
 
 def read(filesystem: FileSystem, path: str) -> Iterator[Item | str]:
-    """The items of a manifest, or for each broken one what is wrong with it.
+    """Yields the items of a manifest, or a message in place of each broken one.
 
     Raises:
         ValueError: the manifest has no column `uri`.
@@ -38,7 +38,7 @@ def _item(row: Row) -> Item | str:
     if not isinstance(uri, str) or not uri.strip():
         return "no uri"
     if not isinstance(caption, str | None):
-        return "the caption is no text"
+        return "the caption is not text"
     return Item(uri.strip(), (caption or "").strip() or None)
 
 
@@ -48,10 +48,10 @@ def _read_json_lines(filesystem: FileSystem, path: str) -> Iterator[Row | str]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            yield f"no JSON ({error})"
+            yield f"invalid JSON ({error})"
             continue
         if not isinstance(row, dict):
-            yield "no JSON object"
+            yield "not a JSON object"
             continue
         if number == 0:
             _check_columns(path, row)
@@ -67,7 +67,7 @@ def _read_csv(filesystem: FileSystem, path: str, delimiter: str = ",") -> Iterat
         except StopIteration:
             return
         except csv.Error as error:
-            yield f"no CSV ({error})"
+            yield f"invalid CSV ({error})"
 
 
 def _read_tsv(filesystem: FileSystem, path: str) -> Iterator[Row | str]:
@@ -105,4 +105,4 @@ def _check_columns(path: str, names: Iterable[str]) -> None:
     names = list(names)
     if "uri" not in names:
         listed = ", ".join(names) or "none"
-        raise ValueError(f"{path} has no column 'uri' (it has: {listed}); rename the one that holds the addresses")
+        raise ValueError(f"{path} has no column 'uri' (it has: {listed}); rename the column of addresses")

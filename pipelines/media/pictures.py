@@ -1,4 +1,4 @@
-"""Still pictures for `media.py`: recognise, orient, convert to RGB, resize (Pillow); and the limits on decoding."""
+"""Still images: recognise, orient, convert to RGB, resize (Pillow); and the limits on decoding."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from PIL import Image
 from pipelines.media.errors import MediaError
 
 MAX_PIXELS = 8192 * 8192
-"""Larger frames are refused before they are decoded."""
+"""Larger frames are refused before they are decoded: a small file can claim a size that fills the memory."""
 MAX_SIDE = 32768
-"""Frames longer or wider than this are refused."""
+"""Frames that are wider or higher are refused."""
 
-# Pillow's other readers are for formats that nobody trains on, and some of them start programs.
+# Pillow's other readers are for formats without training data, and some of them start external programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
 CODECS = {"JPEG": "mjpeg", "MPO": "mjpeg", "AVIF": "av1"}
-"""FFmpeg's names where they are not Pillow's."""
+"""FFmpeg's names of formats where they differ from Pillow's."""
 HEIC_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"hevc")
 EXIF_ORIENTATION = 0x0112
 
@@ -34,20 +34,22 @@ ORIENTATIONS = {
 }
 
 Size = int | tuple[int, int] | None
-"""What to resize to: a short side, a (height, width) to cover and cut out, or nothing."""
+"""Target of a resize: a short side, a (height, width) to cover and crop, or None for the original size."""
 
 
 def check_size(width: int, height: int) -> None:
-    """Raises MediaError where a frame is empty or larger than the limits."""
+    """Raises a MediaError if a frame is empty or larger than the limits."""
     if width < 1 or height < 1 or width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise MediaError(f"{width}x{height} pixels; at most {MAX_PIXELS} and {MAX_SIDE} a side are read")
+        raise MediaError(f"{width}x{height} pixels; at most {MAX_PIXELS} pixels and {MAX_SIDE} a side are read")
 
 
 def open_picture(file: BinaryIO) -> Image.Image | None:
-    """The still picture in a file (not decoded yet), or None where it is none; the file is then at its start.
+    """Opens the still image in a file without decoding it.
+
+    Returns None if the file holds no still image; its position is then at the start.
 
     Raises:
-        MediaError: a picture that cannot be read: empty, too large, HEIC, animated WebP or AVIF.
+        MediaError: the file is empty, or it holds an image that is too large, HEIC, or an animated WebP or AVIF.
     """
     head = file.read(12)
     file.seek(0)
@@ -61,6 +63,7 @@ def open_picture(file: BinaryIO) -> Image.Image | None:
         file.seek(0)
         return None
     check_size(*picture.size)
+    # Frames of MPO and TIFF files are previews and pages, not an animation.
     if not getattr(picture, "is_animated", False) or picture.format in ("MPO", "TIFF"):
         return picture
     if picture.format not in ("GIF", "PNG"):
@@ -70,7 +73,7 @@ def open_picture(file: BinaryIO) -> Image.Image | None:
 
 
 def codec(picture: Image.Image) -> str:
-    """FFmpeg's name of the picture's format."""
+    """FFmpeg's name of the image's format."""
     name = str(picture.format)
     return CODECS.get(name, name.lower())
 
@@ -81,18 +84,19 @@ def rotation(picture: Image.Image) -> int:
 
 
 def _orientation(picture: Image.Image) -> int:
-    with suppress(Exception):  # a broken EXIF block does not spoil the picture
+    with suppress(Exception):  # an image with a broken EXIF block can still be used
         return int(picture.getexif().get(EXIF_ORIENTATION, 1))
     return 1
 
 
 def decode(picture: Image.Image, size: Size = None) -> Image.Image:
-    """The upright RGB picture, transparent parts on white. JPEGs are decoded smaller where `size` allows."""
+    """Decodes an image to upright RGB, with transparent areas on white."""
     orientation = _orientation(picture)
     if size is not None:
-        enough = 2 * (size if isinstance(size, int) else max(size))
-        picture.draft(None, (enough, enough))
-    if picture.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip instead of scale
+        # JPEGs are decoded at half, a quarter or an eighth of their size, but at least twice as large as needed.
+        side = 2 * (size if isinstance(size, int) else max(size))
+        picture.draft(None, (side, side))
+    if picture.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip instead of scaling
         picture = Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8))
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
@@ -104,7 +108,13 @@ def decode(picture: Image.Image, size: Size = None) -> Image.Image:
 
 
 def fit(picture: Image.Image, size: Size) -> np.ndarray:
-    """Pixels [H, W, 3] at a short side, or covering and centred in (height, width), or as they are."""
+    """Resizes an image and returns its pixels [H, W, 3].
+
+    Args:
+        picture: an RGB image.
+        size: short side; or (height, width), which the image is resized to cover and cropped to around its centre; or
+            None for the original size.
+    """
     width, height = picture.size
     if size is None:
         return np.asarray(picture)

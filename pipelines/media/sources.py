@@ -1,17 +1,17 @@
-"""Lists what there is to curate: a folder, a glob, one file, an object-store address, or a manifest.
+"""Lists media to curate: a folder, a glob, one file, an object-store address, or a manifest.
 
-A listing is lazy and in a stable order, and holds one folder or a few manifest rows in memory at a time.
+A listing is lazy and has a stable order; it holds one folder or a few manifest rows in memory at a time.
 
-- Folders and globs give the files with a known extension; hidden files and folders are skipped, the rest is counted in
-  `Listing.ignored`. A glob that ends in an extension (`*.dat`) takes whatever it matches.
+- Folders and globs list the files with a media extension. Hidden files and folders are skipped, and other files are
+  counted in `Listing.ignored`. A glob that ends in an extension (`*.dat`) lists every file that it matches.
 - A caption may lie beside a file: `cat.jpg` and `cat.txt`.
-- A manifest (.jsonl, .csv, .tsv, .parquet) has a column `uri`, relative to its own folder or absolute, and may have
-  `caption`; other columns are left alone. Captions of large collections belong in a manifest, because every caption
-  file is opened on the driver.
-- Whatever cannot be listed while the rest can (a broken manifest line, a locked subfolder) becomes a source with an
-  `error`, and so ends in the failures table.
+- A manifest (.jsonl, .csv, .tsv, .parquet) has a column `uri`, relative to the manifest's folder or absolute, and
+  optionally a column `caption`; other columns are ignored. Captions of large collections belong in a manifest, because
+  every caption file is opened on the driver.
+- An item that cannot be listed (a broken manifest line, a subfolder without permission) becomes a source with an
+  `error`, which is recorded in the failures table.
 
-Addresses may not hold passwords, because they are stored with the assets.
+Addresses must not contain passwords, because they are stored with the assets.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pipelines.store.filesystems import open_filesystem
 IMAGES = frozenset("jpg jpeg jpe jfif png webp bmp gif tif tiff avif heic heif jp2 ppm pgm".split())
 VIDEOS = frozenset("mp4 m4v mov mkv webm avi mpg mpeg ts mts m2ts flv wmv asf ogv 3gp 3g2".split())
 CAPTION_BYTES = 1 << 16
-"""A caption file is read up to this size."""
+"""At most this much of a caption file is read, in case a large text file lies beside an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,18 +46,18 @@ class Source:
     """Absolute path or address."""
     caption: str | None = None
     bytes: int | None = None
-    """Size, None where the listing does not tell (manifests)."""
+    """Size; None for items of manifests, whose files are not opened for the listing."""
     modified: float | None = None
-    """Seconds since 1970, None where the listing does not tell."""
+    """Seconds since 1970; None if unknown, as for items of manifests."""
     error: str | None = None
-    """Why there is nothing to read, None where there is."""
+    """Reason why the item cannot be read; None if it can."""
 
 
 class Listing(Iterator[Source]):
-    """The sources of one place; iterate once.
+    """The sources at one address; an iterator, for a single pass.
 
     Attributes:
-        ignored: files passed over so far because their extension is no medium's.
+        ignored: number of files skipped so far because of their extension.
     """
 
     def __init__(self, where: str, recursive: bool) -> None:
@@ -89,17 +89,17 @@ class Listing(Iterator[Source]):
 
     def _folder(self, place: _Place, *, recursive: bool, pattern: str | None) -> Iterator[Source]:
         depth = pattern.count("/") if pattern and "**" not in pattern else None if recursive else 0
-        parts = (pattern or "**").split("/")
-        named = pattern is not None and re.fullmatch(r"\.\w+", posixpath.splitext(pattern)[1]) is not None
-        for found in _walk(place, place.path, depth, ()):
-            if isinstance(found, Source):
-                yield found
-            elif not _matches(place.relative(found.info.path).split("/"), parts):
+        segments = (pattern or "**").split("/")
+        has_extension = pattern is not None and re.fullmatch(r"\.\w+", posixpath.splitext(pattern)[1]) is not None
+        for entry in _walk(place, place.path, depth, ()):
+            if isinstance(entry, Source):
+                yield entry
+            elif not _matches(place.relative(entry.info.path).split("/"), segments):
                 continue
-            elif named or _extension(found.info.path) in IMAGES | VIDEOS:
-                yield _file(place, found.info, found.caption_path)
+            elif has_extension or _extension(entry.info.path) in IMAGES | VIDEOS:
+                yield _file(place, entry.info, entry.caption_path)
             else:
-                self.ignored += not found.is_caption
+                self.ignored += not entry.is_caption
 
 
 def list_sources(where: str, *, recursive: bool = True) -> Listing:
@@ -107,18 +107,18 @@ def list_sources(where: str, *, recursive: bool = True) -> Listing:
 
     Args:
         where: path or address.
-        recursive: whether folders are listed with what is below them (globs go as deep as their pattern).
+        recursive: whether folders are listed with their subfolders (globs go as deep as their pattern).
 
     Raises:
-        ValueError: nothing there, unreadable, a manifest without `uri`, a password in the address; also while
-            iterating, where the place goes away. One line that names the remedy.
+        ValueError: there is nothing to list, it cannot be read, a manifest has no column `uri`, or the address contains
+            a password. It may also be raised during the iteration, if the storage becomes unavailable.
     """
     return Listing(where, recursive)
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a listing begins: the address as given, and what it means."""
+    """Start of a listing: the address as the user wrote it, with its filesystem and path."""
 
     where: str
     filesystem: FileSystem
@@ -127,7 +127,9 @@ class _Place:
     @staticmethod
     def at(where: str) -> _Place:
         if "://" in where and urlsplit(where).password:
-            raise ValueError("the address holds a password; set it in the environment, as the store's client expects")
+            raise ValueError(
+                "the address contains a password; set it in the environment, as the store's client expects"
+            )
         try:
             filesystem, path = open_filesystem(where)
         except OSError as error:
@@ -146,7 +148,7 @@ class _Place:
         return base.rstrip("/") + (f"/{quote(below)}" if below else "") + mark + query
 
     def resolve(self, uri: str) -> str:
-        """The address of what stands in a manifest that lies at this place."""
+        """The absolute address of a `uri` in the manifest at this place."""
         if "://" in uri or uri.startswith("/"):
             return uri
         if "://" not in self.where:
@@ -155,7 +157,7 @@ class _Place:
         return f"{posixpath.dirname(base)}/{quote(uri.removeprefix('./'))}{mark}{query}"
 
     def above_pattern(self) -> tuple[_Place, str] | None:
-        """The folder above the first wildcard and the pattern below it, None without wildcards."""
+        """The folder above the first wildcard and the pattern below it; None if there is no wildcard."""
         address = "://" in self.where
         wild = re.search(r"[*\[]" if address else r"[*?\[]", self.path)
         if wild is None:
@@ -170,14 +172,23 @@ class _Place:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Entry:
+    """A file of a folder, and the caption file beside it."""
+
     info: FileInfo
     caption_path: str | None
     is_caption: bool
 
 
-def _walk(place: _Place, folder: str, depth: int | None, above: tuple[str, ...]) -> Iterator[_Found | Source]:
-    """Files below a folder, by name; `above` are the real paths of the folders on the way, against circular links."""
+def _walk(place: _Place, folder: str, depth: int | None, above: tuple[str, ...]) -> Iterator[_Entry | Source]:
+    """Yields the files below a folder in the order of their names.
+
+    Args:
+        place: start of the listing.
+        folder: folder to list.
+        depth: number of levels of subfolders to list; None for all.
+        above: real paths of the folders above, to stop at circular links.
+    """
     real = os.path.realpath(folder) if isinstance(place.filesystem, pa.fs.LocalFileSystem) else folder
     if real in above:
         return
@@ -196,16 +207,16 @@ def _walk(place: _Place, folder: str, depth: int | None, above: tuple[str, ...])
             if depth is None or depth > 0:
                 yield from _walk(place, info.path, None if depth is None else depth - 1, (*above, real))
         elif info.type != FileType.File:
-            continue  # pipes and devices: opening one would wait for ever
+            continue  # pipes and devices: opening one could block forever
         elif _extension(info.path) == "txt":
-            yield _Found(info, None, is_caption=_stem(info.path) in media)
+            yield _Entry(info, None, is_caption=_stem(info.path) in media)
         else:
-            yield _Found(info, captions.get(_stem(info.path)), is_caption=False)
+            yield _Entry(info, captions.get(_stem(info.path)), is_caption=False)
 
 
 def _file(place: _Place, info: FileInfo, caption_path: str | None = None) -> Source:
     modified = None if info.mtime_ns is None else info.mtime_ns / 1e9
-    if caption_path is None and info.path == place.path:  # a single file: nobody has listed what lies beside it
+    if caption_path is None and info.path == place.path:  # a single file, whose folder was not listed
         beside = _stem(info.path) + ".txt"
         caption_path = beside if place.filesystem.get_file_info(beside).type == FileType.File else None
     caption = None
@@ -224,7 +235,7 @@ def _manifest(place: _Place) -> Iterator[Source]:
 
 
 def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a path fits a glob, part by part: `*` stays within a folder, `**` is any folders."""
+    """Whether the segments of a path match those of a glob: `*` stays within a folder, `**` matches any folders."""
     if not pattern:
         return not path
     if pattern == ["**"]:

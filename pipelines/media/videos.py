@@ -1,4 +1,4 @@
-"""Videos for `media.py`: open, count, decode, pick the frames shown at given times (PyAV)."""
+"""Videos: open, measure, decode, and select the frames shown at given times (PyAV)."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from pipelines.media.errors import MediaError
 from pipelines.media.pictures import MAX_PIXELS, check_size
 
 THREADS = 1
-"""Decoding threads per open video: workers are many, and each keeps to its core."""
+"""Decoding threads per open video: there are many workers, and each uses its own CPU only."""
 TOLERANCE = 1e-3
-"""Seconds by which a frame may be late for the time asked: Matroska rounds timestamps to a millisecond."""
+"""Seconds by which a frame may begin after a requested time: Matroska rounds timestamps to a millisecond."""
 SEEK_GAP = 4.0
-"""Gaps between wanted times up to this many seconds are decoded through, longer ones skipped by seeking."""
+"""Gaps between requested times of up to this many seconds are decoded, longer ones skipped by seeking."""
 SEEK_MARGIN = 0.5
-"""Seconds to seek before the time wanted, because indexes hold decoding times, which precede presentation."""
+"""Seconds to seek before a requested time, because indexes hold decoding times, which precede presentation."""
 TRUNCATED_SECONDS = 1.0
-"""A file whose last packet ends so much before the duration it promises is truncated."""
+"""A file whose last packet ends this many seconds or more before its stated duration is truncated."""
 BUFFER_BYTES = 1 << 20
 
-# FFmpeg's other demuxers read playlists, which open further files, or take any text for a video.
+# FFmpeg's other demuxers read playlists, which open further files, or accept any text as a video.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpegts,mpeg,flv,asf,ogg,h264,hevc,mp3,wav,flac"
 MOV = "mov,mp4,m4a,3gp,3g2,mj2"
 SEEKABLE = {MOV, "matroska,webm"}
@@ -38,11 +38,11 @@ TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Im
 
 @contextmanager
 def open_video(file: BinaryIO) -> Iterator[tuple[InputContainer, av.VideoStream]]:
-    """The container in a file and its main video stream.
+    """Opens the container in a file and its main video stream.
 
     Raises:
-        MediaError: no video in it (cover art of music is none), or its frames are too large.
-        av.FFmpegError: not a container that is read here.
+        MediaError: the file holds no video (the cover art of music does not count), or its frames are too large.
+        av.FFmpegError: the file is not a supported container.
     """
     options: dict[str, Any] = {
         "options": {"max_pixels": str(MAX_PIXELS)},
@@ -62,14 +62,14 @@ def open_video(file: BinaryIO) -> Iterator[tuple[InputContainer, av.VideoStream]
 def decode(
     container: InputContainer, stream: av.VideoStream, seek: float | None = None
 ) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Frames with the second at which each is first shown, from the start or from the keyframe before `seek`."""
+    """Yields frames with the second at which each is first shown, from the start or the keyframe before `seek`."""
     origin, tick = stream.start_time, stream.time_base
     assert tick is not None
     if seek is not None:
         assert origin is not None
         container.seek(origin + int(seek / tick), stream=stream)
     step = 1 / frame_rate(stream)
-    counted = container.format.name == "avi"  # AVI has no presentation times; what FFmpeg makes up is out of order
+    counted = container.format.name == "avi"  # AVI has no presentation times, and FFmpeg's are out of order
     previous: float | None = None
     for frame in container.decode(stream):
         if frame.is_corrupt:
@@ -84,7 +84,7 @@ def decode(
 
 
 def shown(container: InputContainer, stream: av.VideoStream, times: Sequence[float]) -> Iterator[av.VideoFrame]:
-    """The frame shown at each time (ascending seconds): the last that began by then, or the nearest end."""
+    """Yields the frame shown at each time (ascending seconds): the last that began by then, or the nearest end."""
     if container.format.name not in SEEKABLE or stream.start_time is None:
         yield from _select(decode(container, stream), times)
         return
@@ -96,33 +96,33 @@ def shown(container: InputContainer, stream: av.VideoStream, times: Sequence[flo
 def _decode_from(
     container: InputContainer, stream: av.VideoStream, time: float
 ) -> Iterator[tuple[float, av.VideoFrame]]:
-    """As `decode`, beginning with a frame shown at `time` or earlier."""
+    """As `decode`, starting with a frame shown at `time` or earlier."""
     if time <= SEEK_GAP:
         return decode(container, stream, seek=0.0)
     frames = decode(container, stream, seek=time - SEEK_MARGIN)
     first = next(frames, None)
-    if first is None or first[0] > time + TOLERANCE:  # the index led too far, or past the end
+    if first is None or first[0] > time + TOLERANCE:  # the index pointed too far, or past the end
         return decode(container, stream, seek=0.0)
     return itertools.chain([first], frames)
 
 
 def _select(frames: Iterator[tuple[float, av.VideoFrame]], times: Sequence[float]) -> Iterator[av.VideoFrame]:
     current: av.VideoFrame | None = None
-    waiting = list(reversed(times))
+    remaining = list(reversed(times))
     for seconds, frame in frames:
-        while current is not None and waiting and seconds > waiting[-1] + TOLERANCE:
-            waiting.pop()
+        while current is not None and remaining and seconds > remaining[-1] + TOLERANCE:
+            remaining.pop()
             yield current
-        if not waiting:
+        if not remaining:
             return
         current = frame
     if current is None:
         raise MediaError("no frame in it can be decoded")
-    yield from itertools.repeat(current, len(waiting))
+    yield from itertools.repeat(current, len(remaining))  # times after the last frame began
 
 
 def to_picture(frame: av.VideoFrame, aspect: float) -> Image.Image:
-    """The upright RGB picture of a frame whose pixels are `aspect` times as wide as high."""
+    """Converts a frame, whose pixels are `aspect` times as wide as high, to an upright RGB image with square pixels."""
     picture = frame.to_image()
     if aspect != 1:
         picture = picture.resize((max(1, round(picture.width * aspect)), picture.height), Image.Resampling.BICUBIC)
@@ -131,24 +131,24 @@ def to_picture(frame: av.VideoFrame, aspect: float) -> Image.Image:
 
 
 def pixel_aspect(stream: av.VideoStream) -> float:
-    """Width over height of a pixel; 1 where the file says nothing or nonsense."""
+    """Width over height of a pixel; 1 if the file does not state it or states an implausible value."""
     aspect = float(stream.sample_aspect_ratio or 1)
     return aspect if 0.25 <= aspect <= 4 else 1.0
 
 
 @dataclass(frozen=True)
 class Extent:
-    """How many frames a stream has and how long they last in seconds."""
+    """Number of frames of a stream, and their duration in seconds."""
 
     frames: int
     duration: float
 
 
 def measure(file: BinaryIO) -> Extent:
-    """Counts the frames of the video in a file: by its index in MP4 and MOV, by reading all packets in others.
+    """Counts the frames of the video in a file: from the index of an MP4 or MOV, from all packets of other containers.
 
     Raises:
-        MediaError: the file ends before the frames that it promises.
+        MediaError: the file is truncated.
     """
     file.seek(0)
     with open_video(file) as (container, stream):
@@ -162,7 +162,7 @@ def _read_index(file: BinaryIO, stream: av.VideoStream) -> Extent:
     end, hidden = 0, 0
     for entry in stream.index_entries:
         end = max(end, entry.pos + entry.size)
-        hidden += entry.is_discard  # cut away by an edit list
+        hidden += entry.is_discard  # an edit list cuts these frames
     if end > file.seek(0, 2):
         raise MediaError("truncated: the file ends before its last frame")
     frames = len(stream.index_entries) - hidden
@@ -181,13 +181,13 @@ def _read_packets(container: InputContainer, stream: av.VideoStream) -> Extent:
         last = max(last, starts + lasts)
         if packet.stream is stream:
             begin, end = min(begin, starts), max(end, starts + (lasts or 1 / frame_rate(stream)))
-    promised = (container.duration or 0) / av.time_base
+    stated = (container.duration or 0) / av.time_base
     began = (container.start_time or 0) / av.time_base
-    if frames < stream.frames or last - began < promised - TRUNCATED_SECONDS:
+    if frames < stream.frames or last - began < stated - TRUNCATED_SECONDS:
         raise MediaError(f"truncated: the file ends after {frames} frames, before its end")
     return Extent(frames, end - begin if end > begin else frames / frame_rate(stream))
 
 
 def frame_rate(stream: av.VideoStream) -> float:
-    """Average frames per second; 25 where the file does not tell."""
+    """Average frames per second; 25 if the file does not state it."""
     return float(stream.average_rate or stream.guessed_rate or 25)

@@ -1,9 +1,9 @@
 """One writer at a time for a set of tables.
 
-The lock is an operating-system lock on a file, so a killed run leaves nothing to clean up. For tables on disk the file
-lies beside them, and a shared disk shares the lock. For an object store it lies on the machine that runs the command
-(in a cluster the head node, where Ray jobs' entrypoints run); across clusters the scheduler has to keep runs apart, as
-`concurrencyPolicy: Forbid` does in `infra/kuberay/`.
+The lock is an operating-system lock on a file, so a killed run leaves nothing to clean up. For tables on disk, the file
+lies in their folder, and a shared disk shares the lock. For an object store, the file lies on the machine that runs the
+command (in a cluster the head node, where the entrypoints of Ray jobs run). Across clusters, the scheduler must prevent
+simultaneous runs, as `concurrencyPolicy: Forbid` does in `infra/kuberay/`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def exclusive(root: str, purpose: str = "writer") -> Iterator[None]:
 
     Args:
         root: address of the tables.
-        purpose: what only one run may do at a time.
+        purpose: activity that only one run may carry out at a time.
 
     Raises:
         BusyError: another process holds it.

@@ -1,7 +1,7 @@
-"""Every column of every table: its type, its unit, and who writes it.
+"""Every column of every table: its type, its unit, and the stage or job that writes it.
 
-Stages declare which of these columns they read and add; `stage.py` builds every batch with the types given here, so
-that a column cannot be declared under one name and written under another.
+Stages declare which of these columns they read and add, and every batch is built with the types defined here, so that a
+column cannot be declared under one name and written under another.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class Column:
-    """One column: Arrow type, owner (the stage or job that writes it) and what it holds, with its unit."""
+    """One column: its Arrow type, its owner (the stage or job that writes it), and its content with the unit."""
 
     type: pa.DataType
     owner: str
@@ -28,7 +28,7 @@ SHOTS = pa.list_(pa.struct([("start", FLOAT), ("end", FLOAT), ("frames", INT)]))
 
 
 def array_columns(name: str, owner: str, doc: str) -> dict[str, Column]:
-    """The three columns of one array: raw bytes, shape and dtype (any Parquet reader can rebuild it)."""
+    """The three columns of one array: raw bytes, shape and dtype, from which any Parquet reader can rebuild it."""
     return {
         name: Column(BINARY, owner, doc),
         f"{name}_shape": Column(SHAPE, owner, f"shape of {name}"),
@@ -37,13 +37,13 @@ def array_columns(name: str, owner: str, doc: str) -> dict[str, Column]:
 
 
 COLUMNS: dict[str, Column] = {
-    # what a source is
+    # sources
     "uri": Column(STRING, "sources", "address of the media file"),
     "source_caption": Column(STRING, "sources", "caption that came with the file, null without one"),
     "source": Column(STRING, "sources", "the --input that listed it"),
-    "source_error": Column(STRING, "sources", "in flight only: why the listing has nothing to read here"),
+    "source_error": Column(STRING, "sources", "in flight only: reason why the listing could not read the item"),
     "bytes": Column(INT, "ingest", "file size in bytes"),
-    # what a file is
+    # files
     "asset_id": Column(STRING, "ingest", "first 32 hexadecimal digits of the content's SHA-256"),
     "kind": Column(STRING, "ingest", "image or video"),
     "codec": Column(STRING, "ingest", "codec name as FFmpeg gives it"),
@@ -57,9 +57,9 @@ COLUMNS: dict[str, Column] = {
     "source_captions": Column(pa.list_(STRING), "curate", "distinct captions that came with the content"),
     "first_seen": Column(TIME, "curate", "when the content was first read"),
     "last_seen": Column(TIME, "curate", "when the content was last read"),
-    # what a clip is
+    # clips
     "shots": Column(SHOTS, "shots", "in flight only: shots of the asset, seconds and frame counts"),
-    "shots_dropped": Column(INT, "shots", "shots left out because they are shorter than the minimum"),
+    "shots_dropped": Column(INT, "shots", "shots dropped because they are shorter than the minimum"),
     "shots_by": Column(STRING, "shots", "fingerprint of the shot detector"),
     "clip_id": Column(STRING, "curate", "hash of asset, start and end"),
     "start": Column(FLOAT, "shots", "start in seconds"),
@@ -88,14 +88,14 @@ COLUMNS: dict[str, Column] = {
     "caption_long": Column(STRING, "caption", "a detailed description"),
     "caption_by": Column(STRING, "caption", "fingerprint of the captioner"),
     "caption_hash": Column(STRING, "text", "hash of the two captions that were encoded"),
-    "part": Column(STRING, "curate", "in flight only: JSON of the uncommitted Parquet parts of a batch"),
+    "part": Column(STRING, "curate", "in flight only: JSON of the uncommitted Parquet files of a batch"),
     # encodings
     "example_id": Column(STRING, "curate", "hash of clip and encoder fingerprints"),
     "bucket": Column(STRING, "latents", "frames x height x width in pixels, such as 17x64x64"),
     "bucket_frames": Column(INT, "latents", "pixel frames encoded"),
     "bucket_height": Column(INT, "latents", "pixel rows encoded"),
     "bucket_width": Column(INT, "latents", "pixel columns encoded"),
-    "bucket_fps": Column(FLOAT, "latents", "frames per second of the encoded frames (12 where it is an image)"),
+    "bucket_fps": Column(FLOAT, "latents", "frames per second of the encoded frames (12 for images)"),
     **array_columns("moments", "latents", "VAE mean and log-variance [2C, t, h, w]"),
     "latents_by": Column(STRING, "latents", "fingerprint of VAE, buckets and target rate"),
     **array_columns("short_text", "text", "features of the short caption [tokens, dim], unpadded"),
@@ -104,50 +104,50 @@ COLUMNS: dict[str, Column] = {
     # generated samples
     "sample_id": Column(STRING, "generate", "hash of prompt, seeds, place and settings"),
     "path": Column(STRING, "generate", "file of the sample, relative to the output folder"),
-    "prompt": Column(STRING, "generate", "what was asked for"),
+    "prompt": Column(STRING, "generate", "prompt of the sample"),
     "seeds": Column(SHAPE, "generate", "seed of each picture in the file; several make a grid"),
-    "asked_frames": Column(INT, "generate", "in flight only: frames to make, null where the run's own setting holds"),
-    "asked_motion": Column(FLOAT, "generate", "motion score that is asked for, null where the run's own setting holds"),
-    "first_frame": Column(STRING, "generate", "picture to continue, null where the run's own setting holds"),
-    "seconds": Column(FLOAT, "generate", "wall seconds the sample took, its share of its batch"),
+    "asked_frames": Column(INT, "generate", "in flight only: frames to generate, null for the setting of the run"),
+    "asked_motion": Column(FLOAT, "generate", "requested motion score, null for the setting of the run"),
+    "first_frame": Column(STRING, "generate", "image to continue, null for the setting of the run"),
+    "seconds": Column(FLOAT, "generate", "wall-clock seconds of the sample: its share of its batch"),
     "device_seconds": Column(FLOAT, "generate", "seconds times devices of the worker"),
-    "checkpoint": Column(STRING, "generate", "checkpoint that made it"),
+    "checkpoint": Column(STRING, "generate", "checkpoint that generated it"),
     "data_version": Column(INT, "generate", "version of `examples` that the checkpoint was trained on"),
-    "settings": Column(STRING, "generate", "JSON of everything else that the result depends on"),
+    "settings": Column(STRING, "generate", "JSON of all other settings that the result depends on"),
     # evaluation of samples
     "clip_alignment": Column(FLOAT, "metrics", "cosine of CLIP features of frames and prompt, mean over frames"),
     "temporal_flickering": Column(
         FLOAT, "metrics", "(255 - mean difference of adjacent frames) / 255, null for images"
     ),
-    "static": Column(BOOL, "metrics", "whether the video hardly moves; flickering is compared over these"),
-    "dynamic_degree": Column(FLOAT, "metrics", "1 where a video moves, 0 where not, null for images"),
+    "static": Column(BOOL, "metrics", "whether the video hardly moves; flickering is averaged over static videos only"),
+    "dynamic_degree": Column(FLOAT, "metrics", "1 if the video moves, 0 if not, null for images"),
     "dynamic_pairs": Column(INT, "metrics", "frame pairs that move"),
     "dynamic_magnitude": Column(FLOAT, "metrics", "mean over pairs of the mean of the largest 5 % of flow, pixels"),
     "subject_consistency": Column(FLOAT, "metrics", "DINO similarity to first and previous frame, null for images"),
     # the benchmark `shapes`
-    "task": Column(STRING, "judge_shapes", "what the sample is asked for: a task of pipelines/shapes_world/prompts.py"),
-    "asked": Column(STRING, "judge_shapes", "JSON of the scene that the prompt tells of"),
-    "seen": Column(STRING, "judge_shapes", "what the sample shows, in words"),
-    "right": Column(BOOL, "judge_shapes", "whether that is what was asked for; null where only motion is measured"),
-    "fault": Column(STRING, "judge_shapes", "why it is wrong, null where it is not"),
-    "color_right": Column(BOOL, "judge_shapes", "whether the largest thing has the colour asked for, of one thing"),
-    "shape_right": Column(BOOL, "judge_shapes", "whether it has the shape asked for, of one thing"),
-    "direction_right": Column(BOOL, "judge_shapes", "whether it goes where it was asked to, null for images"),
+    "task": Column(STRING, "judge_shapes", "task of the prompt, see pipelines/shapes_world/prompts.py"),
+    "asked": Column(STRING, "judge_shapes", "JSON of the scene that the prompt describes"),
+    "seen": Column(STRING, "judge_shapes", "description of what the sample shows"),
+    "right": Column(BOOL, "judge_shapes", "whether it shows what was asked for; null if only motion is measured"),
+    "fault": Column(STRING, "judge_shapes", "reason why it is wrong, null if it is right"),
+    "color_right": Column(BOOL, "judge_shapes", "of one object: whether the largest has the requested colour"),
+    "shape_right": Column(BOOL, "judge_shapes", "of one object: whether it has the requested shape"),
+    "direction_right": Column(BOOL, "judge_shapes", "whether it moves in the requested direction, null for images"),
     "color_kept": Column(BOOL, "judge_shapes", "whether it keeps its colour through the clip, null for images"),
     "shape_kept": Column(BOOL, "judge_shapes", "whether it keeps its shape through the clip, null for images"),
     "motion_measured": Column(
-        FLOAT, "judge_shapes", "its speed times the share of the frame that it covers, in the unit of motion_score"
+        FLOAT, "judge_shapes", "its speed times its share of the frame, in the unit of motion_score"
     ),
     # failures
     "stage": Column(STRING, "curate", "stage that failed"),
-    "by": Column(STRING, "curate", "fingerprint of the stage that failed; the same one is not tried again unasked"),
+    "by": Column(STRING, "curate", "fingerprint of the stage that failed, under which the row is not tried again"),
     "item": Column(STRING, "curate", "uri of a file or clip_id of a clip"),
     "error": Column(STRING, "curate", "class of the error"),
-    "message": Column(STRING, "curate", "what the error said, one line"),
-    "attempt": Column(INT, "curate", "1 for the first try"),
+    "message": Column(STRING, "curate", "message of the error, one line"),
+    "attempt": Column(INT, "curate", "1 for the first attempt"),
     "time": Column(TIME, "curate", "when it happened"),
-    # in flight only: what went wrong with this row; later stages leave such rows alone
-    "failed_stage": Column(STRING, "stage", "stage that could not do this row, null when all went well"),
+    # in flight only: the error of this row; later stages skip it
+    "failed_stage": Column(STRING, "stage", "stage that failed on this row, null if none did"),
     "failed_error": Column(STRING, "stage", "class of the error"),
     "failed_message": Column(STRING, "stage", "what the error said, one line"),
 }
@@ -184,7 +184,7 @@ PARTITIONS = {"examples": ["bucket"]}
 
 
 def table_schema(table: str) -> pa.Schema:
-    """Arrow schema of a stored table; column documentation travels as field metadata."""
+    """Arrow schema of a stored table; the documentation of its columns is stored as field metadata."""
     return pa.schema([field(name) for name in TABLES[table]])
 
 
@@ -194,6 +194,6 @@ def field(name: str) -> pa.Field:
     return pa.field(name, column.type, metadata={"doc": column.doc, "owner": column.owner})
 
 
-def derived_id(*parts: object) -> str:
-    """A 32-digit id that depends on nothing but `parts`, so that a repeated run computes the same."""
-    return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()[:32]
+def derived_id(*values: object) -> str:
+    """An id of 32 hexadecimal digits that depends only on the values, so that a repeated run computes the same id."""
+    return hashlib.sha256("\x1f".join(map(str, values)).encode()).hexdigest()[:32]

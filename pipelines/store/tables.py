@@ -145,7 +145,10 @@ class Tables:
     def append(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Adds rows in one commit. Does nothing for no rows."""
         if rows:
-            write_deltalake(self.uri(table), _table(rows, schema.table_schema(table)), mode="append")
+            # Without the documentation of the columns: Delta refuses rows whose documentation differs from the table's,
+            # which an older version of the project may have created.
+            arrow = pa.schema([field.remove_metadata() for field in schema.table_schema(table)])
+            write_deltalake(self.uri(table), _table(rows, arrow), mode="append")
 
     def upsert(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Inserts rows, or updates their columns in the table's row with the same id, in one commit.

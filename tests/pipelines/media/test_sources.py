@@ -166,7 +166,7 @@ def test_a_bad_manifest_line_is_a_source_with_an_error(tmp_path):
     ]
     errors = {source.uri: source.error for source in found if source.error is not None}
     assert list(errors) == [f"{path}#{number}" for number in (2, 3, 4, 5)]
-    assert errors[f"{path}#2"].startswith("item 2: no JSON (")
+    assert errors[f"{path}#2"].startswith("item 2: invalid JSON (")
     assert errors[f"{path}#4"] == "item 4: no uri"
 
 

@@ -1,5 +1,7 @@
 """Delta tables: what is committed is there once, what is not committed is not there, old versions stay readable."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -107,6 +109,20 @@ def test_tables_of_an_older_version_get_the_columns_that_they_lack(tmp_path, mon
     before = tables.version("clips")
     tables.create()
     assert tables.version("clips") == before, "nothing is written where nothing is missing"
+
+
+def test_tables_of_an_older_version_may_document_their_columns_otherwise(tmp_path, monkeypatch):
+    tables = Tables(tmp_path)
+    with monkeypatch.context() as older:
+        for name, column in schema.COLUMNS.items():
+            older.setitem(schema.COLUMNS, name, replace(column, doc=f"formerly {column.doc}"))
+        tables.create()
+    tables.create()
+    tables.append("failures", [dict.fromkeys(schema.TABLES["failures"])])
+    tables.upsert("clips", [{"clip_id": "a", "accepted": True}])
+    tables.commit_files("examples", tables.write_files("examples", examples("a", "b")))
+    tables.delete("examples", ["a"])
+    assert (ids(tables), tables.count("clips"), tables.count("failures")) == (["b"], 1, 1)
 
 
 def test_scan_filters_in_batches(tables):
