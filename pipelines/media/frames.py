@@ -50,8 +50,8 @@ def read_frames(
             return np.repeat(pictures.fit(pictures.decode(picture, size), size)[None], len(times), axis=0)
         with videos.open_video(file) as (container, stream):
             aspect, targets = videos.pixel_aspect(stream), sorted(set(times))
-            shown = (videos.to_picture(frame, aspect) for frame in videos.shown(container, stream, targets))
-            at = {time: pictures.fit(frame, size) for time, frame in zip(targets, shown, strict=True)}
+            images = (videos.to_picture(frame, aspect) for frame in videos.frames_at(container, stream, targets))
+            at = {time: pictures.fit(image, size) for time, image in zip(targets, images, strict=True)}
             if len({frame.shape for frame in at.values()}) > 1:
                 raise MediaError("the size of its frames changes")
     return np.stack([at[time] for time in times])

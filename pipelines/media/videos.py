@@ -83,7 +83,7 @@ def decode(
         previous = seconds
 
 
-def shown(container: InputContainer, stream: av.VideoStream, times: Sequence[float]) -> Iterator[av.VideoFrame]:
+def frames_at(container: InputContainer, stream: av.VideoStream, times: Sequence[float]) -> Iterator[av.VideoFrame]:
     """Yields the frame shown at each time (ascending seconds): the last that began by then, or the nearest end."""
     if container.format.name not in SEEKABLE or stream.start_time is None:
         yield from _select(decode(container, stream), times)

@@ -1,10 +1,10 @@
 """Small untrained models of the real classes, built from fixed seeds, so that everything runs with no network.
 
-One module a model; its `build(folder)` writes what the class's own loader reads. They are built when first needed,
-in seconds, and kept in the project's cache.
+There is one module per model; its `build(folder)` writes the files that the class's own loader reads. A model is built
+when it is first needed, within seconds, and stored in the project's cache.
 
-    fake/clip           open_clip, its own JSON configuration     clip.py
-    fake/aesthetic      linear head for fake/clip             clip.py
+    fake/clip           open_clip with its JSON configuration     clip.py
+    fake/aesthetic      linear head for fake/clip                 clip.py
     fake/raft           torchvision raft_small                    raft.py
     fake/captioner      transformers Qwen2.5-VL                   captioner.py
     fake/vae            diffusers AutoencoderKL                   vae.py
@@ -26,7 +26,7 @@ from pipelines.core.model_hub import ModelSource, cache_folder, register
 from pipelines.store.files import replacing_folder
 
 VERSION = 2
-"""Part of the cache's name; raise it when `weights.py` or `vocabulary.py` changes what is built."""
+"""Version in the path of the cache; raise it when `weights.py` or the zoo's vocabulary changes the models."""
 
 BUILDERS: dict[str, tuple[str, str]] = {
     "clip": ("tests.fakes.clip", "build"),
@@ -42,7 +42,7 @@ BUILDERS: dict[str, tuple[str, str]] = {
 
 
 def path(name: str) -> Path:
-    """The folder of a fake model; it is built where this version of it is not in the cache yet.
+    """Returns the folder of a fake model, which is built if the cache does not contain this version of it.
 
     Raises:
         ValueError: there is no such model, or the cache cannot be written.
@@ -67,7 +67,7 @@ def path(name: str) -> Path:
 
 
 def _recipe(module: str) -> str:
-    """Changes when the module that builds the model does."""
+    """Identifies the source of the module that builds a model: a changed module builds a new one."""
     spec = importlib.util.find_spec(module)
     assert spec is not None
     assert spec.origin is not None
@@ -75,5 +75,5 @@ def _recipe(module: str) -> str:
 
 
 def register_fakes() -> None:
-    """Makes fake/NAME a name of a model."""
+    """Registers the model names fake/NAME in this process."""
     register(ModelSource(prefix="fake/", find=path))

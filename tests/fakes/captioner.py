@@ -1,7 +1,7 @@
-"""fake/captioner: a Qwen2.5-VL of under a million parameters with random weights.
+"""fake/captioner: a Qwen2.5-VL of less than a million parameters with random weights.
 
-It takes pictures and chat messages as the real ones do, and answers with words that depend on the pictures and say
-nothing about them. Its own generation settings keep it to whole words, so that captions are never empty.
+It accepts images and chat messages like the real models, and answers with words that depend on the images but do not
+describe them. Its generation settings restrict it to complete words, so that captions are never empty.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PIXELS = {"shortest_edge": 56 * 56, "longest_edge": 168 * 168}
 
 
 def build(folder: Path) -> None:
-    """Writes model and processor as `AutoModelForImageTextToText` and `AutoProcessor` read them."""
+    """Writes the files that `AutoModelForImageTextToText` and `AutoProcessor` load."""
     from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
     from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 

@@ -1,9 +1,9 @@
-"""fake/clip: an open_clip ViT that nobody trained, and fake/aesthetic: a linear LAION head for it.
+"""fake/clip: an untrained open_clip ViT, and fake/aesthetic: a linear LAION head for it.
 
-Features of an untrained network are almost collinear, which would make every picture a near duplicate of every other.
-So the visual projection is set, not drawn: on seeded synthetic pictures the features before it are centred by the last
-layer norm's bias and whitened by the projection. Then pictures that look alike lie close and others do not; what the
-features mean is still arbitrary.
+Features of an untrained network are almost collinear, which would make every image a near duplicate of every other. The
+visual projection is therefore computed, not random: on seeded synthetic images, the bias of the last layer norm centres
+the features before the projection, and the projection whitens them. Similar images then have similar features and
+others do not, although the features have no meaning.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""fake/dino: a transformers ViT in DINO's form that nobody trained, with its image processor.
+"""fake/dino: an untrained transformers ViT in the form of DINO, with its image processor.
 
-Its last norm's bias is set so that features are centred over synthetic pictures; else they would all point one way.
+The bias of its last norm centres the features over synthetic images; otherwise all would point in one direction.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SIZE = 64
 
 
 def build(folder: Path) -> None:
-    """Writes the model and its processor as `AutoModel` and `AutoImageProcessor` read them."""
+    """Writes the files that `AutoModel` and `AutoImageProcessor` load."""
     import torch
     from transformers import ViTConfig, ViTImageProcessor, ViTModel
 

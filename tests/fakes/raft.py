@@ -1,4 +1,4 @@
-"""fake/raft: torchvision's raft_small with fixed random weights; the flow it gives means nothing."""
+"""fake/raft: torchvision's raft_small with fixed random weights; its flow has no meaning."""
 
 from __future__ import annotations
 

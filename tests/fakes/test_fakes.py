@@ -1,4 +1,4 @@
-"""The small models that the project builds itself: the same everywhere, and of use to the stages that load them."""
+"""The fake models: built identically everywhere, and usable by the stages that load them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import torch
 from nova_model.vae.video_vae import VideoVae
 from pipelines.core import model_hub
 from pipelines.shapes_world.zoo import vocabulary
-from tests import fakes as embedded
+from tests import fakes
 from tests.fakes import captioner, text_encoder, vae, weights
 
-OURS = {"captioner": captioner, "text_encoder": text_encoder, "vae": vae}
+MODULES = {"captioner": captioner, "text_encoder": text_encoder, "vae": vae}
 
 
 @pytest.fixture
@@ -28,16 +28,16 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    folders = {name: tmp_path_factory.mktemp(name) for name in OURS}
+    folders = {name: tmp_path_factory.mktemp(name) for name in MODULES}
     for name, folder in folders.items():
-        OURS[name].build(folder)
+        MODULES[name].build(folder)
     return folders
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", MODULES)
 def test_building_again_gives_the_same_bytes(name, built, tmp_path):
     torch.manual_seed(1)  # whatever else drew random numbers before
-    OURS[name].build(tmp_path)
+    MODULES[name].build(tmp_path)
     assert model_hub.digest(str(tmp_path)) == model_hub.digest(str(built[name]))
     assert sorted(path.suffix for path in tmp_path.rglob("*") if path.suffix in (".bin", ".pt", ".py")) == []
 
@@ -79,8 +79,8 @@ def test_a_build_that_was_killed_leaves_nothing_that_counts(cache, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(vae, "build", die)
         with pytest.raises(KeyboardInterrupt):
-            embedded.path("vae")
-    folder = embedded.path("vae")
+            fakes.path("vae")
+    folder = fakes.path("vae")
     assert model_hub.digest(str(folder)) == model_hub.digest("fake/vae")
     assert (folder / "config.json").stat().st_size > 100
 
@@ -89,17 +89,20 @@ def test_a_cache_that_cannot_be_written_names_the_remedy(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NOVA_CACHE", str(tmp_path / "file"))
     with pytest.raises(ValueError, match="NOVA_CACHE") as caught:
-        embedded.path("vae")
+        fakes.path("vae")
     assert "\n" not in str(caught.value)
 
 
 def test_every_name_has_its_builder(cache):
-    for module, _ in embedded.BUILDERS.values():
-        assert embedded._recipe(module)
+    for module, _ in fakes.BUILDERS.values():
+        assert fakes._recipe(module)
 
 
 def test_another_process_builds_the_same(cache):
-    code = "from tests import fakes; from pipelines.core import model_hub; print(model_hub.digest('fake/text_encoder'))"
+    code = (
+        "from pipelines.core import model_hub; from tests import fakes; fakes.register_fakes(); "
+        "print(model_hub.digest('fake/text_encoder'))"
+    )
     environment = {**os.environ, "NOVA_CACHE": str(cache / "other"), "PYTHONHASHSEED": "5"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == model_hub.digest("fake/text_encoder")
@@ -113,9 +116,9 @@ def test_features_tell_prompts_apart(built):
     model = AutoModel.from_pretrained(built["text_encoder"]).eval()
     prompts = ["a red circle moves left", "a blue square falls", "two dogs in the snow", "smoke over a city at night"]
     with torch.inference_mode():
-        features = [model(torch.tensor([tokenizer(each).input_ids])).last_hidden_state[0] for each in prompts]
-    assert all(each.shape[1] == 64 for each in features)
-    pooled = torch.nn.functional.normalize(torch.stack([each.mean(0) for each in features]), dim=1)
+        features = [model(torch.tensor([tokenizer(prompt).input_ids])).last_hidden_state[0] for prompt in prompts]
+    assert all(encoded.shape[1] == 64 for encoded in features)
+    pooled = torch.nn.functional.normalize(torch.stack([encoded.mean(0) for encoded in features]), dim=1)
     assert (pooled @ pooled.T - torch.eye(4)).max() < 0.8
     assert torch.cat(features).std() == pytest.approx(1.0, rel=0.05)
 
@@ -191,8 +194,8 @@ def test_the_captioner_answers_pictures_with_words(built):
     model = AutoModelForImageTextToText.from_pretrained(built["captioner"]).eval()
     answers = set()
     for level in (0, 128, 255):
-        parts = [{"type": "image", "image": np.full((64, 96, 3), level, np.uint8)}] * 2
-        message = {"role": "user", "content": [*parts, {"type": "text", "text": "Describe it."}]}
+        images = [{"type": "image", "image": np.full((64, 96, 3), level, np.uint8)}] * 2
+        message = {"role": "user", "content": [*images, {"type": "text", "text": "Describe it."}]}
         inputs = processor.apply_chat_template(
             [[message]], tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
         )

@@ -1,4 +1,4 @@
-"""fake/text_encoder: a Phi of width 64 with random weights. Its features tell prompts apart, and mean nothing."""
+"""fake/text_encoder: a Phi of width 64 with random weights. Its features distinguish prompts but have no meaning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ POSITIONS = 512
 
 
 def build(folder: Path) -> None:
-    """Writes model and tokenizer as `AutoModel` and `AutoTokenizer` read them."""
+    """Writes the files that `AutoModel` and `AutoTokenizer` load."""
     from transformers import PhiConfig, PhiModel
 
     quiet()

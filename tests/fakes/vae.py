@@ -1,12 +1,11 @@
-"""fake/vae and fake/video_vae (stride 8, 4 latent channels, one latent for 4 frames), which nobody trained.
+"""fake/vae and fake/video_vae (stride 8, 4 latent channels, one latent for 4 frames), without training.
 
-Their weights are set by hand. They keep the mean colour of every cell of 8x8 pixels and how much brighter the cell's
-right half is, and draw that back as a soft mosaic: enough to see what a generated latent shows, far from what a trained
-one keeps. The video VAE looks at every fourth frame, and what it draws fades from one to the next. All residual and
-attention branches end in zeros, so what is left is the straight path through the convolutions. The one obstacle on it
-is the last group norm with its SiLU, before the encoder's and the decoder's last convolution; there each value x
-travels as a group (x, +K, -K, -x, 0...), which a norm leaves nearly as it is for large K, and then
-silu(x) - silu(-x) = x.
+Their weights are set by hand. They encode the mean colour of every cell of 8x8 pixels and how much brighter the right
+half of the cell is, and decode both as a soft mosaic: enough to see what a generated latent shows, but far less than a
+trained VAE encodes. The video VAE encodes every fourth frame, and its decoder fades from one to the next. All residual
+and attention branches end in zeros, which leaves the straight path through the convolutions. The one obstacle on it is
+the last group norm with its SiLU, before the last convolution of encoder and decoder. There, each value x is carried by
+a group (x, +K, -K, -x, 0...), which the norm hardly changes for large K, and then silu(x) - silu(-x) = x.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ GROUPS = 4
 K = 64.0
 LUMA = (0.299, 0.587, 0.114)
 DETAIL_GAIN = 4.0
-"""The cell's left-right difference is small; this brings it to the size of the colours."""
+"""The difference between the halves of a cell is small; this scales it to the range of the colours."""
 SHARPEN = 0.25
-"""How much of the left-right difference the decoder adds."""
+"""Share of the left-right difference that the decoder adds."""
 SOFTEN = (0.0, 0.125, 0.125)
 """Weight of each neighbour after each doubling; more would let the zero padding darken the borders."""
 LATE = 0.75
-"""How much the video VAE's first doubling in time sees of the step before: a latent is that of the last of its four
-frames, and would be shown earlier without. This share comes nearest to straight fades between latents."""
+"""Weight of the previous step in the first temporal upsampling of the video VAE: a latent encodes the last of its four
+frames, and would appear too early otherwise. This value comes closest to linear fades between latents."""
 LOG_VARIANCE = -12.0
 SCALING = 2.0
-"""Latents of photos and of drawn shapes have a standard deviation of 0.5."""
+"""Latents of photos and of drawn shapes have a standard deviation of about 0.5."""
 
 
 def build(folder: Path) -> None:
-    """Writes the autoencoder as `AutoencoderKL.from_pretrained` reads it."""
+    """Writes the files that `AutoencoderKL.from_pretrained` loads."""
     from diffusers import AutoencoderKL
 
     quiet()
@@ -54,7 +53,7 @@ def build(folder: Path) -> None:
 
 
 def build_video(folder: Path) -> None:
-    """Writes the causal video VAE as `VideoVae.from_pretrained` reads it."""
+    """Writes the files that `VideoVae.from_pretrained` loads."""
     from nova_model.vae.video_vae import VideoVae
 
     quiet()
@@ -77,12 +76,12 @@ def _set(vae: Any, folder: Path) -> None:
 
 
 def _plane(conv: Any) -> Any:
-    """A kernel's weights [out, in, height, width]; of a causal one those that look at the frame itself."""
+    """A kernel's weights [out, in, height, width]; of a causal kernel, those for the current frame."""
     return conv.weight[:, :, -1] if conv.weight.ndim == 5 else conv.weight
 
 
 def _straighten(vae: nn.Module) -> None:
-    """Closes residual and attention branches, and lets every channel pass through everything else."""
+    """Closes residual and attention branches, and makes all other convolutions pass every channel on."""
     for name, module in vae.named_modules():
         last = name.rpartition(".")[2]
         if last == "conv2" or name.endswith("to_out.0"):
@@ -94,7 +93,7 @@ def _straighten(vae: nn.Module) -> None:
 
 
 def _set_encoder(encoder: Any) -> None:
-    """Means of 2x2 pixels three times: red, green, blue, and the right-left difference of brightness."""
+    """Averages 2x2 pixels three times: red, green, blue, and the right-left difference of brightness."""
     first, second, third = (block.downsamplers[0].conv for block in encoder.down_blocks[:3])
     for conv in (first, second, third):
         _clear(conv)
@@ -108,7 +107,7 @@ def _set_encoder(encoder: Any) -> None:
 
 
 def _set_decoder(decoder: Any) -> None:
-    """Each doubling repeats pixels and softens; the first one also adds the right-left difference."""
+    """Each upsampling repeats pixels and softens them; the first one also adds the right-left difference."""
     import torch
 
     first, second, third = (block.upsamplers[0].conv for block in decoder.up_blocks[:3])
@@ -125,16 +124,16 @@ def _set_decoder(decoder: Any) -> None:
     _pass_norm(decoder, 3, third, decoder.up_blocks[3].resnets[-1].conv2)
 
 
-def _pass_norm(part: Any, count: int, before: Any, constants: Any) -> None:
+def _pass_norm(network: Any, count: int, before: Any, constants: Any) -> None:
     """Carries values through the last norm and SiLU: channel 0 of group g minus its channel 3 is output g.
 
     Args:
-        part: encoder or decoder.
-        count: values to carry, the first outputs of `before`, each then in a group of its own.
+        network: encoder or decoder.
+        count: number of values to carry: the first outputs of `before`, each of which gets its own group.
         before: the last convolution on the path.
-        constants: a convolution behind it whose biases become the groups' constants.
+        constants: a later convolution, whose biases become the constants of the groups.
     """
-    norm, last = part.conv_norm_out, part.conv_out
+    norm, last = network.conv_norm_out, network.conv_out
     size = norm.num_channels // GROUPS
     norm.weight.fill_(K * (2 / size) ** 0.5)  # the group's standard deviation, which the norm divides by
     kernels = _plane(before)[:count].clone()

@@ -1,4 +1,4 @@
-"""Fixed weights that depend on a seed and the parameters' names alone: not on torch's version or the machine."""
+"""Fixed weights that depend only on a seed and the names of the parameters, not on the version of torch."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 def fill(model: nn.Module, seed: int, gain: float = 1.0) -> None:
     """Sets every parameter: matrices and kernels normal with variance gain^2 / fan-in, scales 1, biases 0.
 
-    Tables of embeddings ([entries, width], looked up, not multiplied) get variance gain^2. Every parameter draws from
-    a generator of its own, so the order in which a library registers them does not matter.
+    Embedding tables ([entries, width], which are looked up, not multiplied) get variance gain^2. Every parameter has
+    its own generator, so the order in which a library registers parameters does not matter.
 
     Args:
         model: its parameters are overwritten.
-        seed: of all draws.
+        seed: seed of all generators.
         gain: 1 keeps the variance of independent inputs through a linear layer.
     """
     import torch
     from torch import nn
 
-    tables = {id(each.weight) for each in model.modules() if isinstance(each, nn.Embedding)}
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim < 2:

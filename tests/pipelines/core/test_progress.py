@@ -61,7 +61,7 @@ def meter(monkeypatch: pytest.MonkeyPatch) -> Meter:
     return Meter()
 
 
-def shown(
+def drawn(
     meter: Meter,
     stages: list[str],
     total: int | None,
@@ -77,7 +77,7 @@ def shown(
 
 
 def test_the_last_totals_are_drawn_even_after_a_very_short_run(meter: Meter) -> None:
-    output = shown(meter, ["motion"], 3, lambda: meter.add("motion", 3, 1, 0.1), terminal=True)
+    output = drawn(meter, ["motion"], 3, lambda: meter.add("motion", 3, 1, 0.1), terminal=True)
     assert "3/3" in output
     assert "1 failed" in output
 
@@ -93,12 +93,12 @@ def test_a_log_gets_a_line_for_all_stages_at_intervals(meter: Meter, monkeypatch
         meter.add("caption", 2, 0, 1.0)
         wait_until(lambda: output.getvalue().count("motion 7/?  caption 2/?\n") >= 2)
 
-    lines = shown(meter, ["motion", "caption"], None, work, terminal=False, output=output).splitlines()
+    lines = drawn(meter, ["motion", "caption"], None, work, terminal=False, output=output).splitlines()
     assert set(lines) <= {"motion 0/?  caption 0/?", "motion 7/?  caption 0/?", "motion 7/?  caption 2/?"}
 
 
 def test_a_log_gets_no_line_for_a_very_short_run(meter: Meter) -> None:
-    assert shown(meter, ["motion"], 3, lambda: meter.add("motion", 3, 0, 0.1), terminal=False) == ""
+    assert drawn(meter, ["motion"], 3, lambda: meter.add("motion", 3, 0, 0.1), terminal=False) == ""
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -111,6 +111,6 @@ def test_an_error_passes_through_and_the_painter_ends(terminal: bool, meter: Met
         raise RuntimeError("a bug")
 
     with pytest.raises(RuntimeError, match="a bug"):
-        shown(meter, ["motion"], 3, work, terminal=terminal)
+        drawn(meter, ["motion"], 3, work, terminal=terminal)
     assert started
     wait_until(lambda: not any(thread.is_alive() for thread in started))

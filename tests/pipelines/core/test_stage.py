@@ -34,8 +34,8 @@ def test_failed_rows_are_left_alone_by_later_stages():
 
 def test_fresh_rows_are_not_computed_again_and_stale_ones_are():
     first = apply(Doubler(), None, rows(1))
-    kept = apply(Doubler(), None, [{**first[0], "motion_score": 99.0}])
-    assert kept[0]["motion_score"] == 99.0
+    fresh = apply(Doubler(), None, [{**first[0], "motion_score": 99.0}])
+    assert fresh[0]["motion_score"] == 99.0
     assert apply(Doubler(factor=3.0), None, first)[0]["motion_score"] == 3.0
 
 

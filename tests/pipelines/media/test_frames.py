@@ -1,4 +1,4 @@
-"""A wrong time, size, rotation or colour here would silently spoil every score and every training example."""
+"""Files are probed, decoded and written exactly: a wrong time, size or colour would spoil every training example."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def test_every_container_gives_its_facts_and_the_frame_at_each_time(tmp_path, na
     assert (info.kind, info.width, info.height, info.rotation) == ("video", 96, 64, 0)
     assert (info.frames, info.fps) == (50, pytest.approx(fps, abs=0.1))
     assert info.duration == pytest.approx(50 / fps, abs=0.002)
-    wanted = [49, 0, 7, 23, 24, 31]
-    assert codes(path, [index / fps for index in wanted]) == wanted
-    assert codes(path, [(index + 0.9) / fps for index in wanted]) == wanted
+    indices = [49, 0, 7, 23, 24, 31]
+    assert codes(path, [index / fps for index in indices]) == indices
+    assert codes(path, [(index + 0.9) / fps for index in indices]) == indices
 
 
 @pytest.mark.parametrize(
@@ -212,8 +212,8 @@ def test_variable_frame_rate_follows_the_timestamps(tmp_path):
 @pytest.mark.parametrize("keyframes", ["24", "1000"])
 def test_seeking_gives_the_same_frames_as_decoding_through(tmp_path, suffix, keyframes):
     path = write_container(tmp_path / f"v.{suffix}", coded_frames(480, height=16, width=96), options={"g": keyframes})
-    wanted = [3, 150, 151, 152, 260, 265, 479]
-    assert codes(path, [index / 24 for index in wanted]) == wanted
+    indices = [3, 150, 151, 152, 260, 265, 479]
+    assert codes(path, [index / 24 for index in indices]) == indices
     assert codes(path, [19.0]) == [456]
 
 
@@ -227,9 +227,9 @@ def test_late_times_are_sought_and_not_decoded_through(tmp_path, monkeypatch):
 
 
 def test_an_edit_list_cuts_what_it_cuts(tmp_path):
-    whole = write_container(tmp_path / "whole.mp4", coded_frames(48), options={"bf": "0", "g": "100"})
+    complete = write_container(tmp_path / "complete.mp4", coded_frames(48), options={"bf": "0", "g": "100"})
     path = tmp_path / "cut.mp4"
-    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+    with av.open(str(complete)) as source, av.open(str(path), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.size:
@@ -244,10 +244,10 @@ def test_an_edit_list_cuts_what_it_cuts(tmp_path):
 
 def test_a_stream_gives_every_frame_with_its_time(tmp_path):
     path = write_container(tmp_path / "v.mp4", coded_frames(40, height=128, width=192), fps=30)
-    seen = list(stream_frames(str(path), short_side=32))
-    assert [read_code(frame) for _, frame in seen] == list(range(40))
-    assert [seconds for seconds, _ in seen] == pytest.approx([index / 30 for index in range(40)])
-    assert seen[0][1].shape == (32, 48, 3)
+    streamed = list(stream_frames(str(path), short_side=32))
+    assert [read_code(frame) for _, frame in streamed] == list(range(40))
+    assert [seconds for seconds, _ in streamed] == pytest.approx([index / 30 for index in range(40)])
+    assert streamed[0][1].shape == (32, 48, 3)
 
 
 # Geometry and colour
@@ -261,9 +261,9 @@ def test_display_rotation_is_applied(tmp_path, rotation):
     info = probe(str(path))
     assert (info.width, info.height, info.rotation) == (96, 64, rotation % 360)
     expected = np.rot90(frames[0], rotation // 90)
-    shown = read_frames(str(path), [0.1])[0]
-    assert shown.shape == expected.shape
-    assert np.abs(shown.astype(int) - expected).mean() < 8
+    decoded = read_frames(str(path), [0.1])[0]
+    assert decoded.shape == expected.shape
+    assert np.abs(decoded.astype(int) - expected).mean() < 8
     _, streamed = next(iter(stream_frames(str(path), short_side=64)))
     assert np.abs(streamed.astype(int) - expected).mean() < 8
 
@@ -289,9 +289,9 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
         7: pixels[::-1, ::-1].swapaxes(0, 1),
         8: pixels.swapaxes(0, 1)[::-1],
     }[orientation]
-    shown = read_frames(str(path))[0]
-    np.testing.assert_array_equal(shown, expected)
-    np.testing.assert_array_equal(shown, mirrored)
+    decoded = read_frames(str(path))[0]
+    np.testing.assert_array_equal(decoded, expected)
+    np.testing.assert_array_equal(decoded, mirrored)
 
 
 def test_short_side_keeps_the_aspect_and_crop_is_exact_and_centred(tmp_path):
@@ -326,9 +326,9 @@ def test_transparency_becomes_white_and_16_bits_are_scaled(tmp_path):
     pixels = np.zeros((8, 8, 4), np.uint8)
     pixels[:, 4:, 3] = 255
     Image.fromarray(pixels).save(tmp_path / "alpha.png")
-    shown = read_frames(str(tmp_path / "alpha.png"))[0]
-    assert (shown[:, :4] == 255).all()
-    assert (shown[:, 4:] == 0).all()
+    decoded = read_frames(str(tmp_path / "alpha.png"))[0]
+    assert (decoded[:, :4] == 255).all()
+    assert (decoded[:, 4:] == 0).all()
     Image.fromarray(np.full((8, 8), 128 << 8, np.uint16)).save(tmp_path / "deep.png")
     assert (read_frames(str(tmp_path / "deep.png")) == 128).all()
 
@@ -413,8 +413,8 @@ def test_written_videos_keep_colour_size_rate_and_number(tmp_path, colour):
     path = str(tmp_path / "deep" / "v.mp4")
     info = probe(path)
     assert (info.codec, info.width, info.height, info.frames, info.fps) == ("h264", 48, 32, 10, 12.5)
-    shown = read_frames(path, [index / 12.5 for index in range(10)])
-    assert np.abs(shown.astype(int) - frames).max() <= 4
+    decoded = read_frames(path, [index / 12.5 for index in range(10)])
+    assert np.abs(decoded.astype(int) - frames).max() <= 4
     with av.open(path) as container:
         assert container.streams.video[0].pix_fmt == "yuv420p"
 
@@ -425,8 +425,8 @@ def test_full_chroma_keeps_colours_that_change_from_pixel_to_pixel(tmp_path):
     apart = {}
     for full in (False, True):
         write_video(tmp_path / "v.mp4", frames, 12, crf=1, full_chroma=full)
-        shown = read_frames(str(tmp_path / "v.mp4"), [0.2])[0].astype(int)
-        apart[full] = np.abs(shown[:, 0::2, 0] - shown[:, 1::2, 0]).mean()
+        decoded = read_frames(str(tmp_path / "v.mp4"), [0.2])[0].astype(int)
+        apart[full] = np.abs(decoded[:, 0::2, 0] - decoded[:, 1::2, 0]).mean()
     assert apart[True] == pytest.approx(140, abs=10)
     assert apart[False] < 70, "at half the resolution there is one colour for both"
 

@@ -35,11 +35,11 @@ def names(where: str | Path, folder: Path, **settings: bool) -> list[str]:
 def test_a_folder_gives_media_in_order_and_counts_the_rest(tmp_path):
     touch(tmp_path, "b.PNG", "a.mp4", "z/deep/c.webm", "m.jpg", "notes.md", "z/x.json", ".hidden.png", ".git/d.png")
     listing = list_sources(str(tmp_path))
-    found = list(listing)
-    assert [os.path.relpath(source.uri, tmp_path) for source in found] == ["a.mp4", "b.PNG", "m.jpg", "z/deep/c.webm"]
+    sources = list(listing)
+    assert [os.path.relpath(source.uri, tmp_path) for source in sources] == ["a.mp4", "b.PNG", "m.jpg", "z/deep/c.webm"]
     assert listing.ignored == 2
     modified = os.stat(tmp_path / "a.mp4").st_mtime_ns / 1e9  # getmtime rounds otherwise
-    assert found[0] == Source(uri=str(tmp_path / "a.mp4"), bytes=5, modified=modified)
+    assert sources[0] == Source(uri=str(tmp_path / "a.mp4"), bytes=5, modified=modified)
     assert names(tmp_path, tmp_path, recursive=False) == ["a.mp4", "b.PNG", "m.jpg"]
 
 
@@ -159,12 +159,12 @@ def test_manifests_give_captions_and_resolve_addresses(tmp_path, kind):
 def test_a_bad_manifest_line_is_a_source_with_an_error(tmp_path):
     path = tmp_path / "media.jsonl"
     path.write_text('{"uri": "a.png"}\n{"uri": \n[1]\n{"uri": ""}\n{"uri": "b.png", "caption": 3}\n{"uri": "c.png"}\n')
-    found = list(list_sources(str(path)))
-    assert [source.uri for source in found if source.error is None] == [
+    sources = list(list_sources(str(path)))
+    assert [source.uri for source in sources if source.error is None] == [
         str(tmp_path / "a.png"),
         str(tmp_path / "c.png"),
     ]
-    errors = {source.uri: source.error for source in found if source.error is not None}
+    errors = {source.uri: source.error for source in sources if source.error is not None}
     assert list(errors) == [f"{path}#{number}" for number in (2, 3, 4, 5)]
     assert errors[f"{path}#2"].startswith("item 2: invalid JSON (")
     assert errors[f"{path}#4"] == "item 4: no uri"
@@ -223,9 +223,9 @@ def test_locked_folders_do_not_hide_the_rest(tmp_path, monkeypatch):
         return original(folder)
 
     monkeypatch.setattr(pyarrow.fs, "FileSelector", refuse)
-    found = list(list_sources(str(tmp_path)))
-    assert [source.error is None for source in found] == [True, False, True]
-    assert found[1].uri == str(tmp_path / "locked")
+    sources = list(list_sources(str(tmp_path)))
+    assert [source.error is None for source in sources] == [True, False, True]
+    assert sources[1].uri == str(tmp_path / "locked")
     with pytest.raises(ValueError, match=r"cannot read .*Permission denied"):
         list_sources(str(tmp_path / "locked"))
 
