@@ -2,4 +2,5 @@
 
 from nova_model.torchvision_ops import install
 
+# Stages import torchvision in Ray's workers, which import this package first.
 install()

@@ -1,1 +1,1 @@
-"""What a stage is, how stages run on Ray, their progress, and where models come from."""
+"""What a stage is, how Ray runs stages and shows their progress, where models come from, and the text encoder."""

@@ -1,4 +1,4 @@
-"""A version of `examples` becomes training batches, in an order that is a pure function of seed and step.
+"""Turns a version of `examples` into training batches, in an order that is a pure function of seed and step.
 
 There is no generator state: batch `n` of a plan always consists of the same examples, whichever worker reads it and
 however many workers share it. The data position of a checkpoint is therefore one number, a resumed run reads exactly

@@ -1,1 +1,1 @@
-"""Media files: probed, decoded, written, and listed."""
+"""Media files: listed, probed, decoded, and written."""

@@ -1,4 +1,4 @@
-"""The one error that media raise, and the translation of the libraries' errors into it."""
+"""`MediaError`, the one error of media files, and the translation of the libraries' errors into it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The tables: their schema, Delta, locks, and the index of ids."""
+"""Delta tables with their schema, lock and id index; files, folders and filesystems."""
