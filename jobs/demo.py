@@ -21,7 +21,7 @@ from jobs.runtime import tracking
 from jobs.runtime.tracking import Run
 from jobs.shapes_world import benchmark
 from jobs.shapes_world.audit import audit_corpus
-from jobs.shapes_world.corpus import ShapesConfig, enough, write
+from jobs.shapes_world.corpus import ShapesConfig, check_items, write
 from jobs.train.config import TrainConfig, TrainingConfig
 from jobs.train.job import train
 from pipelines.curation.stages import Curation
@@ -70,7 +70,7 @@ class DemoConfig:
     """As `nova evaluate`; samples and output are the demo's own."""
 
     def __post_init__(self) -> None:
-        enough("--items", self.items)
+        check_items("--items", self.items)
 
 
 def run(config: DemoConfig) -> int:

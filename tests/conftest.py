@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from pipelines.shapes_world import zoo
 from tests.fakes import register_fakes
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 register_fakes()
+zoo.register()
 
 SHARED = Path(__file__).parents[2] / "shared"
 

@@ -23,10 +23,13 @@ from pipelines.curation.text_features import TextFeatures
 from pipelines.evaluation.metrics.clip_alignment import ClipAlignment
 from pipelines.evaluation.metrics.dynamic_degree import DynamicDegree
 from pipelines.evaluation.metrics.subject_consistency import SubjectConsistency
+from pipelines.shapes_world import zoo
 from pipelines.shapes_world.zoo import captioner
 
 CALIBRATION = 16.0
 """Factor of motion scores in the shapes world, so that they span the scores that samples are asked for."""
+
+zoo.register()  # the recipes below name its models
 
 
 def debug() -> Recipe:

@@ -42,12 +42,12 @@ def audit_corpus(place: str, tables: Tables) -> Audit | None:
     is_complete = bool(place) and (path.is_dir() or path.name == "manifest.jsonl")
     if not is_complete or not all((corpus / name).is_file() for name in (NOTE, TRUTH)):
         return None
-    findings = audit.compare(tables, audit.read_truth(corpus / TRUTH), corpus)
+    result = audit.compare(tables, audit.read_truth(corpus / TRUTH), corpus)
     return Audit(
-        lines=[f"{AuditSection.title}:", *(f"  {line}" for line in audit.lines(findings))],
-        metrics=audit.numbers(findings),
+        lines=[f"{AuditSection.title}:", *(f"  {line}" for line in audit.lines(result))],
+        metrics=audit.metrics(result),
         section=AuditSection(
             source=str(corpus),
-            table=Table(("ground truth", "in all", "found"), audit.rows(findings), frozenset({1})),
+            table=Table(("ground truth", "in all", "found"), audit.rows(result), frozenset({1})),
         ),
     )

@@ -1,4 +1,4 @@
-"""`nova shapes`: a corpus of the shapes world, whose truth is known, for `nova curate`.
+"""`nova shapes`: writes a corpus of the shapes world, with its ground truth, for `nova curate`.
 
 nova shapes --items 3000 --output work/shapes
 nova curate --recipe shapes --input work/shapes/manifest.jsonl --tables work/tables
@@ -12,20 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.progress import track
+
 from jobs import settings
+from pipelines.shapes_world.corpus import write_corpus
 from pipelines.store.files import replacing_folder
 from pipelines.store.folders import check_output_folder
 
 NOTE = "corpus.json"
-"""What the corpus was asked to be."""
-LEAST = 20
+"""File with the options that the corpus was written with."""
+MIN_ITEMS = 20
 SHARES = ("video_share", "simple_share", "textured_share")
-"""Options that are shares; the notes of older corpora do not name all of them."""
+"""Options that are shares. Those added later are absent from the notes of older corpora and count as 0 there."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShapesConfig:
-    """Writes png and mp4 files of the shapes world, some ugly, duplicated or broken on purpose, and the truth of each.
+    """Writes png and mp4 files of the shapes world, some ugly, duplicated or broken on purpose, and their ground truth.
 
     The same options give the same bytes. Example: nova shapes --items 3000 --output work/shapes
     """
@@ -33,21 +36,21 @@ class ShapesConfig:
     output: str = ""
     """Folder: media/, manifest.jsonl (for nova curate), truth.jsonl."""
     items: int = 120
-    """Files."""
+    """Number of files."""
     seed: int = 0
-    """Of what is in them."""
+    """Seed of their content."""
     video_share: float = 0.6
-    """Of the files; the others are pictures."""
+    """Share of the files that are videos; the others are pictures."""
     simple_share: float = 0.0
-    """Of the scenes: one thing alone, still or moving straight. Shapes are learnt from these sooner."""
+    """Share of the scenes that show one thing alone, still or moving straight, from which shapes are learnt sooner."""
     textured_share: float = 0.0
-    """Of those: on textured ground, not on a plain one."""
+    """Share of the simple scenes that have a textured background instead of a plain one."""
 
     def check(self) -> None:
-        """Raises ValueError where the options make no sense."""
+        """Raises ValueError for options that make no sense."""
         if not self.output:
             raise ValueError("--output is missing; give a folder for the corpus")
-        enough("--items", self.items)
+        check_items("--items", self.items)
         if self.seed < 0:
             raise ValueError(f"--seed {self.seed}: a number from 0 on")
         for name in SHARES:
@@ -57,14 +60,14 @@ class ShapesConfig:
             raise ValueError("--textured-share is of simple scenes, of which there are none; give --simple-share, too")
 
 
-def enough(option: str, items: int) -> None:
-    """Raises ValueError where a corpus of so many files would lack a kind of them."""
-    if items < LEAST:
-        raise ValueError(f"{option} {items}: at least {LEAST}, so that something of each kind is there")
+def check_items(option: str, items: int) -> None:
+    """Raises ValueError for a corpus that is too small to have files of every kind."""
+    if items < MIN_ITEMS:
+        raise ValueError(f"{option} {items}: at least {MIN_ITEMS}, so that the corpus has files of every kind")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Reads the command line and writes the corpus."""
+    """Runs a command line; returns 0."""
     config = settings.parse(ShapesConfig, args=list(arguments), prog="nova shapes")
     config.check()
     print(f"corpus: {write(config)}")
@@ -72,29 +75,25 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def write(config: ShapesConfig) -> Path:
-    """Writes the corpus, in one move, and returns the path of its manifest; a finished one stays.
+    """Writes the corpus and returns the path of its manifest; a corpus with the same options is left as it is.
 
     Raises:
-        ValueError: the folder holds something else.
+        ValueError: the folder holds other files, or a corpus with other options.
     """
-    from rich.progress import track
-
-    from pipelines.shapes_world import write_corpus
-
     output = Path(config.output).expanduser().absolute()
     check_output_folder(output, "--output", markers=(NOTE,), allow_hidden=False)
-    asked: dict[str, Any] = {name: getattr(config, name) for name in ("items", "seed", *SHARES)}
+    options: dict[str, Any] = {name: getattr(config, name) for name in ("items", "seed", *SHARES)}
     if (output / NOTE).exists():
-        _same(output, asked)
+        _check_same(output, options)
         return output / "manifest.jsonl"
     with replacing_folder(output) as folder:
-        write_corpus(folder, **asked, watched=lambda indices: track(indices, "drawing"))
-        (folder / NOTE).write_text(json.dumps(asked) + "\n")
+        write_corpus(folder, **options, progress=lambda indices: track(indices, "drawing"))
+        (folder / NOTE).write_text(json.dumps(options) + "\n")
     return output / "manifest.jsonl"
 
 
-def _same(output: Path, asked: dict[str, Any]) -> None:
-    """Raises ValueError unless a folder holds the corpus that is asked for."""
-    held = dict.fromkeys(SHARES, 0.0) | json.loads((output / NOTE).read_text())
-    if held != asked:
-        raise ValueError(f"--output {output} holds a corpus of {held}; give another folder for {asked}")
+def _check_same(output: Path, options: dict[str, Any]) -> None:
+    """Raises ValueError where a folder holds a corpus that was written with other options."""
+    present = dict.fromkeys(SHARES, 0.0) | json.loads((output / NOTE).read_text())
+    if present != options:
+        raise ValueError(f"--output {output} holds a corpus of {present}; give another folder for {options}")

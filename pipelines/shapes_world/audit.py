@@ -1,16 +1,15 @@
-"""How much of what the corpus planted curation found: the tables, held against truth.jsonl.
+"""Compares curated tables with the ground truth of a corpus, its truth.jsonl.
 
-    >>> findings = compare(tables, read_truth("corpus/truth.jsonl"))
-    >>> print("\\n".join(lines(findings)))
+    >>> audit = compare(tables, read_truth("corpus/truth.jsonl"))
+    >>> print("\\n".join(lines(audit)))
 
-What counts as found:
+What counts as correct:
 
     ugly       none of its clips is accepted, and beauty is a reason
-    duplicate  a pair of files: exact ones are one asset; near ones are two, and clips of theirs share a group
+    duplicate  exact copies are one asset; near copies are two assets, and clips of both share a group
     broken     it is among the failures
-    misnamed   it is read: its content is good, only the name's ending is wrong, and what a file is follows from its
-               content
-    still      a video without motion, rejected for it
+    misnamed   it is read: only its extension is wrong, and curation goes by the content of a file
+    still      a video without motion is rejected for it
     cut        a clip begins or ends within a frame of it
 """
 
@@ -24,14 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.curation import filters as decide
-from pipelines.shapes_world.findings import Findings, Match, Share, both, lines, numbers, rows
+from pipelines.curation.filters import category
+from pipelines.shapes_world.audit_report import CurationAudit, Match, Share, lines, metrics, pooled, rows
 
 if TYPE_CHECKING:
     from pipelines.core.stage import Row
     from pipelines.store.tables import Tables
 
-__all__ = ["Findings", "Match", "Share", "both", "compare", "lines", "numbers", "read_truth", "rows"]
+__all__ = ["CurationAudit", "Match", "Share", "compare", "lines", "metrics", "pooled", "read_truth", "rows"]
 
 TOLERANCE = 1
 """Frames that a cut may be off."""
@@ -42,17 +41,17 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class _Item:
-    """A file of the corpus and what the tables say of it."""
+    """A file of the corpus and its rows in the tables."""
 
     truth: Row
     asset: Row | None
     clips: Sequence[Row]
-    """In the order of time."""
+    """Ordered by time."""
     failed: bool
 
     @property
     def family(self) -> str:
-        """The file that it is a copy of, or itself."""
+        """The file that it is a copy of, or its own name."""
         return self.truth["duplicate_of"] or self.truth["uri"]
 
     @property
@@ -69,34 +68,34 @@ class _Item:
 
 
 def read_truth(path: str | Path) -> list[Row]:
-    """The lines of a corpus' truth.jsonl; `corpus.Truth` says what they hold."""
+    """The lines of a corpus' truth.jsonl, with the fields of `corpus.Truth`."""
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
-def compare(tables: Tables, truth: Sequence[Row], folder: str | Path | None = None) -> Findings:
-    """Holds curated tables against what is true of the corpus.
+def compare(tables: Tables, truth: Sequence[Row], folder: str | Path | None = None) -> CurationAudit:
+    """Compares curated tables with the ground truth of a corpus.
 
     Args:
-        tables: into which this corpus was curated.
-        truth: from `read_truth`.
-        folder: where the corpus lay, so that its files are told from those of other sources in the tables; by default
-            files are known by their names alone, wherever the corpus lies.
+        tables: the tables that this corpus was curated into.
+        truth: ground truth from `read_truth`.
+        folder: folder of the corpus when it was curated, which distinguishes its files from those of other sources in
+            the tables. By default, files are identified by their names alone, wherever the corpus is.
     """
     items = _items(tables, truth, folder)
     by_label: dict[str, list[_Item]] = defaultdict(list)
     for item in items:
         by_label[item.truth["label"]].append(item)
     ugly, good = by_label["ugly"], [*by_label["clean"], *by_label["misnamed"]]
-    whole = [item for item in items if item.truth["label"] != "broken"]
-    return Findings(
+    readable = [item for item in items if item.truth["label"] != "broken"]
+    return CurationAudit(
         ugly=_share(item.rejected_for("aesthetic") for item in ugly),
         ugly_rejected=_share(item.rejected for item in ugly),
-        exact=_match(_same_asset(whole), _copies(whole, near=False)),
-        near=_match(_same_group(whole), _copies(whole, near=True)),
+        exact=_match(_same_asset(readable), _copies(readable, near=False)),
+        near=_match(_same_group(readable), _copies(readable, near=True)),
         broken=_share(item.failed for item in by_label["broken"]),
         misnamed=_share(bool(item.clips) for item in by_label["misnamed"]),
         still=_share(item.rejected_for("motion") for item in good if item.still),
-        cuts=_cuts(whole),
+        cuts=_cuts(readable),
         good=len(good),
         wrongly_rejected=_wrongly_rejected(good, items),
     )
@@ -104,7 +103,7 @@ def compare(tables: Tables, truth: Sequence[Row], folder: str | Path | None = No
 
 def _items(tables: Tables, truth: Sequence[Row], folder: str | Path | None) -> list[_Item]:
     def name(uri: str) -> str:
-        """Such as media/00001.mp4."""
+        """The name in the corpus, such as media/00001.mp4."""
         return "/".join(uri.split("/")[-2:]) if folder is None else uri.removeprefix(f"{folder}/")
 
     assets: dict[str, Row] = {}
@@ -117,22 +116,22 @@ def _items(tables: Tables, truth: Sequence[Row], folder: str | Path | None) -> l
     items = []
     for row in truth:
         asset = assets.get(row["uri"])
-        mine = sorted(clips[asset["asset_id"]], key=lambda clip: clip["start"]) if asset else []
-        items.append(_Item(row, asset, mine, row["uri"] in failed))
+        ordered = sorted(clips[asset["asset_id"]], key=lambda clip: clip["start"]) if asset else []
+        items.append(_Item(row, asset, ordered, row["uri"] in failed))
     return items
 
 
 def _category(clip: Row) -> str:
-    return decide.category(clip["reason"] or "undecided")
+    return category(clip["reason"] or "undecided")
 
 
-def _share(held: Iterable[bool]) -> Share:
-    answers = list(held)
-    return Share(sum(answers), len(answers))
+def _share(answers: Iterable[bool]) -> Share:
+    listed = list(answers)
+    return Share(sum(listed), len(listed))
 
 
-def _match(found: set[Pair], planted: set[Pair]) -> Match:
-    return Match(len(found & planted), len(found), len(planted))
+def _match(detected: set[Pair], expected: set[Pair]) -> Match:
+    return Match(len(detected & expected), len(detected), len(expected))
 
 
 def _pairs(names: Iterable[str]) -> set[Pair]:
@@ -140,8 +139,8 @@ def _pairs(names: Iterable[str]) -> set[Pair]:
 
 
 def _copies(items: Sequence[_Item], *, near: bool) -> set[Pair]:
-    """Pairs of a file and its copies. Two near copies of one file are made alike, so they are exact ones of each
-    other."""
+    """Pairs of a file and its copies. All near copies of a file are written by the same steps, so that two of them are
+    exact copies of each other."""
     families: dict[str, list[_Item]] = defaultdict(list)
     for item in items:
         families[item.family].append(item)
@@ -168,19 +167,19 @@ def _same_group(items: Sequence[_Item]) -> set[Pair]:
 
 
 def _cuts(items: Sequence[_Item]) -> Match:
-    """Over the videos, each content once."""
-    seen: set[str] = set()
-    right = found = planted = 0
+    """Over the videos; copies of one content count once."""
+    counted: set[str] = set()
+    correct = detected = expected = 0
     for item in items:
         content = item.asset["asset_id"] if item.asset else item.truth["uri"]
-        if content in seen or item.truth["kind"] != "video":
+        if content in counted or item.truth["kind"] != "video":
             continue
-        seen.add(content)
+        counted.add(content)
         edges = _edges(item)
-        right += _near_each_other(edges, item.truth["cuts"])
-        found += len(edges)
-        planted += len(item.truth["cuts"])
-    return Match(right, found, planted)
+        correct += _paired(edges, item.truth["cuts"])
+        detected += len(edges)
+        expected += len(item.truth["cuts"])
+    return Match(correct, detected, expected)
 
 
 def _edges(item: _Item) -> list[int]:
@@ -191,24 +190,24 @@ def _edges(item: _Item) -> list[int]:
     return sorted(edge for edge in edges if 0 < edge < item.asset["frames"])
 
 
-def _near_each_other(found: Sequence[int], planted: Sequence[int]) -> int:
-    """Cuts that can be paired, each with one other, within the tolerance; both are sorted."""
-    right, waiting = 0, list(planted)
-    for edge in found:
-        near = next((cut for cut in waiting if abs(cut - edge) <= TOLERANCE), None)
+def _paired(edges: Sequence[int], cuts: Sequence[int]) -> int:
+    """Number of one-to-one pairs of a detected edge and a true cut within the tolerance; both are sorted."""
+    pairs, unpaired = 0, list(cuts)
+    for edge in edges:
+        near = next((cut for cut in unpaired if abs(cut - edge) <= TOLERANCE), None)
         if near is not None:
-            waiting.remove(near)
-            right += 1
-    return right
+            unpaired.remove(near)
+            pairs += 1
+    return pairs
 
 
 def _wrongly_rejected(good: Sequence[_Item], items: Sequence[_Item]) -> dict[str, int]:
     families = {clip["clip_id"]: item.family for item in items for clip in item.clips}
 
     def explained(item: _Item, clip: Row) -> bool:
-        reason, _, kept = (clip["reason"] or "").partition(": of ")
+        reason, _, original = (clip["reason"] or "").partition(": of ")
         if reason == "duplicate":
-            return families.get(kept) == item.family
+            return families.get(original) == item.family
         return item.still and _category(clip) == "motion"
 
     counts: Counter[str] = Counter()

@@ -1,7 +1,7 @@
-"""Writes a corpus of the shapes world: real png and mp4 files, good, ugly, duplicated and broken on purpose.
+"""Writes a corpus of the shapes world: png and mp4 files, some of them ugly, duplicated or broken on purpose.
 
-    folder/manifest.jsonl   uri and caption of each file, as a web page would give them: some wrong, some missing
-    folder/truth.jsonl      what each file really is
+    folder/manifest.jsonl   uri and caption of each file, as found on web pages: some captions are wrong or missing
+    folder/truth.jsonl      the ground truth of each file
     folder/media/           the files
 
 The same seed and number of items give the same bytes. No file shows a combination that is held out (scenes.py).
@@ -31,12 +31,12 @@ from pipelines.shapes_world.scenes import BACKGROUNDS, Scene, long_caption, samp
 ROLES = {"ugly": 0.12, "near_duplicate": 0.06, "exact_duplicate": 0.04, "broken": 0.08, "misnamed": 0.02}
 """Shares of the items that are not clean; at least one of each from 50 items on."""
 CAPTIONS = {"true": 0.5, "noisy": 0.15, "wrong": 0.1, "missing": 0.25}
-"""Shares of what the caption in the manifest is."""
+"""Shares of the kinds of captions in the manifest."""
 VIDEO_SHARE = 0.6
 TWO_SHOT_SHARE = 0.25
-"""Of the clean videos."""
+"""Share of the clean videos that have two shots."""
 STILL_SHARE = 0.15
-"""Of the videos of one shot."""
+"""Share of the videos with one shot in which nothing moves."""
 UGLY = ("blur", "noise", "low_contrast", "overlay")
 BROKEN = ("empty", "truncated_video", "wrong_extension", "audio_only", "truncated_picture")
 SIZES = ((64, 64), (96, 96), (128, 128), (64, 96), (96, 64), (72, 128), (128, 72))
@@ -46,7 +46,7 @@ RATES = (12, 24)
 
 @dataclass
 class Truth:
-    """What a file of the corpus really is: one line of truth.jsonl."""
+    """Ground truth of a file: one line of truth.jsonl."""
 
     uri: str
     label: str
@@ -57,13 +57,13 @@ class Truth:
     fps: int | None = None
     frames: int | None = None
     cuts: list[int] = field(default_factory=list)
-    """Frames that begin a new shot, without the first."""
+    """First frames of all shots but the first."""
     scenes: list[Scene] = field(default_factory=list)
-    """One a shot."""
+    """One for each shot."""
     caption_short: str | None = None
     caption_long: str | None = None
     caption_given: str | None = None
-    """What the manifest's caption is: one of CAPTIONS."""
+    """Kind of the caption in the manifest: one of CAPTIONS."""
     ugly: str | None = None
     broken: str | None = None
     duplicate_of: str | None = None
@@ -85,7 +85,7 @@ class _Content:
         return np.concatenate([render(scene, np.arange(length) / (self.fps or 1)) for scene, length in shots])
 
     def truth(self, uri: str, label: str, frames: np.ndarray) -> Truth:
-        """What is true of a file of these shots; the frames may have been changed since."""
+        """Ground truth of a file with these shots, whose frames may have been changed since."""
         video = self.fps is not None
         _, height, width, _ = frames.shape
         return Truth(
@@ -111,25 +111,26 @@ def write_corpus(
     video_share: float = VIDEO_SHARE,
     simple_share: float = 0.0,
     textured_share: float = 0.0,
-    watched: Callable[[Sequence[int]], Iterable[int]] = iter,
+    progress: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> Path:
     """Writes a corpus and returns the path of its manifest.
 
     Args:
-        folder: where; files of the same names are replaced.
+        folder: output folder; files of the same names are replaced.
         items: number of files.
-        seed: what is in them.
-        video_share: share of the files that are videos, broken ones apart.
-        simple_share: share of the scenes that are simple (`sample_scene`); shapes are learnt from those first.
-        textured_share: share of the simple ones that have a textured ground.
-        watched: goes through the items' numbers, so that progress can be shown.
+        seed: seed of their content.
+        video_share: share of the files that are videos, apart from broken ones.
+        simple_share: share of the scenes that are simple (`sample_scene`); models learn shapes sooner from these.
+        textured_share: share of the simple scenes that have a textured background.
+        progress: iterates over the items' numbers and shows the progress, such as `rich.progress.track`.
     """
     folder = Path(folder)
     (folder / "media").mkdir(parents=True, exist_ok=True)
     roles = _roles(items, np.random.default_rng([seed, items]))
     sample = functools.partial(sample_scene, trained=True, simple=simple_share, textured=textured_share)
     writer = _Writer(folder, video_share, sample)
-    for index in watched(sorted(range(items), key=lambda each: roles[each].endswith("duplicate"))):  # originals first
+    order = sorted(range(items), key=lambda index: roles[index].endswith("duplicate"))  # after their originals
+    for index in progress(order):
         writer.write(index, roles[index], np.random.default_rng([seed, items, index]))
     truths = [writer.truths[index] for index in range(items)]
     captions = [writer.captions[index] for index in range(items)]
@@ -147,7 +148,7 @@ def _roles(items: int, rng: np.random.Generator) -> list[str]:
 
 
 class _Writer:
-    """Writes one item after the other and remembers what it wrote."""
+    """Writes one item after the other and keeps their ground truth."""
 
     def __init__(self, folder: Path, video_share: float, sample: Callable[..., Scene]) -> None:
         self.folder, self.video_share, self.sample = folder, video_share, sample
@@ -213,8 +214,8 @@ class _Writer:
             fps = 12 if how == "truncated_video" else None
             scene = sample_scene(rng, width=96, height=96, seconds=2 if fps else 0, trained=True)
             _write(path, render(scene, np.arange(24) / 12 if fps else [0.0]), fps)
-            whole = path.read_bytes()
-            path.write_bytes(whole[: len(whole) // 2])
+            content = path.read_bytes()
+            path.write_bytes(content[: len(content) // 2])
         return Truth(uri=uri, label="broken", broken=how)
 
 
@@ -231,8 +232,8 @@ def _draw(rng: np.random.Generator, video_share: float, sample: Callable[..., Sc
         return _Content((scene,), (length,), fps)
     lengths = rng.integers(round(1.1 * fps), round(1.4 * fps) + 1, size=2).tolist()
     first = drawn(seconds=lengths[0] / fps)
-    others = tuple(name for name in BACKGROUNDS if name != first.background)
-    second = drawn(seconds=lengths[1] / fps, backgrounds=others)
+    backgrounds = tuple(name for name in BACKGROUNDS if name != first.background)  # else nobody could see the cut
+    second = drawn(seconds=lengths[1] / fps, backgrounds=backgrounds)
     return _Content((first, second), tuple(lengths), fps)
 
 
@@ -244,7 +245,7 @@ def _write(path: Path, frames: np.ndarray, fps: int | None, crf: int = 18) -> No
 
 
 def spoil(frames: np.ndarray, how: str, rng: np.random.Generator) -> np.ndarray:
-    """Frames [N, H, W, 3] uint8 made ugly in one of the ways of UGLY."""
+    """Degrades frames [N, H, W, 3] uint8 in one of the ways of UGLY."""
     if how == "blur":
         blur = ImageFilter.GaussianBlur(min(frames.shape[1:3]) / 16)
         return np.stack([np.asarray(Image.fromarray(frame).filter(blur)) for frame in frames])
@@ -258,14 +259,14 @@ def spoil(frames: np.ndarray, how: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def alike(frames: np.ndarray) -> np.ndarray:
-    """Frames [N, H, W, 3] uint8 a little brighter and smaller."""
+    """Near duplicates of frames [N, H, W, 3] uint8: a little brighter and smaller."""
     height, width = (int(side * 0.94) // 2 * 2 for side in frames.shape[1:3])
     lighter = (frames.astype(np.int16) + 6).clip(0, 255).astype(np.uint8)
     return np.stack([np.asarray(Image.fromarray(frame).resize((width, height))) for frame in lighter])
 
 
 def _overlaid(frames: np.ndarray) -> np.ndarray:
-    """A grid of bright lines and a banner, as a watermark puts them over everything."""
+    """Frames under a watermark: a grid of bright lines and a banner."""
     height, width = frames.shape[1:3]
     marked = frames.copy()
     step = min(height, width) // 5
@@ -277,21 +278,21 @@ def _overlaid(frames: np.ndarray) -> np.ndarray:
 
 
 def _web_caption(truth: Truth, rng: np.random.Generator) -> tuple[str, str | None]:
-    """What the caption of the manifest is (one of CAPTIONS), and the caption."""
-    given = str(rng.choice(list(CAPTIONS), p=list(CAPTIONS.values())))
-    if given == "missing" or truth.caption_short is None or truth.caption_long is None:
+    """The kind of the caption in the manifest (one of CAPTIONS), and the caption."""
+    kind = str(rng.choice(list(CAPTIONS), p=list(CAPTIONS.values())))
+    if kind == "missing" or truth.caption_short is None or truth.caption_long is None:
         return "missing", None
     number = int(rng.integers(10_000))
-    if given == "noisy":
-        return given, f"IMG_{number:04d} {truth.caption_short} | FREE download, best price!!"
-    if given == "wrong":
+    if kind == "noisy":
+        return kind, f"IMG_{number:04d} {truth.caption_short} | FREE download, best price!!"
+    if kind == "wrong":
         seconds = 0.0 if truth.kind == "image" else 1.0
-        return given, short_caption(sample_scene(rng, width=96, height=96, seconds=seconds))
-    return given, truth.caption_short if rng.random() < 0.5 else truth.caption_long
+        return kind, short_caption(sample_scene(rng, width=96, height=96, seconds=seconds))
+    return kind, truth.caption_short if rng.random() < 0.5 else truth.caption_long
 
 
 def _tone() -> bytes:
-    """A second of sound as an mp4 without pictures."""
+    """A second of sound, as an mp4 without a video stream."""
     buffer = BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("aac", rate=16000, layout="mono")

@@ -21,7 +21,7 @@ from jobs.recipes.registry import config_of
 from pipelines.curation.curator import Curator
 from pipelines.curation.filters import Filters
 from pipelines.curation.runner import CommitPolicy
-from pipelines.shapes_world import audit as planted
+from pipelines.shapes_world import audit
 from pipelines.store.locks import BusyError, exclusive
 from pipelines.store.tables import Tables
 from tests.processes import wait_until
@@ -109,10 +109,10 @@ def test_what_a_corpus_of_nova_shapes_planted_is_held_against_what_was_found(
     command = ["curate", "--input", "corpus/manifest.jsonl", "--tables", str(tables)]
     assert cli.run(command) == 0
     said = capsys.readouterr().out
-    findings = planted.compare(Tables(tables), planted.read_truth("corpus/truth.jsonl"))
-    assert findings.broken.whole > 0
+    findings = audit.compare(Tables(tables), audit.read_truth("corpus/truth.jsonl"))
+    assert findings.broken.total > 0
     page = (tables / "report.html").read_text()
-    for name, _, text in planted.rows(findings):
+    for name, _, text in audit.rows(findings):
         assert name in said
         assert text in said
         assert f"<td>{name}</td>" in page

@@ -11,7 +11,7 @@ import pytest
 from jobs import demo
 from jobs.recipes.registry import config_of
 from jobs.runtime import tracking
-from pipelines.shapes_world import audit as planted
+from pipelines.shapes_world import audit
 from pipelines.store.tables import Tables
 
 
@@ -35,9 +35,9 @@ def test_the_whole_loop(work: Path, ray_session: None, capsys: pytest.CaptureFix
         assert (output / "samples" / name / "contact_sheet.png").exists()
         assert (output / "scores" / name / "scores.parquet").exists()
     assert Tables(output / "tables").count("failures") > 0, "the corpus has broken files"
-    found = planted.compare(Tables(output / "tables"), planted.read_truth(output / "corpus" / "truth.jsonl"))
+    found = audit.compare(Tables(output / "tables"), audit.read_truth(output / "corpus" / "truth.jsonl"))
     assert (found.broken.value, found.exact.f1, found.misnamed.value) == (1.0, 1.0, None)
-    for name, _, text in planted.rows(found):
+    for name, _, text in audit.rows(found):
         assert text in said
         assert f"<td>{name}</td>" in page
 

@@ -1,15 +1,16 @@
-"""The zoo: small trained models of the real classes, for the shapes world; the project carries them.
+"""The zoo: small trained models of real classes that know the shapes world; the project carries their weights.
 
-    zoo/vae             nova_model's causal video VAE               vae.py
-    zoo/clip            open_clip                                   clip.py
-    zoo/aesthetic       a linear head for zoo/clip                  clip.py
-    zoo/raft            torchvision raft_small                      raft.py
-    zoo/captioner       transformers Qwen3-VL                       captioner.py
-    zoo/text_encoder    transformers Phi                            text_encoder.py
-    zoo/nova            NOVA                                        nova train --recipe shapes
+    zoo/vae             the causal video VAE of nova_model      vae.py
+    zoo/clip            open_clip                               clip.py
+    zoo/aesthetic       a linear head for zoo/clip              clip.py
+    zoo/raft            torchvision raft_small                  raft.py
+    zoo/captioner       transformers Qwen3-VL                   captioner.py
+    zoo/text_encoder    transformers Phi                        text_encoder.py
+    zoo/dino            transformers ViT                        dino.py
+    zoo/nova            NOVA                                    nova train --recipe shapes
 
-`models/NAME` is what the project carries: what the class's own loader reads, and a card (README.md). `build.py` trains
-each but NOVA again from nothing, `check.py` scores them on scenes that none of them has seen.
+`models/NAME` holds the weights, in files for the loader of the model's own library, and a card (README.md). `build.py`
+trains any of them but NOVA from scratch; `check.py` scores them on scenes that were not trained on.
 """
 
 from __future__ import annotations
@@ -18,20 +19,21 @@ from pathlib import Path
 
 from pipelines.core import model_hub
 
-NAMES = ("vae", "clip", "aesthetic", "raft", "captioner", "text_encoder")
-"""What `nova zoo build` makes."""
+NAMES = ("vae", "clip", "aesthetic", "raft", "captioner", "text_encoder", "dino")
+"""Models that `nova zoo build` trains."""
 NOVA = "nova"
-"""What the pipeline itself makes of the others: a checkpoint of `nova train`."""
+"""The checkpoint of `nova train` on top of the others."""
 CARRIED = Path(__file__).parent / "models"
+"""Folder of the models that the project carries."""
 
 
 def path(name: str) -> Path:
     """The folder of a carried model.
 
     Raises:
-        ValueError: there is no such model, or none is carried yet.
+        ValueError: the zoo has no such model, or the project does not carry it.
     """
-    if name not in (*NAMES, "dino", NOVA):
+    if name not in (*NAMES, NOVA):
         raise ValueError(f"model 'zoo/{name}': the zoo has {', '.join((*NAMES, NOVA))}")
     if not (CARRIED / name).is_dir():
         raise ValueError(
@@ -40,10 +42,10 @@ def path(name: str) -> Path:
     return CARRIED / name
 
 
-model_hub.register(
-    model_hub.ModelSource(
-        prefix="zoo/",
-        find=path,
-        note="small models that know drawn shapes and nothing else; choose a recipe with real models for real data.",
-    )
-)
+NOTE = "small models that know drawn shapes and nothing else; choose a recipe with real models for real data."
+"""Shown with results that these models took part in."""
+
+
+def register() -> None:
+    """Makes `zoo/NAME` a name of a model in this process, wherever models are named."""
+    model_hub.register(model_hub.ModelSource(prefix="zoo/", find=path, note=NOTE))

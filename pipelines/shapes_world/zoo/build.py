@@ -1,10 +1,10 @@
-"""Trains models of the zoo from nothing, or goes on where a training was stopped, and writes them with their cards.
+"""Trains models of the zoo from scratch, or resumes their trainings, and writes them with their cards.
 
-    OUTPUT/NAME/            what the class's own loader reads, and README.md, the card
-    OUTPUT/.training/       the states of trainings, and their curves
+    OUTPUT/NAME/            files for the loader of the model's own library, and README.md, the card
+    OUTPUT/.training/       states of the trainings, and their curves
 
-Trainings take from a quarter of an hour (the text encoder) over 40 minutes (the captioner) to about five hours (RAFT,
-the VAE) of two cores, and minutes of a GPU; each card says how long its model took, and on what.
+On two cores, trainings take from a quarter of an hour (the text encoder) to about five hours (RAFT, the VAE); on a GPU
+they take minutes. Each card says how long the training of its model took, and on which hardware.
 """
 
 from __future__ import annotations
@@ -17,32 +17,36 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.shapes_world.zoo import NAMES, check
+from pipelines.shapes_world.zoo.training import Plan, effort
 from pipelines.store.files import replacing_folder
 
 CARD_SEED = 1000
-"""Of the scenes that a card's scores are over; no training draws from it."""
+"""Seed of the scenes that a card's scores are measured on; no training draws from it."""
 CARD_COUNT = 256
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How a model of the zoo is made, and what its card says."""
+    """How a model of the zoo is trained, and what its card says."""
 
     module: str
-    what: str
+    """Module of this package with PLAN, SEED and `train`."""
+    description: str
     save: str = "save"
-    checked: tuple[str, ...] = ()
-    """Functions of `check` that score it."""
+    """Function of the module that writes the model."""
+    checks: tuple[str, ...] = ()
+    """Functions of `check` that score the model."""
 
 
 VAE = "A causal video VAE of nova_model, for images and videos (stride 8, four frames to a latent)."
 KINDS = {
-    "vae": Kind("vae", VAE, checked=("vae",)),
-    "clip": Kind("clip", "An open_clip model of pictures of the shapes world and captions.", checked=("retrieval",)),
-    "aesthetic": Kind("clip", "A linear head for zoo/clip, as LAION's.", save="save_head", checked=("aesthetic",)),
-    "raft": Kind("raft", "torchvision's raft_small.", checked=("motion",)),
-    "captioner": Kind("captioner", "A small Qwen3-VL, with its processor.", checked=("captions",)),
+    "vae": Kind("vae", VAE, checks=("vae",)),
+    "clip": Kind("clip", "An open_clip model of pictures of the shapes world and captions.", checks=("retrieval",)),
+    "aesthetic": Kind("clip", "A linear head for zoo/clip, as LAION's.", save="save_head", checks=("aesthetic",)),
+    "raft": Kind("raft", "torchvision's raft_small.", checks=("motion",)),
+    "captioner": Kind("captioner", "A small Qwen3-VL, with its processor.", checks=("captions",)),
     "text_encoder": Kind("text_encoder", "A small Phi, with its tokenizer."),
+    "dino": Kind("dino", "A small ViT whose class token tells what is shown, as DINO's.", checks=("subject",)),
 }
 assert tuple(KINDS) == NAMES
 
@@ -51,10 +55,10 @@ def build(name: str, output: Path, *, steps: int | None = None, say: Callable[[s
     """Trains one model and returns its folder.
 
     Args:
-        name: of `NAMES`.
-        output: where models and the states of their trainings are kept.
-        steps: a shorter training than planned.
-        say: takes lines of text.
+        name: one of `NAMES`.
+        output: folder for models and for the states of their trainings.
+        steps: number of steps, where it is not that of the model's plan.
+        say: prints a line of text.
 
     Raises:
         ValueError: there is no such model.
@@ -69,40 +73,38 @@ def build(name: str, output: Path, *, steps: int | None = None, say: Callable[[s
     target = output / name
     with replacing_folder(target) as folder:
         getattr(module, kind.save)(model, folder)
-    (target / check.CARD).write_text("", encoding="utf-8")  # so that its own checks find it
-    scores = scored(kind.checked, output)
+    (target / check.CARD).write_text("", encoding="utf-8")  # checks take folders with a card only
+    scores = score(kind.checks, output)
     (target / check.CARD).write_text(card(name, plan, state, target, scores), encoding="utf-8")
     say(f"{name}: {target}" + "".join(f"  {key} {value:.4g}" for key, value in scores.items()))
     return target
 
 
-def scored(checks: Sequence[str], output: Path) -> dict[str, float]:
-    """What `check` finds of the models in a folder."""
-    found: dict[str, float] = {}
+def score(checks: Sequence[str], output: Path) -> dict[str, float]:
+    """Scores of the models in a folder by some functions of `check`."""
+    scores: dict[str, float] = {}
     for name in checks:
-        found |= check.CHECKS[name](check.Models.in_folder(output), CARD_SEED, CARD_COUNT)
-    return found
+        scores |= check.CHECKS[name](check.Models.in_folder(output), CARD_SEED, CARD_COUNT)
+    return scores
 
 
-def card(name: str, plan: Any, state: Path, folder: Path, scores: dict[str, float]) -> str:
-    """What a model is, how it was trained, and what it can do."""
-    from pipelines.shapes_world.zoo.training import effort
-
+def card(name: str, plan: Plan, state: Path, folder: Path, scores: dict[str, float]) -> str:
+    """The text of a model's card: what the model is, how it was trained, and its scores."""
     kind = KINDS[name]
     module = import_module(f"pipelines.shapes_world.zoo.{kind.module}")
     size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
-    further = sorted(state.parent.glob(f"{state.stem}_*{state.suffix}"))  # of trainings that followed
-    efforts = "; then ".join(effort(each) for each in (state, *further))
+    further = sorted(state.parent.glob(f"{state.stem}_*{state.suffix}"))  # second trainings, such as the VAE decoder's
+    efforts = "; then ".join(effort(path) for path in (state, *further))
     lines = [
-        f"# zoo/{name}", "", kind.what, "", f"{size:.1f} MB. It knows the shapes world and nothing else.", "",
-        "## How it was made", "", " ".join((module.__doc__ or "").split("\n\n", 1)[-1].split()), "",
+        f"# zoo/{name}", "", kind.description, "", f"{size:.1f} MB. It knows the shapes world and nothing else.", "",
+        "## Training", "", " ".join((module.__doc__ or "").split("\n\n", 1)[-1].split()), "",
         f"`nova zoo build {name}`{_behind(name)}, seed {module.SEED}, learning rate {plan.lr:g}: {efforts}.", "",
     ]  # fmt: skip
     if scores:
         lines += [
-            f"## Scores (seed {CARD_SEED}, {CARD_COUNT} scenes; no training saw them)",
+            f"## Scores (seed {CARD_SEED}, {CARD_COUNT} scenes that were not trained on)",
             "",
-            "| | | bar |",
+            "| score | value | bar |",
             "|---|---|---|",
         ]
         lines += [f"| {key} | {value:.4g} | {check.BARS.get(key, '')} |" for key, value in scores.items()]
@@ -111,6 +113,6 @@ def card(name: str, plan: Any, state: Path, folder: Path, scores: dict[str, floa
 
 
 def _behind(name: str) -> str:
-    """What a model that is fitted to another one's features says of the training."""
+    """Text about the training of another model, to whose features this one is fitted."""
     module = KINDS[name].module
-    return "" if module == name else f" fits it behind the training of zoo/{module}"
+    return "" if module == name else f" fits it after the training of zoo/{module}"

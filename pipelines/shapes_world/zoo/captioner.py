@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from pipelines.core.model_hub import quiet
 from pipelines.curation.caption import video_metadata
 from pipelines.shapes_world.draw import coverage, render
 from pipelines.shapes_world.scenes import COLOURS, SHAPES, Scene, long_caption, short_caption
@@ -212,8 +213,6 @@ def _cells(scene: Scene, pair: tuple[float, float], size: tuple[int, int]) -> di
 
 def save(model: Any, folder: Path) -> None:
     """Writes model and processor as `AutoModelForImageTextToText` and `AutoProcessor` read them."""
-    from pipelines.core.model_hub import quiet
-
     quiet()
     _, processor = make()
     model.half().save_pretrained(folder)

@@ -1,14 +1,16 @@
-"""Scores of the zoo on scenes that none of its models has seen, against what is true of them.
+"""Scores of the zoo's models on scenes that were not trained on, by comparison with the ground truth.
 
     vae_psnr           reconstruction of videos of 17 frames at 64x64, dB; the mean over videos
-    motion_spearman    rank correlation of the motion score with the one that the true flow gives
+    motion_spearman    rank correlation of the motion score with the score by the true flow
     motion_epe         end-point error over the pixels of moving things, in pixels at 64x64, a quarter of a second apart
-    aesthetic_auc      chance that a clean picture scores higher than a spoilt one
-    caption_accuracy   shapes, colours and directions that the short caption says rightly
-    clip_retrieval     share of captions whose picture comes first of 64 that differ in what one frame shows
+    aesthetic_auc      probability that a clean picture has a higher score than a spoilt one
+    caption_accuracy   share of correct shapes, colours and directions in short captions
+    clip_retrieval     share of captions whose picture ranks first of 64 with different captions
+    subject_auc        probability that a clip whose things stay the same has a higher subject consistency than one in
+                       which a thing changes its shape or colour half way
 
-Each function draws its scenes from a seed and calls the models as the pipeline's stages do. What only whole files show
-(cuts, duplicates) is checked by `jobs/shapes_world/zoo.py` on a corpus that it curates.
+Each function draws its scenes from a seed and calls the models as the pipeline's stages do. Cuts and duplicates, which
+need whole files, are checked by `jobs/shapes_world/zoo.py` on a corpus that it curates.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.curation.motion import mean_magnitudes, normalised
+from pipelines.curation.aesthetic import ClipModel, load_head
+from pipelines.curation.caption import Captioner
+from pipelines.curation.motion import Flow, Raft, mean_magnitudes, normalised
+from pipelines.evaluation.metrics.subject_consistency import DinoModel, consistency
 from pipelines.shapes_world.corpus import UGLY, spoil
 from pipelines.shapes_world.draw import render, true_motion
 from pipelines.shapes_world.scenes import (
@@ -36,44 +41,50 @@ from pipelines.shapes_world.scenes import (
     sample_scene,
 )
 from pipelines.shapes_world.zoo.captioner import SHORT, frame_times
+from pipelines.shapes_world.zoo.dino import change
 from pipelines.shapes_world.zoo.raft import draw_pair
-from pipelines.shapes_world.zoo.scenes import draw_shot, generator, video_pixels
+from pipelines.shapes_world.zoo.scenes import draw_scene, draw_shot, generator, video_pixels, worn
 
 if TYPE_CHECKING:
-    from pipelines.curation.motion import Flow
+    from torch import Tensor
 
 SIDE = 64
 FPS = 12.0
 UPDATES = 12
 APART = 0.25
-"""Seconds between the frames whose flow is measured; the fastest things go 5.1 pixels, so that no flow errs by 3."""
+"""Seconds between the frames whose flow is measured. The fastest things move 5.1 pixels in that time, so that the error
+of a flow of zero, which the model has to beat, is well above the bar."""
+SUBJECT_SECONDS = 1.5
+"""Length of the clips of `subject`; things change at half of it."""
 GALLERY = 64
 CARD = "README.md"
 BARS = {
     "vae_psnr": 30.0, "motion_spearman": 0.95, "motion_epe": 0.7, "aesthetic_auc": 0.95, "caption_accuracy": 0.95,
-    "clip_retrieval": 0.80, "shots_f1": 0.98, "duplicates_precision": 0.98, "duplicates_recall": 0.98,
+    "clip_retrieval": 0.80, "subject_auc": 0.95,
+    "shots_f1": 0.98, "duplicates_precision": 0.98, "duplicates_recall": 0.98,
 }  # fmt: skip
 LOWER_IS_BETTER = ("motion_epe",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Models:
-    """Folders of what is checked; None where there is none yet."""
+    """Folders of the models to check; None where a model is missing."""
 
     vae: str | None = None
     clip: str | None = None
     aesthetic: str | None = None
     raft: str | None = None
     captioner: str | None = None
+    dino: str | None = None
 
     @classmethod
     def in_folder(cls, folder: Path) -> Models:
-        """Those that `nova zoo build` wrote there, or that the project carries in `CARRIED`."""
-        names = (each.name for each in fields(cls))
+        """The models in an output folder of `nova zoo build`, or in the project's own `CARRIED`."""
+        names = (field.name for field in fields(cls))
         return cls(**{name: str(folder / name) for name in names if (folder / name / CARD).exists()})
 
     def has(self, check: str) -> bool:
-        """Whether all that a check needs is there."""
+        """Whether all models that a check needs are there."""
         return all(getattr(self, name) is not None for name in NEEDS[check])
 
 
@@ -83,7 +94,7 @@ def holds(name: str, value: float) -> bool:
 
 
 def vae(models: Models, seed: int, count: int) -> dict[str, float]:
-    """`vae_psnr`, and the same of single pictures."""
+    """`vae_psnr`, and the same for single pictures."""
     import torch
 
     from nova_model.checkpoints.released import load_vae
@@ -96,8 +107,8 @@ def vae(models: Models, seed: int, count: int) -> dict[str, float]:
     def psnr(frames: int, number: int) -> float:
         clip = draw_shot(generator(seed, 1, frames, number), frames=frames, side=SIDE).frames
         pixels = video_pixels([clip])
-        made = codec.decode(codec.encode(pixels), 0).clamp(-1, 1)
-        return -10 * float(((made - pixels) / 2).square().mean().log10())
+        decoded = codec.decode(codec.encode(pixels), 0).clamp(-1, 1)
+        return -10 * float(((decoded - pixels) / 2).square().mean().log10())
 
     return {
         "vae_psnr": float(np.mean([psnr(17, number) for number in range(max(1, count // 4))])),
@@ -106,10 +117,8 @@ def vae(models: Models, seed: int, count: int) -> dict[str, float]:
 
 
 def motion(models: Models, seed: int, count: int) -> dict[str, float]:
-    """`motion_spearman` and `motion_epe`; and the error of saying that nothing moves, which `motion_epe` must beat."""
+    """`motion_spearman` and `motion_epe`, and the error of a flow of zero as a baseline of the latter."""
     from scipy.stats import spearmanr
-
-    from pipelines.curation.motion import Raft
 
     assert models.raft is not None
     raft = Raft.load("raft_small", models.raft, UPDATES)
@@ -118,8 +127,8 @@ def motion(models: Models, seed: int, count: int) -> dict[str, float]:
     for number in range(count):
         first, second, flow, owner = draw_pair(generator(seed, 3, number), APART)
         moving = (owner > 0) & (np.linalg.norm(flow, axis=-1) > 0)
-        found = raft(_pixels([first]), _pixels([second]))[0].permute(1, 2, 0).numpy()
-        errors.append(np.linalg.norm(found - flow, axis=-1)[moving])
+        estimate = raft(_pixels([first]), _pixels([second]))[0].permute(1, 2, 0).numpy()
+        errors.append(np.linalg.norm(estimate - flow, axis=-1)[moving])
         lengths.append(np.linalg.norm(flow, axis=-1)[moving])
     return {
         "motion_spearman": float(spearmanr(scores, truths).statistic),
@@ -129,20 +138,18 @@ def motion(models: Models, seed: int, count: int) -> dict[str, float]:
 
 
 def _motion_scores(flow: Flow, seed: int, number: int) -> tuple[float, float]:
-    """The motion score of a clip of 1.5 s by a model, and by the true flow; one scene in eight stands still."""
+    """Motion scores of a clip of 1.5 s by a model and by the true flow; nothing moves in one scene in eight."""
     scene = sample_scene(generator(seed, 2, number), width=SIDE, height=SIDE, seconds=1.5, still=number % 8 == 0)
     starts = np.array([0.25, 0.75, 1.25])
     frames = render(scene, np.stack([starts, starts + 1 / FPS]).T.reshape(-1))
-    found = float(mean_magnitudes(flow(_pixels(frames[0::2]), _pixels(frames[1::2]))).mean())
-    true = float(np.mean([true_motion(scene, each) for each in starts]))
-    return normalised(found, short_side=SIDE, seconds=1 / FPS), true
+    estimate = float(mean_magnitudes(flow(_pixels(frames[0::2]), _pixels(frames[1::2]))).mean())
+    true = float(np.mean([true_motion(scene, start) for start in starts]))
+    return normalised(estimate, short_side=SIDE, seconds=1 / FPS), true
 
 
 def aesthetic(models: Models, seed: int, count: int) -> dict[str, float]:
-    """`aesthetic_auc`, and the same for each way of being ugly."""
+    """`aesthetic_auc`, and the same for each way of spoiling a picture."""
     import torch
-
-    from pipelines.curation.aesthetic import ClipModel, load_head
 
     assert models.clip is not None
     assert models.aesthetic is not None
@@ -159,11 +166,12 @@ def aesthetic(models: Models, seed: int, count: int) -> dict[str, float]:
 
     clean = scores(None)
     ugly = {how: scores(how) for how in UGLY}
-    found = {f"aesthetic_auc_{how}": _auc(clean, each) for how, each in ugly.items()}
-    return {"aesthetic_auc": _auc(clean, np.concatenate(list(ugly.values()))), **found}
+    aucs = {f"aesthetic_auc_{how}": _auc(clean, values) for how, values in ugly.items()}
+    return {"aesthetic_auc": _auc(clean, np.concatenate(list(ugly.values()))), **aucs}
 
 
 def _auc(high: np.ndarray, low: np.ndarray) -> float:
+    """Probability that a value of `high` exceeds one of `low`; ties count half."""
     from scipy.stats import mannwhitneyu
 
     return float(mannwhitneyu(high, low).statistic / (len(high) * len(low)))
@@ -171,8 +179,6 @@ def _auc(high: np.ndarray, low: np.ndarray) -> float:
 
 def retrieval(models: Models, seed: int, count: int) -> dict[str, float]:
     """`clip_retrieval`, over at least one gallery of 64 pictures whose captions differ."""
-    from pipelines.curation.aesthetic import ClipModel
-
     assert models.clip is not None
     clip = ClipModel.load(models.clip)
     firsts = []
@@ -188,17 +194,15 @@ def retrieval(models: Models, seed: int, count: int) -> dict[str, float]:
 
 
 def captions(models: Models, seed: int, count: int) -> dict[str, float]:
-    """`caption_accuracy` over pictures and videos, and each attribute apart.
+    """`caption_accuracy` over pictures and videos, and the accuracy of each attribute.
 
-    Directions are those of what goes straight on: a few frames do not show the first way of what bounced, nor how far
-    something turned. Those and whole captions are told apart in keys of their own.
+    `direction` counts straight motion only: a few frames do not show in which direction a bouncing thing started, nor
+    how far a thing turned. `bounce` and `turn` count those, and `things` whether the number of things is correct.
     """
-    from pipelines.curation.caption import Captioner
-
     assert models.captioner is not None
     captioner = Captioner.load(models.captioner, "fp32")
     right: Counter[str] = Counter()
-    told: Counter[str] = Counter()
+    total: Counter[str] = Counter()
     for start in range(0, count, 16):
         clips = [
             _clip(generator(seed, 6, number), video=number % 2 == 1) for number in range(start, min(start + 16, count))
@@ -207,29 +211,30 @@ def captions(models: Models, seed: int, count: int) -> dict[str, float]:
         seconds = [seconds for _, _, seconds in clips]
         answers = captioner.answer([frames for _, frames, _ in clips], questions, 40, seconds)
         for (scene, frames, _), answer in zip(clips, answers, strict=True):
-            for name, good in judged(scene, answer, video=len(frames) > 1):
-                told[name] += 1
-                right[name] += good
-    shares = {name: right[name] / told[name] for name in sorted(told)}
+            for name, correct in judge_caption(scene, answer, video=len(frames) > 1):
+                total[name] += 1
+                right[name] += correct
+    shares = {name: right[name] / total[name] for name in sorted(total)}
     main = ("shape", "colour", "direction")
-    whole = sum(right[name] for name in main) / sum(told[name] for name in main)
-    return {"caption_accuracy": whole, **{f"caption_{name}": value for name, value in shares.items()}}
+    accuracy = sum(right[name] for name in main) / sum(total[name] for name in main)
+    return {"caption_accuracy": accuracy, **{f"caption_{name}": value for name, value in shares.items()}}
 
 
 def _clip(rng: np.random.Generator, *, video: bool) -> tuple[Scene, np.ndarray, float]:
-    """A scene, some of its frames, and how many seconds they are spread over."""
+    """A scene, some of its frames, and the seconds that they span."""
     seconds = float(rng.uniform(1.0, 2.5)) if video else 0.0
     scene = sample_scene(rng, width=SIDE, height=SIDE, seconds=seconds, still=rng.random() < 0.15)
     return scene, render(scene, frame_times(seconds)), seconds
 
 
 @dataclass(frozen=True)
-class Told:
-    """A thing as a caption tells it."""
+class Mention:
+    """A thing as a caption describes it."""
 
     shape: str
     colour: str
-    doing: str | None
+    motion: str | None
+    """moving, bouncing or turning."""
     direction: str | None
 
 
@@ -240,43 +245,74 @@ _THING = re.compile(
 )
 
 
-def read_caption(caption: str) -> list[Told]:
-    """The things that a short caption tells of, in its order."""
-    found = []
-    for colour, shape, doing, direction, turning, turn in _THING.findall(caption.lower()):
-        found.append(Told(shape, colour, doing or turning or None, direction or turn or None))
-    return found
+def read_caption(caption: str) -> list[Mention]:
+    """The things that a short caption describes, in its order."""
+    mentions = []
+    for colour, shape, motion, direction, turning, turn in _THING.findall(caption.lower()):
+        mentions.append(Mention(shape, colour, motion or turning or None, direction or turn or None))
+    return mentions
 
 
-def judged(scene: Scene, caption: str, *, video: bool) -> list[tuple[str, bool]]:
-    """Which attributes of a scene its caption tells rightly.
+def judge_caption(scene: Scene, caption: str, *, video: bool) -> list[tuple[str, bool]]:
+    """Compares a caption with its scene: names of attributes, and whether the caption has them right.
 
     Args:
-        scene: what is true.
-        caption: a short one.
-        video: whether motion was shown.
+        scene: the ground truth.
+        caption: a short caption.
+        video: whether the captioner saw motion.
     """
-    told = read_caption(caption)
-    things = scene.things[:1] if are_alike(scene) else scene.things  # a few that are alike are told of once
-    orders = [told, told[::-1]] if len(things) == 2 else [told]  # either of two may be named first
+    mentions = read_caption(caption)
+    things = scene.things[:1] if are_alike(scene) else scene.things  # equal things are described once, with a count
+    orders = [mentions, mentions[::-1]] if len(things) == 2 else [mentions]  # a caption may begin with either of two
     verdicts = max(
-        (_compared(things, order, video) for order in orders), key=lambda each: sum(good for _, good in each)
+        (_verdicts(things, order, video) for order in orders),
+        key=lambda verdicts: sum(correct for _, correct in verdicts),
     )
-    return [("things", len(told) == len(things)), *verdicts]
+    return [("things", len(mentions) == len(things)), *verdicts]
 
 
-def _compared(things: Sequence[Thing], told: Sequence[Told], video: bool) -> list[tuple[str, bool]]:
+def _verdicts(things: Sequence[Thing], mentions: Sequence[Mention], video: bool) -> list[tuple[str, bool]]:
     verdicts = []
     for number, thing in enumerate(things):
-        mine = told[number] if number < len(told) else Told("", "", None, None)
-        verdicts += [("shape", mine.shape == thing.shape), ("colour", mine.colour == thing.colour)]
+        mention = mentions[number] if number < len(mentions) else Mention("", "", None, None)
+        verdicts += [("shape", mention.shape == thing.shape), ("colour", mention.colour == thing.colour)]
         if video and thing.direction is not None:
             name = {"straight": "direction", "bouncing": "bounce", "turning": "turn"}[thing.path]
-            verdicts.append((name, mine.direction == thing.direction))
+            verdicts.append((name, mention.direction == thing.direction))
     return verdicts
 
 
-def _pixels(frames: Sequence[np.ndarray] | np.ndarray):  # type: ignore[no-untyped-def]
+def subject(models: Models, seed: int, count: int) -> dict[str, float]:
+    """`subject_auc`, and the same for changes of colour and of shape alone.
+
+    Each scene gives three clips: one as it is, and one each in which a thing changes its colour or shape half way.
+    """
+    assert models.dino is not None
+    dino = DinoModel.load(models.dino)
+
+    def scores(attribute: str | None) -> np.ndarray:
+        clips = [_subject_clip(generator(seed, 7, number), attribute) for number in range(count)]
+        features = [dino.features(list(frames)).numpy() for frames in clips]
+        return np.array([consistency(features_ND) for features_ND in features])
+
+    constant = scores(None)
+    changed = {attribute: scores(attribute) for attribute in ("colour", "shape")}
+    aucs = {f"subject_auc_{attribute}": _auc(constant, values) for attribute, values in changed.items()}
+    return {"subject_auc": _auc(constant, np.concatenate(list(changed.values()))), **aucs}
+
+
+def _subject_clip(rng: np.random.Generator, attribute: str | None) -> np.ndarray:
+    """Frames [T, H, W, 3] of a scene, of which one thing changes an attribute half way where one is given."""
+    scene = draw_scene(rng, side=SIDE, seconds=SUBJECT_SECONDS)
+    times = np.arange(round(SUBJECT_SECONDS * FPS)) / FPS
+    if attribute is None:
+        return worn(rng, render(scene, times))
+    first, second = np.split(times, 2)
+    changed = change(scene, attribute, rng)
+    return worn(rng, np.concatenate([render(scene, first), render(changed, second)]))
+
+
+def _pixels(frames: Sequence[np.ndarray] | np.ndarray) -> Tensor:
     import torch
 
     return torch.from_numpy(np.stack(list(frames))).permute(0, 3, 1, 2)
@@ -284,9 +320,10 @@ def _pixels(frames: Sequence[np.ndarray] | np.ndarray):  # type: ignore[no-untyp
 
 CHECKS: dict[str, Callable[[Models, int, int], dict[str, float]]] = {
     "vae": vae, "motion": motion, "aesthetic": aesthetic, "retrieval": retrieval, "captions": captions,
+    "subject": subject,
 }  # fmt: skip
 NEEDS = {
     "vae": ("vae",), "motion": ("raft",), "aesthetic": ("clip", "aesthetic"), "retrieval": ("clip",),
-    "captions": ("captioner",),
+    "captions": ("captioner",), "subject": ("dino",),
 }  # fmt: skip
-"""The models that each check takes."""
+"""The models that each check needs."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from pipelines.core.model_hub import quiet
 from pipelines.shapes_world.draw import render
 from pipelines.shapes_world.scenes import COLOURS, SHAPES, Scene, sample_scene
 from pipelines.shapes_world.zoo.scenes import draw_scene, generator, worn
@@ -148,6 +149,18 @@ def _soft(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def save(model: Any, folder: Path) -> None:
-    """Writes model and image processor as `AutoModel` and `AutoImageProcessor` read them, in fp32."""
-    model.save_pretrained(folder)  # not in fp16 as the others: the metric's loader keeps the type that it finds
+    """Writes model and image processor as `AutoModel` and `AutoImageProcessor` read them.
+
+    The weights stay in fp32, other than those of the other models, because `AutoModel` keeps the type of the file and
+    the metric passes pixels in fp32. `AutoModel` also builds a pooling layer, which the metric does not use and which
+    was not trained; zeros spare a report of missing weights at every load.
+    """
+    from transformers import ViTModel
+
+    quiet()
+    complete = ViTModel(model.config)
+    for parameter in complete.pooler.parameters():
+        parameter.data.zero_()
+    complete.load_state_dict(model.state_dict(), strict=False)
+    complete.save_pretrained(folder)
     make_processor().save_pretrained(folder)

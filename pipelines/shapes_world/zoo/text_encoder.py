@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.core.model_hub import quiet
 from pipelines.shapes_world.scenes import long_caption, sample_scene, short_caption
 from pipelines.shapes_world.zoo.scenes import generator
 from pipelines.shapes_world.zoo.training import Plan, fit
@@ -93,8 +94,6 @@ def without_speed(caption: str) -> str:
 
 def save(model: Any, folder: Path) -> None:
     """Writes body and tokenizer as `AutoModel` and `AutoTokenizer` read them."""
-    from pipelines.core.model_hub import quiet
-
     quiet()
     _, tokenizer = make()
     model.model.half().save_pretrained(folder)

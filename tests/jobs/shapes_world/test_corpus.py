@@ -98,7 +98,7 @@ def test_a_killed_one_leaves_no_corpus(tmp_path, monkeypatch):
         (Path(folder) / "media").mkdir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipelines.shapes_world.write_corpus", killed)
+    monkeypatch.setattr("jobs.shapes_world.corpus.write_corpus", killed)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "corpus")
     assert not (tmp_path / "corpus").exists()

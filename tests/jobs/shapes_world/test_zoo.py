@@ -50,7 +50,7 @@ def test_each_part_shows_its_defaults_and_an_example(part, capsys):
     assert "(default" in said
 
 
-@pytest.mark.parametrize("name", ["vae", "motion", "aesthetic", "retrieval", "captions"])
+@pytest.mark.parametrize("name", ["vae", "motion", "aesthetic", "retrieval", "captions", "subject"])
 def test_the_carried_models_reach_their_bars(name):
     models = check.Models.in_folder(CARRIED)
     count = 3 * COUNT if name == "motion" else COUNT  # a few fast things outweigh the rest of a small sample
@@ -76,4 +76,4 @@ def test_what_is_not_there_is_said_and_counts_as_missed(tmp_path, monkeypatch, c
     assert cli.run(["zoo", "check", "--json", "--no-corpus", "--models", str(tmp_path)]) == 1
     said = capsys.readouterr()
     assert json.loads(said.out.splitlines()[-1]) == {"motion_epe": 0.5}
-    assert "not checked, for want of a model (nova zoo build): vae" in said.err
+    assert "not checked, since a model is missing (nova zoo build): vae" in said.err

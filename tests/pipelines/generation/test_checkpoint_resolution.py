@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,6 @@ def test_a_released_folder_brings_its_own_parts(tmp_path: Path) -> None:
 
 
 def test_the_carried_checkpoint_is_made_of_the_zoo() -> None:
-    importlib.import_module("pipelines.shapes_world.zoo")  # registers the prefix zoo/
     resolved = resolve_checkpoint("zoo/nova")
     assert Path(resolved.transformer).is_dir()
     assert Path(resolved.scheduler).is_dir()

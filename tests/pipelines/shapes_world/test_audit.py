@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.shapes_world import audit as planted
-from pipelines.shapes_world.audit import Findings, Match, Share
+from pipelines.shapes_world import audit
+from pipelines.shapes_world.audit import CurationAudit, Match, Share
 from pipelines.shapes_world.corpus import Truth
 from pipelines.store.tables import Tables
 
@@ -47,7 +47,7 @@ def tables(tmp_path: Path) -> Tables:
     return made
 
 
-def compare(tables: Tables, truth: list[dict[str, Any]], clips: list[dict[str, Any]], *others: Any) -> Findings:
+def compare(tables: Tables, truth: list[dict[str, Any]], clips: list[dict[str, Any]], *others: Any) -> CurationAudit:
     """Each clip's asset is there; `others` are assets with further addresses, or numbers of files that failed."""
     assets = {row["asset_id"]: row for row in (asset(int(each["asset_id"][1:])) for each in clips)}
     assets |= {row["asset_id"]: row for row in others if not isinstance(row, int)}
@@ -55,7 +55,7 @@ def compare(tables: Tables, truth: list[dict[str, Any]], clips: list[dict[str, A
     tables.upsert("clips", clips)
     names = [f"{CORPUS}/media/{each:05d}.mp4" for each in others if isinstance(each, int)]
     tables.append("failures", [{"stage": "ingest", "uri": name, "item": name} for name in names])
-    return planted.compare(tables, truth)
+    return audit.compare(tables, truth)
 
 
 def test_ugly_items_are_found_by_beauty_or_otherwise(tables: Tables) -> None:
@@ -86,8 +86,8 @@ def test_duplicates_are_counted_in_pairs(tables: Tables) -> None:
     clips = [clip(0, group="g"), clip(2, group="g", reason="duplicate: of c0-0"), clip(4, group="h"),
              clip(5, group="h", reason="duplicate: of c4-0")]  # fmt: skip
     found = compare(tables, truth, clips, asset(0, 1), asset(2, 3))
-    assert found.exact == Match(right=2, found=2, planted=2)
-    assert found.near == Match(right=4, found=5, planted=4)
+    assert found.exact == Match(correct=2, detected=2, expected=2)
+    assert found.near == Match(correct=4, detected=5, expected=4)
     assert found.near.precision == pytest.approx(0.8)
     assert found.wrongly_rejected == {"duplicate": 1}, "5 is a copy of nothing"
 
@@ -95,9 +95,9 @@ def test_duplicates_are_counted_in_pairs(tables: Tables) -> None:
 def test_files_of_another_corpus_with_the_same_names_are_not_taken_for_ours(tables: Tables) -> None:
     truth = [item(0, "ugly"), item(1, "broken"), item(2, "exact_duplicate", duplicate_of="media/00000.mp4")]
     compare(tables, truth, [clip(0, reason="aesthetic: 3.0 below 4.5")], asset(0, 2), 1)
-    ours = planted.compare(tables, truth, CORPUS)
+    ours = audit.compare(tables, truth, CORPUS)
     assert (ours.ugly, ours.broken, ours.exact) == (Share(1, 1), Share(1, 1), Match(1, 1, 1))
-    other = planted.compare(tables, truth, "/elsewhere/corpus")
+    other = audit.compare(tables, truth, "/elsewhere/corpus")
     assert (other.ugly, other.broken, other.exact) == (Share(0, 1), Share(0, 1), Match(0, 0, 1))
 
 
@@ -126,13 +126,13 @@ def test_cuts_are_clips_edges_within_a_frame(tables: Tables) -> None:
     ]
     clips = [clip(0, 0, 13 / 12), clip(0, 17 / 12, 3), clip(2, 0, 1), clip(2, 1, 3), clip(3, 0, 1.5), clip(3, 1.5, 3)]
     found = compare(tables, truth, clips, asset(0, 1))
-    assert found.cuts == Match(right=2, found=4, planted=4)
+    assert found.cuts == Match(correct=2, detected=4, expected=4)
     assert (found.cuts.precision, found.cuts.recall, found.cuts.f1) == (0.5, 0.5, 0.5)
 
 
 def test_an_edge_is_right_once(tables: Tables) -> None:
     found = compare(tables, [item(0, "clean", cuts=[12])], [clip(0, 0, 11 / 12), clip(0, 1, 3)])
-    assert found.cuts == Match(right=1, found=2, planted=1)
+    assert found.cuts == Match(correct=1, detected=2, expected=1)
 
 
 def test_what_the_truth_explains_is_rightly_rejected(tables: Tables) -> None:
@@ -165,20 +165,20 @@ def test_what_the_truth_explains_is_rightly_rejected(tables: Tables) -> None:
 def test_what_is_said_of_it(tables: Tables) -> None:
     truth = [item(0, "ugly"), item(1, "clean"), item(2, "clean")]
     found = compare(tables, truth, [clip(0, reason="aesthetic: 3 below 4"), clip(1), clip(2, reason="size: 3 below 4")])
-    said = planted.lines(found)
+    said = audit.lines(found)
     assert said[0].split() == "ugly 1 1 of 1 (100 %) rejected for beauty, 1 of 1 (100 %) for any reason".split()
     assert said[-1].endswith("1 of 2 (50 %) wrongly rejected (size 1)")
     assert "0 of 0 among the failures" in said[3]
-    logged = planted.numbers(found)
+    logged = audit.metrics(found)
     assert logged["planted_ugly_rejected_for_beauty"] == 1.0
     assert (logged["planted_good_wrongly_rejected"], logged["planted_good_rejected_for_size"]) == (0.5, 1)
     assert "planted_cuts_f1" not in logged, "there was no cut to find"
 
 
 def test_truth_is_read_as_it_is_written(tmp_path: Path) -> None:
-    from pipelines.shapes_world import write_corpus
+    from pipelines.shapes_world.corpus import write_corpus
 
     write_corpus(tmp_path, items=3, seed=1)
-    assert [row["uri"][:11] for row in planted.read_truth(tmp_path / "truth.jsonl")] == [
+    assert [row["uri"][:11] for row in audit.read_truth(tmp_path / "truth.jsonl")] == [
         "media/00000", "media/00001", "media/00002",
     ]  # fmt: skip

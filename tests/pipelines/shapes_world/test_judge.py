@@ -6,9 +6,9 @@ import pytest
 
 from pipelines.media.frames import read_frames
 from pipelines.media.write import write_video
-from pipelines.shapes_world import Scene, Thing, render, sample_scene
+from pipelines.shapes_world.draw import render
 from pipelines.shapes_world.judge import follow, look
-from pipelines.shapes_world.scenes import DIRECTIONS, SPEEDS
+from pipelines.shapes_world.scenes import DIRECTIONS, SPEEDS, Scene, Thing, sample_scene
 
 BAR = 0.98
 

@@ -17,17 +17,8 @@ from pipelines.curation.ingest import Ingest
 from pipelines.curation.shots import Shots
 from pipelines.media.frames import read_frames
 from pipelines.media.sources import list_sources
-from pipelines.shapes_world import (
-    Scene,
-    Thing,
-    long_caption,
-    render,
-    sample_scene,
-    short_caption,
-    true_flow,
-    write_corpus,
-)
-from pipelines.shapes_world.corpus import BROKEN, CAPTIONS, ROLES, UGLY
+from pipelines.shapes_world.corpus import BROKEN, CAPTIONS, ROLES, UGLY, write_corpus
+from pipelines.shapes_world.draw import render, true_flow
 from pipelines.shapes_world.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -38,6 +29,11 @@ from pipelines.shapes_world.scenes import (
     SPEEDS,
     TEXTURES,
     TURNINGS,
+    Scene,
+    Thing,
+    long_caption,
+    sample_scene,
+    short_caption,
 )
 
 ITEMS = 100

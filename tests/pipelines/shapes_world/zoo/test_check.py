@@ -1,4 +1,4 @@
-"""The zoo's scores: captions are read and judged rightly, and what is perfect scores so."""
+"""The zoo's scores: captions are parsed and judged correctly, and a perfect model has a perfect score."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from pipelines.shapes_world.draw import true_flow
 from pipelines.shapes_world.scenes import Scene, Thing, sample_scene, short_caption
 from pipelines.shapes_world.zoo import check
-from pipelines.shapes_world.zoo.check import BARS, Told, judged, read_caption
+from pipelines.shapes_world.zoo.check import BARS, Mention, judge_caption, read_caption
 from pipelines.shapes_world.zoo.scenes import generator
 
 
@@ -22,29 +22,29 @@ def thing(shape="circle", colour="red", **settings) -> Thing:
 
 
 @pytest.mark.parametrize(
-    ("caption", "told"),
+    ("caption", "mentions"),
     [
-        ("a red circle", [Told("circle", "red", None, None)]),
-        ("an orange star moving to the upper left", [Told("star", "orange", "moving", "upper left")]),
-        ("A blue ring bouncing to the left", [Told("ring", "blue", "bouncing", "left")]),
-        ("a green cross turning counterclockwise", [Told("cross", "green", "turning", "counterclockwise")]),
-        ("three white crosses", [Told("cross", "white", None, None)]),
+        ("a red circle", [Mention("circle", "red", None, None)]),
+        ("an orange star moving to the upper left", [Mention("star", "orange", "moving", "upper left")]),
+        ("A blue ring bouncing to the left", [Mention("ring", "blue", "bouncing", "left")]),
+        ("a green cross turning counterclockwise", [Mention("cross", "green", "turning", "counterclockwise")]),
+        ("three white crosses", [Mention("cross", "white", None, None)]),
         (
             "a pink square above a purple triangle",
-            [Told("square", "pink", None, None), Told("triangle", "purple", None, None)],
+            [Mention("square", "pink", None, None), Mention("triangle", "purple", None, None)],
         ),
         ("nothing that is known", []),
     ],
 )
-def test_captions_are_read(caption, told):
-    assert read_caption(caption) == told
+def test_captions_are_read(caption, mentions):
+    assert read_caption(caption) == mentions
 
 
 @pytest.mark.parametrize("video", [False, True])
 def test_the_worlds_own_captions_are_right_in_all(video):
     for number in range(200):
         drawn = sample_scene(generator(0, number), width=64, height=64, seconds=1.2 if video else 0.0)
-        verdicts = judged(drawn, short_caption(drawn), video=video)
+        verdicts = judge_caption(drawn, short_caption(drawn), video=video)
         assert all(good for _, good in verdicts), (short_caption(drawn), verdicts)
 
 
@@ -61,13 +61,13 @@ def test_the_worlds_own_captions_are_right_in_all(video):
 )
 def test_what_is_wrong_is_named(caption, wrong):
     moving = scene(thing(direction="left", speed="slowly"))
-    assert {name for name, good in judged(moving, caption, video=True) if not good} == wrong
+    assert {name for name, good in judge_caption(moving, caption, video=True) if not good} == wrong
 
 
 def test_either_of_two_may_be_named_first():
     both = scene(thing(), thing("star", "blue", x=45.0))
-    assert all(good for _, good in judged(both, "a blue star and a red circle", video=False))
-    assert not all(good for _, good in judged(both, "a blue circle and a red star", video=False))
+    assert all(good for _, good in judge_caption(both, "a blue star and a red circle", video=False))
+    assert not all(good for _, good in judge_caption(both, "a blue circle and a red star", video=False))
 
 
 def test_scores_hold_on_the_right_side_of_their_bar():
@@ -75,7 +75,7 @@ def test_scores_hold_on_the_right_side_of_their_bar():
     assert not check.holds("vae_psnr", 29.9)
     assert check.holds("motion_epe", 0.5)
     assert not check.holds("motion_epe", 0.7)
-    assert len(BARS) == 9
+    assert len(BARS) == 10
 
 
 def test_the_motion_score_of_an_exact_flow_is_the_true_one(monkeypatch):
