@@ -13,6 +13,8 @@ import av
 import numpy as np
 from PIL import Image
 
+from pipelines.media.frames import read_frames
+
 BITS = 12
 
 
@@ -28,6 +30,11 @@ def read_code(frame: np.ndarray) -> int:
     height, width, _ = frame.shape
     middles = [int((bit + 0.5) * width / BITS) for bit in range(BITS)]
     return sum(int(frame[height // 2, column].mean() > 127) << bit for bit, column in enumerate(middles))
+
+
+def read_codes(uri: str | Path, times: Sequence[float], **size: int) -> list[int]:
+    """The numbers of the frames at times in a video of `coded_frames`."""
+    return [read_code(frame) for frame in read_frames(str(uri), times, **size)]
 
 
 def write_container(

@@ -85,8 +85,9 @@ class Tables:
             missing = [field for field in schema.table_schema(name) if field.name not in existing]
             if missing:
                 table.alter.add_columns(DeltaSchema.from_arrow(pa.schema(missing)).fields)
-        if len(names) == len(schema.TABLES):
-            self._check_folder()
+        # If one of the tables exists, the folder is ours: a run may have been killed before it created the others.
+        if len(names) == len(schema.TABLES) and "://" not in self.root:
+            check_output_folder(Path(self.root), "--tables")
         for name in names:
             try:
                 DeltaTable.create(
@@ -94,10 +95,6 @@ class Tables:
                 )
             except OSError as error:
                 raise ValueError(f"cannot write tables at {self.root}: {error}; give another --tables") from error
-
-    def _check_folder(self) -> None:
-        if "://" not in self.root:
-            check_output_folder(Path(self.root), "--tables")
 
     def version(self, table: str) -> int:
         """The newest version of a table."""
@@ -110,7 +107,7 @@ class Tables:
             raise ValueError(
                 f"no table {table!r} at {self.root}; run `nova curate --tables {self.root}` first"
             ) from error
-        except Exception as error:
+        except Exception as error:  # deltalake has no error of its own for an unknown version
             if version is None or not self.exists(table):
                 raise
             newest = DeltaTable(self.uri(table)).version()

@@ -32,7 +32,7 @@ class Unloadable(AddOne):
 
 
 @pytest.mark.parametrize("workers", [None, 1])
-def test_what_cannot_be_loaded_is_one_plain_error(ray_session, workers):
+def test_a_model_that_cannot_be_loaded_is_one_plain_error(ray_session, workers):
     table = pa.table({"clip_id": ["c"], "motion_score": [1.0]})
     with pytest.raises(ValueError, match=r"^aesthetic.model is no model; choose another$"):
         list(run_stages(table, [Unloadable(resources=Resources(workers=workers))]))

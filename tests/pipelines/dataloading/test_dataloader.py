@@ -1,4 +1,4 @@
-"""Training batches: every example once an epoch, the same order for everyone, one bucket a batch."""
+"""Training batches: every example once per epoch, the same order for every worker, one bucket per batch."""
 
 import time
 from collections import Counter, OrderedDict
@@ -25,11 +25,11 @@ def epoch(plan, number=0):
     return [plan.batch(position) for position in range(number * count, (number + 1) * count)]
 
 
-def test_an_epoch_takes_every_example_and_fills_up_the_last_batch():
+def test_an_epoch_uses_every_example_and_fills_up_the_last_batch():
     counts = Counter((bucket, pair) for bucket, pairs in epoch(plan()) for pair in pairs)
     assert len({pair for bucket, pair in counts if bucket == IMAGE}) == 12
     assert len({pair for bucket, pair in counts if bucket == VIDEO}) == 3
-    assert sum(counts.values()) == 3 * 4 + 2 * 2  # 12 images in fours, 3 videos in twos: one is taken twice
+    assert sum(counts.values()) == 3 * 4 + 2 * 2  # 12 images in fours, 3 videos in twos: one is used twice
 
 
 def test_a_bucket_smaller_than_a_batch_is_trained_on():
@@ -57,7 +57,7 @@ def test_consecutive_batches_read_the_same_files():
     assert reads < 1.1 * len(many.files)
 
 
-def test_images_come_first_and_then_the_epochs_that_there_would_have_been():
+def test_after_the_first_images_come_the_epochs_of_a_plan_without_them():
     mixed, first = plan(images=(40,), videos=(20,)), plan(images=(40,), videos=(20,), images_first=25)
     early = [first.batch(position) for position in range(25)]
     assert {bucket for bucket, _ in early} == {IMAGE}

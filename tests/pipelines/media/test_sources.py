@@ -1,4 +1,4 @@
-"""What is listed is what gets curated: nothing may be missed, listed twice, or paired with another file's caption."""
+"""Listings are complete and free of duplicates, and every file has its own caption: they decide what is curated."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_folder_named_like_a_glob_is_a_folder(tmp_path):
     assert names(tmp_path / "photos [2020]", tmp_path) == ["photos [2020]/a.png"]
 
 
-def test_one_file_is_taken_whatever_its_name(tmp_path):
+def test_a_single_file_is_listed_whatever_its_name(tmp_path):
     touch(tmp_path, "upload.bin")
     (tmp_path / "upload.txt").write_text("beside it\n")
     assert [(source.uri, source.caption) for source in list_sources(str(tmp_path / "upload.bin"))] == [
@@ -213,7 +213,7 @@ def test_mistakes_are_one_line_with_a_remedy(tmp_path):
         assert "secret" not in str(caught.value)
 
 
-def test_locked_folders_do_not_hide_the_rest(tmp_path, monkeypatch):
+def test_locked_folders_do_not_hide_other_files(tmp_path, monkeypatch):
     touch(tmp_path, "a.png", "locked/b.png", "z.png")
     original = pyarrow.fs.FileSelector
 
@@ -230,7 +230,7 @@ def test_locked_folders_do_not_hide_the_rest(tmp_path, monkeypatch):
         list_sources(str(tmp_path / "locked"))
 
 
-def test_pipes_are_left_alone(tmp_path):
+def test_pipes_are_skipped(tmp_path):
     touch(tmp_path, "a.png")
     os.mkfifo(tmp_path / "b.png")
     assert names(tmp_path, tmp_path) == ["a.png"]

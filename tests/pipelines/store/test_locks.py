@@ -1,4 +1,4 @@
-"""The lock that keeps two runs off the same tables."""
+"""The lock that prevents two runs from writing the same tables."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Delta tables: what is committed is there once, what is not committed is not there, old versions stay readable."""
+"""Delta tables: committed rows exist once, uncommitted rows are invisible, and old versions stay readable."""
 
 from dataclasses import replace
 
@@ -69,7 +69,7 @@ def test_a_version_that_does_not_exist_names_the_newest(tables):
         tables.read("examples", version=9)
 
 
-def test_missing_tables_name_the_command_that_makes_them(tmp_path):
+def test_an_error_about_missing_tables_names_the_command_that_creates_them(tmp_path):
     with pytest.raises(ValueError, match="nova curate"):
         Tables(tmp_path / "nothing").version("examples")
 
@@ -151,7 +151,7 @@ def test_split_version(address, expected):
     assert split_version(address) == expected
 
 
-def test_a_version_that_is_no_number_is_refused():
+def test_a_version_that_is_not_a_number_is_refused():
     with pytest.raises(ValueError, match="a version is a number"):
         split_version("work/t@latest")
 
@@ -165,7 +165,7 @@ def test_every_stored_column_has_a_type_and_an_owner():
 
 
 @pytest.mark.parametrize("where", [text("uri") == "m", text("uri").isin(["c", "m", "zz"])])
-def test_rows_are_found_by_strings_inside_a_files_range(tables, where):
+def test_filters_on_strings_work_within_the_range_of_a_file(tables, where):
     rows = [{"asset_id": name, "uri": name} for name in ("a", "m", "z")]
     tables.upsert("assets", rows)
     tables.upsert("assets", rows)  # merged into what is there: another writer than the first time
