@@ -27,6 +27,7 @@ from pipelines.store.files import write_text
 
 DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 UNHASHED = {".md", ".py", ".lock", ".gitattributes"}
+"""Suffixes of files in model folders that do not change a model's results: cards, code, and leftovers of downloads."""
 CACHED_DIGEST_BYTES = 1 << 26
 """Digests of files from this size on are cached on disk between runs."""
 
@@ -48,6 +49,7 @@ class ModelSource:
     """Remark for readers of results that were computed with such models."""
 
 
+# Filled at import time by the packages that have models of their own; `core` knows none of them.
 _SOURCES: dict[str, ModelSource] = {}
 
 

@@ -100,6 +100,7 @@ def show(meter: Any, stages: Sequence[str], total: int | None, console: Console 
                 if ended:
                     return
 
+    # A daemon, so that it cannot keep a driver alive that is killed.
     painter = threading.Thread(target=draw if console.is_terminal else log, daemon=True)
     painter.start()
     try:

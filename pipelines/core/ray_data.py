@@ -86,13 +86,13 @@ def run_stages(
 
     if rows.num_rows == 0:
         return
-    # Ray never splits a block among workers, so a block is as small as the smallest batch.
+    # Ray hands out whole blocks: larger ones would leave workers without work, smaller ones are only overhead.
     block_rows = min(stage.resources.batch_size for stage in stages)
     blocks = [rows.slice(start, block_rows).combine_chunks() for start in range(0, rows.num_rows, block_rows)]
     dataset = ray.data.from_arrow(blocks)
     for stage in stages:
         dataset = _map(dataset, stage, meter)
-    if sink is not None:
+    if sink is not None:  # without copies: rows of examples are large, and a sink only reads them
         dataset = dataset.map_batches(sink, batch_size=sink_rows, batch_format="pyarrow", zero_copy_batch=True)
     try:
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
@@ -149,7 +149,7 @@ def _run_batch(
     meter: ray.actor.ActorHandle | None,
     sources: Sequence[model_hub.ModelSource],
 ) -> pa.Table:
-    model_hub.register(*sources)
+    model_hub.register(*sources)  # a worker process starts without the sources that the driver registered
     model = load_once(stage)
     began = time.perf_counter()
     rows = apply(stage, model, batch.to_pylist())
@@ -161,6 +161,7 @@ def _run_batch(
     return pa.Table.from_pylist(rows, schema=pa.schema(fields))
 
 
+# More entries than a pipeline has stages: stages that take turns in a process must not evict each other's models.
 @functools.lru_cache(maxsize=16)
 def load_once(stage: Stage) -> Any:
     """Returns the stage's model, which is loaded at the first call in this process.

@@ -75,7 +75,7 @@ class Stage(ABC):
         settings = {key: value for key, value in asdict(self).items() if key != "resources"}
         return (self.name, *settings.items())
 
-    @functools.cached_property
+    @functools.cached_property  # digests read files; caching works on a frozen dataclass, as it bypasses __setattr__
     def fingerprint(self) -> str:
         """Identifies the results of the stage: changes when, and only when, they may change."""
         return f"{self.name}-{schema.derived_id(*self.identity())[:12]}"
@@ -129,9 +129,10 @@ def _process(stage: Stage, model: Any, rows: Sequence[Row]) -> Sequence[Row | Ex
 
 def _merge(stage: Stage, row: Row, result: Row | Exception) -> Row:
     if isinstance(result, Exception):
-        message = " ".join(str(result).split())[:500]
+        message = " ".join(str(result).split())[:500]  # some libraries print whole configurations into their errors
         failed = dict(zip(schema.FAILED, (stage.name, type(result).__name__, message), strict=True))
         return {**row, **dict.fromkeys(stage.output_columns()), **failed}
     stamp = {stage.by: stage.fingerprint} if stage.stamps else {}
+    # A misspelt column would otherwise be dropped silently when the batch is converted to Arrow.
     assert set(result) == set(stage.adds), f"{stage.name} declares {stage.adds} but returned {tuple(result)}"
     return {**dict.fromkeys(schema.FAILED), **row, **result, **stamp}

@@ -6,7 +6,7 @@ the examples that the uninterrupted run would have read, and the number of worke
 
 Every batch holds one bucket (frames x height x width), so it has one shape on every worker. An epoch uses every example
 once; the last batch of a bucket is filled up from the bucket's start, so that small buckets are trained on too. Reading
-stays sequential in large tables: the Parquet files are shuffled, and rows within windows of `WINDOW` files.
+stays sequential in large tables: the Parquet files are shuffled, and rows within windows of `SHUFFLE_WINDOW` files.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pipelines.store.tables import DataFile, Tables
 if TYPE_CHECKING:
     import torch
 
-WINDOW = 16
-"""Files whose rows are shuffled together. More files mix better, and fewer are read less often."""
+SHUFFLE_WINDOW = 16
+"""Number of files whose rows are shuffled together: more mix better, fewer are read less often."""
 CACHED_FILES = 64
 """Files that a reader keeps in memory: several windows, because the buckets take turns."""
 COLUMNS = (
@@ -112,12 +112,14 @@ class BatchPlan:
         self._by_bucket: dict[Bucket, list[int]] = {}
         for index, file in enumerate(self.files):
             self._by_bucket.setdefault(Bucket.parse(file.partition["bucket"]), []).append(index)
+        # Large videos make smaller batches than images, so that each batch takes about the same memory.
         self._sizes = {bucket: global_batch(bucket) for bucket in self._by_bucket}
         self._buckets = tuple(sorted(self._by_bucket))
         self._images = tuple(bucket for bucket in self._buckets if bucket.frames == 1)
         if images_first and not self._images:
             raise ValueError(f"images_first is {images_first}, but there are no images; leave it out")
         self._batches = {bucket: -(-count // self._sizes[bucket]) for bucket, count in self.examples.items()}
+        # Two epochs: prefetching crosses their boundary. A cache of this plan's own is freed with the plan.
         self._epoch = lru_cache(maxsize=2)(self._shuffled_epoch)
 
     @property
@@ -147,6 +149,7 @@ class BatchPlan:
     def _shuffled_epoch(self, epoch: int, buckets: Sequence[Bucket]) -> list[tuple[Bucket, list[tuple[int, int]]]]:
         batches: list[list[tuple[Bucket, list[tuple[int, int]]]]] = []
         for number, bucket in enumerate(buckets):
+            # A generator per bucket and epoch: any epoch can be computed without those before it.
             order = self._shuffled_rows(bucket, np.random.default_rng((self.seed, epoch, number)))
             size = self._sizes[bucket]
             # take wraps around: the last batch is filled from the start of the order, however small the bucket
@@ -161,8 +164,9 @@ class BatchPlan:
     def _shuffled_rows(self, bucket: Bucket, rng: np.random.Generator) -> np.ndarray:
         files = rng.permutation(self._by_bucket[bucket])
         windows = []
-        for start in range(0, len(files), WINDOW):
-            pairs = [(file, row) for file in files[start : start + WINDOW] for row in range(self.files[file].rows)]
+        for start in range(0, len(files), SHUFFLE_WINDOW):
+            window = files[start : start + SHUFFLE_WINDOW]
+            pairs = [(file, row) for file in window for row in range(self.files[file].rows)]
             windows.append(rng.permutation(np.array(pairs, dtype=np.int64), axis=0))
         return np.concatenate(windows)
 
@@ -187,6 +191,7 @@ class Reader:
 
     def _read_file(self, index: int) -> list[dict[str, Any]]:
         filesystem, path = open_filesystem(self.plan.files[index].uri)
+        # The partition is in the path too, from which pyarrow would otherwise add a column.
         return pq.read_table(path, columns=list(COLUMNS), filesystem=filesystem, partitioning=None).to_pylist()
 
 
@@ -207,6 +212,7 @@ def _collate(bucket: Bucket, rows: Sequence[dict[str, Any]]) -> Batch:
 def _tensor(row: dict[str, Any], name: str) -> torch.Tensor:
     import torch
 
+    # frombuffer is read-only, and torch needs memory that it may write: astype copies.
     array = np.frombuffer(row[name], np.dtype(row[f"{name}_dtype"])).reshape(row[f"{name}_shape"])
     return torch.from_numpy(array.astype(np.float32))
 
@@ -233,7 +239,7 @@ class Prefetcher:
         while not self._stop.is_set():
             try:
                 item: Batch | BaseException = read(position)
-            except BaseException as error:
+            except BaseException as error:  # whatever it is, the consumer must not wait for a batch that never comes
                 item = error
             while not self._stop.is_set():  # a blocking `put` would never notice that the caller is gone
                 try:

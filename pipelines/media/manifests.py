@@ -13,7 +13,7 @@ from pyarrow.fs import FileSystem
 BUFFER_BYTES = 1 << 20
 PARQUET_ROWS = 4096
 
-Row = Mapping[str, Any]
+ManifestRow = Mapping[str, Any]
 
 
 class Item(NamedTuple):
@@ -33,7 +33,7 @@ def read(filesystem: FileSystem, path: str) -> Iterator[Item | str]:
         yield row if isinstance(row, str) else _item(row)
 
 
-def _item(row: Row) -> Item | str:
+def _item(row: ManifestRow) -> Item | str:
     uri, caption = row.get("uri"), row.get("caption")
     if not isinstance(uri, str) or not uri.strip():
         return "no uri"
@@ -42,7 +42,7 @@ def _item(row: Row) -> Item | str:
     return Item(uri.strip(), (caption or "").strip() or None)
 
 
-def _read_json_lines(filesystem: FileSystem, path: str) -> Iterator[Row | str]:
+def _read_json_lines(filesystem: FileSystem, path: str) -> Iterator[ManifestRow | str]:
     lines = (line for line in _lines(filesystem, path) if line.strip())
     for number, line in enumerate(lines):
         try:
@@ -53,12 +53,12 @@ def _read_json_lines(filesystem: FileSystem, path: str) -> Iterator[Row | str]:
         if not isinstance(row, dict):
             yield "not a JSON object"
             continue
-        if number == 0:
+        if number == 0:  # a single row without `uri` is one broken row, but the first one means a wrong file
             _check_columns(path, row)
         yield row
 
 
-def _read_csv(filesystem: FileSystem, path: str, delimiter: str = ",") -> Iterator[Row | str]:
+def _read_csv(filesystem: FileSystem, path: str, delimiter: str = ",") -> Iterator[ManifestRow | str]:
     reader = csv.DictReader(_lines(filesystem, path), delimiter=delimiter)
     _check_columns(path, reader.fieldnames or ())
     while True:
@@ -70,11 +70,11 @@ def _read_csv(filesystem: FileSystem, path: str, delimiter: str = ",") -> Iterat
             yield f"invalid CSV ({error})"
 
 
-def _read_tsv(filesystem: FileSystem, path: str) -> Iterator[Row | str]:
+def _read_tsv(filesystem: FileSystem, path: str) -> Iterator[ManifestRow | str]:
     return _read_csv(filesystem, path, delimiter="\t")
 
 
-def _read_parquet(filesystem: FileSystem, path: str) -> Iterator[Row]:
+def _read_parquet(filesystem: FileSystem, path: str) -> Iterator[ManifestRow]:
     import pyarrow.parquet as pq
 
     with filesystem.open_input_file(path) as file:
@@ -86,7 +86,7 @@ def _read_parquet(filesystem: FileSystem, path: str) -> Iterator[Row]:
             yield from batch.to_pylist()
 
 
-READERS: dict[str, Callable[[FileSystem, str], Iterator[Row | str]]] = {
+READERS: dict[str, Callable[[FileSystem, str], Iterator[ManifestRow | str]]] = {
     "jsonl": _read_json_lines,
     "ndjson": _read_json_lines,
     "csv": _read_csv,
@@ -98,6 +98,7 @@ READERS: dict[str, Callable[[FileSystem, str], Iterator[Row | str]]] = {
 
 def _lines(filesystem: FileSystem, path: str) -> Iterator[str]:
     with io.BufferedReader(filesystem.open_input_file(path), BUFFER_BYTES) as file:
+        # utf-8-sig skips the byte order mark that spreadsheets write; csv splits lines itself and needs newline="".
         yield from io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
 
 

@@ -51,7 +51,7 @@ def open_picture(file: BinaryIO) -> Image.Image | None:
     Raises:
         MediaError: the file is empty, or it holds an image that is too large, HEIC, or an animated WebP or AVIF.
     """
-    head = file.read(12)
+    head = file.read(12)  # enough for the brand of a HEIC file, which Pillow does not recognise
     file.seek(0)
     if not head:
         raise MediaError("the file is empty")

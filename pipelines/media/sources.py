@@ -143,7 +143,7 @@ class _Place:
         """The address of a path below (or at) this place."""
         if "://" not in self.where:
             return path
-        base, mark, query = self.where.partition("?")
+        base, mark, query = self.where.partition("?")  # the query holds options of the store, such as its endpoint
         below = self.relative(path)
         return base.rstrip("/") + (f"/{quote(below)}" if below else "") + mark + query
 

@@ -44,6 +44,7 @@ def open_video(file: BinaryIO) -> Iterator[tuple[InputContainer, av.VideoStream]
         MediaError: the file holds no video (the cover art of music does not count), or its frames are too large.
         av.FFmpegError: the file is not a supported container.
     """
+    # FFmpeg checks the limit itself before it allocates a frame, which covers sizes that change within a stream.
     options: dict[str, Any] = {
         "options": {"max_pixels": str(MAX_PIXELS)},
         "container_options": {"format_whitelist": FORMATS},
@@ -77,7 +78,7 @@ def decode(
         check_size(frame.width, frame.height)
         origin = frame.pts if origin is None else origin
         seconds = None if counted or frame.pts is None or origin is None else float((frame.pts - origin) * tick)
-        if seconds is None or (previous is not None and seconds <= previous):
+        if seconds is None or (previous is not None and seconds <= previous):  # broken: assume the average rate
             seconds = 0.0 if previous is None else previous + step
         yield seconds, frame
         previous = seconds
@@ -172,7 +173,7 @@ def _read_index(file: BinaryIO, stream: av.VideoStream) -> Extent:
 def _read_packets(container: InputContainer, stream: av.VideoStream) -> Extent:
     frames, begin, end, last = 0, math.inf, 0.0, 0.0
     for packet in container.demux():
-        if not packet.size:
+        if not packet.size:  # the flush packet at the end
             continue
         frames += packet.stream is stream
         if packet.pts is None or packet.time_base is None:

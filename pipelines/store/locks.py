@@ -48,7 +48,7 @@ def exclusive(root: str, purpose: str = "writer") -> Iterator[None]:
 
 
 def _lock_file(root: str, purpose: str) -> Path:
-    if "://" not in root:
+    if "://" not in root:  # hidden: a folder with nothing but a lock still counts as empty
         return Path(root) / f".{purpose}.lock"
     digest = hashlib.sha256(root.encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / "nova-locks" / f"{digest}-{purpose}.lock"

@@ -29,8 +29,6 @@ from pipelines.store import schema
 from pipelines.store.filesystems import open_filesystem
 from pipelines.store.folders import check_output_folder
 
-COMMIT_ATTEMPTS = 5
-
 
 @dataclass(frozen=True)
 class UncommittedFile:
@@ -200,6 +198,7 @@ class Tables:
                 partition_values=dict(file.partition),
                 modification_time=0,
                 data_change=True,
+                # `files` reads the row counts from here, so that planning batches opens no file.
                 stats=f'{{"numRecords": {file.rows}}}',
             )
             for file in files
