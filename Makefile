@@ -2,7 +2,7 @@
 #
 #   make setup    only the installation; a second call does nothing
 #   make demo     the whole loop on small models: media -> tables -> trained NOVA -> videos -> scores in MLflow
-#   make test     the tests            make lint    ruff, format check, mypy
+#   make test     the tests            make lint    ruff, mypy, import contracts
 #   make slow     the long tests       make drill   the tests that kill processes and fill disks
 #
 # torch is the pinned version that pip's configuration offers; pip prefers a CPU build if the configuration has one. For
@@ -47,6 +47,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -153,7 +153,7 @@ def test_a_name_is_run_once_and_means_one_command(cluster, sent):
     other = cluster.begin("--address", cluster.address, "--submission-id", "no-input", "train")
     again, other = _finish(again), _finish(other)
     assert again.returncode == 2
-    assert "is not started again" in again.stderr
+    assert "followed, not started again" in again.stderr
     assert again.stdout == sent.failed.stdout  # one log of one run
     assert other.returncode == 2
     assert "belongs to another command (python -m jobs.cli curate)" in other.stderr
