@@ -31,10 +31,15 @@ class Parsed(Exception):  # noqa: N818 (it is no error)
 
 
 @functools.cache
+def all_commands() -> tuple[CommandLine, ...]:
+    return tuple(command_lines())
+
+
+@functools.cache
 def documented() -> dict[tuple[str, tuple[str, ...]], CommandLine]:
     """Command lines without repetitions, each with the first place that names it."""
     unique: dict[tuple[str, tuple[str, ...]], CommandLine] = {}
-    for command in command_lines():
+    for command in all_commands():
         unique.setdefault((command.program, command.arguments), command)
     return unique
 
@@ -88,7 +93,7 @@ def test_a_documented_command_parses(key, parse_only):
 
 
 def test_commands_are_found_wherever_they_are_documented():
-    places = {command.where for command in command_lines()}
+    places = {command.where for command in all_commands()}
     assert {
         "README.md",
         "docs/ablation.md",
@@ -100,7 +105,7 @@ def test_commands_are_found_wherever_they_are_documented():
         "nova_model/tools/parity.py",
         "pipelines/shapes_world/zoo/models/nova/README.md",
     } <= places
-    assert {command.arguments[0] for command in command_lines() if command.program == "nova"} == set(cli.COMMANDS)
+    assert {command.arguments[0] for command in all_commands() if command.program == "nova"} == set(cli.COMMANDS)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,8 @@ def test_python_examples_compile_and_import_what_exists(page):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ROOMS:
                 module = importlib.import_module(node.module)
-                assert all(hasattr(module, alias.name) for alias in node.names)
+                # Names of nova_model are loaded when first used; listing them does without torch.
+                assert {alias.name for alias in node.names} <= {*dir(module), *getattr(module, "__all__", ())}
 
 
 def test_the_readme_is_short_and_shows_real_output_near_its_top():
