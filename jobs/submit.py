@@ -22,6 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from jobs import settings
+from jobs.cli import COMMANDS, take_common
+from jobs.settings import nearest
+
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
@@ -108,8 +112,6 @@ def main(argv: Sequence[str]) -> int:
     own_options, command = split(argv)
     config, print_only = parse(own_options)
     if print_only:
-        from jobs import settings
-
         masked = tuple(f"{assignment.partition('=')[0]}=***" for assignment in config.env)
         print(settings.show(replace(config, address=config.shown_address, env=masked)))
         return 0
@@ -124,9 +126,6 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     Raises:
         ValueError: an unknown command or option of submit; the nearest is named.
     """
-    from jobs.cli import COMMANDS
-    from jobs.settings import nearest
-
     sendable = [name for name in COMMANDS if name != "submit"]
     own_options: list[str] = []
     variables: list[str] = []
@@ -167,9 +166,6 @@ def parse(arguments: Sequence[str]) -> tuple[SubmitConfig, bool]:
     Raises:
         ValueError: an unknown key, or a value that the config refuses.
     """
-    from jobs import settings
-    from jobs.cli import take_common
-
     invocation = take_common(arguments)
     flags = settings.to_flags(SubmitConfig(), invocation.assignments)
     return settings.parse(SubmitConfig, args=[*flags, *invocation.options], prog="nova submit"), invocation.print_config

@@ -7,6 +7,8 @@ import os
 import socket
 from typing import Any
 
+from pipelines.core.devices import cores
+
 OBJECT_STORE_SHARE = 0.2
 MAX_OBJECT_STORE_BYTES = 4 * 2**30
 MIN_OBJECT_STORE_BYTES = 128 * 2**20
@@ -74,8 +76,6 @@ def _start_here(**common: Any) -> None:
     """Starts Ray in this process; a busy machine may take longer than Ray waits, so there are several attempts."""
     import psutil
     import ray
-
-    from pipelines.core.devices import cores
 
     earlier_children = {process.pid for process in psutil.Process().children(recursive=True)}
     for attempt in range(1, START_ATTEMPTS + 1):

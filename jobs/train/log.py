@@ -6,8 +6,9 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from jobs.runtime import tracking
 from pipelines.store.files import write_text
 
 if TYPE_CHECKING:
@@ -23,9 +24,7 @@ class TrainLog:
         step: steps completed.
     """
 
-    def __init__(self, path: Path, handle: Any, step: int) -> None:
-        from jobs.runtime import tracking
-
+    def __init__(self, path: Path, handle: tracking.Handle, step: int) -> None:
         earlier = [line for line in _lines(path) if json.loads(line)["step"] <= step]
         write_text(path, "".join(earlier))
         self._file = path.open("a", buffering=1)
