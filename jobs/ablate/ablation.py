@@ -147,7 +147,7 @@ def _check_recipe(config: AblateConfig, tables: Tables, newest: int, version: in
             f"--tables {tables.root}@{version} is not the newest ({newest}), which raw_captions and "
             "no_aesthetic_filter build on; leave out the version or, with --only, these variants"
         )
-    if not Curator(tables, config.curate).settled():
+    if not Curator(tables, config.curate).is_settled():
         raise ValueError(
             f"{tables.root} was curated by other settings, or not to the end; give its --recipe, or curate it again"
         )

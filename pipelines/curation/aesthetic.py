@@ -1,7 +1,7 @@
-"""Beauty scores: open_clip image features and a LAION head (linear or MLP).
+"""Aesthetic scores: open_clip image features and a LAION head (linear or MLP).
 
-The heads score about 1 to 10; 4.5 to 5.5 is a common cut. The mean embedding of a clip is kept, and its frames as
-thumbnails, for near duplicates.
+The heads score about 1 to 10; a common threshold is 4.5 to 5.5. The mean embedding of a clip and thumbnails of its
+frames are stored beside the scores, for the search of near duplicates.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from PIL import Image
 
+from pipelines.core.devices import device
+from pipelines.core.model_hub import digest, folder, loading
 from pipelines.core.stage import Row, Stage
 from pipelines.media.errors import MediaError
 from pipelines.media.frames import clip_times, read_frames
@@ -21,11 +24,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 THUMBNAIL = 16
-"""Pixels of a thumbnail, each way."""
+"""Width and height of a thumbnail in pixels: 768 bytes a frame, and detail enough to tell copies from lookalikes."""
 
 
 class ClipModel:
-    """An open_clip model: unit-length features of pictures and texts."""
+    """An open_clip model that returns unit-length features of images and texts."""
 
     def __init__(self, model: Any, transform: Any, tokenizer: Any) -> None:
         self.model, self.transform, self.tokenizer = model, transform, tokenizer
@@ -39,27 +42,25 @@ class ClipModel:
             pretrained: tag of the weights of an architecture, such as openai.
 
         Raises:
-            ValueError: it cannot be loaded.
+            ValueError: the model cannot be loaded.
         """
         import open_clip
 
-        from pipelines.core.devices import device
-        from pipelines.core.model_hub import folder, loading
-
         with loading(name):
             if "/" in name or Path(name).exists():
-                place = f"local-dir:{folder(name)}"
-                model, transform = open_clip.create_model_from_pretrained(place, device=device())
-                return cls(model.eval(), transform, open_clip.get_tokenizer(place))
+                location = f"local-dir:{folder(name)}"
+                model, transform = open_clip.create_model_from_pretrained(location, device=device())
+                return cls(model.eval(), transform, open_clip.get_tokenizer(location))
+            # OpenAI trained with QuickGELU, which open_clip's configurations of the same architectures do not use: the
+            # weights would load all the same, and give wrong features.
             model, _, transform = open_clip.create_model_and_transforms(
                 name, pretrained=pretrained, device=device(), force_quick_gelu=pretrained == "openai"
             )
             return cls(model.eval(), transform, open_clip.get_tokenizer(name))
 
     def image_features(self, frames: Sequence[np.ndarray]) -> Tensor:
-        """RGB uint8 frames [H, W, 3], of any sizes -> fp32 [N, D], unit length."""
+        """Features of RGB uint8 frames [H, W, 3] of any sizes: fp32 [N, D], unit length, on the CPU."""
         import torch
-        from PIL import Image
 
         pixels = torch.stack([self.transform(Image.fromarray(frame)) for frame in frames])
         weight = next(self.model.parameters())
@@ -67,7 +68,7 @@ class ClipModel:
             return self.model.encode_image(pixels.to(weight), normalize=True).float().cpu()
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> fp32 [N, D], unit length."""
+        """Features of texts: fp32 [N, D], unit length, on the CPU."""
         import torch
 
         tokens = self.tokenizer(list(texts)).to(next(self.model.parameters()).device)
@@ -76,39 +77,39 @@ class ClipModel:
 
 
 def load_head(path: str) -> nn.Module:
-    """A LAION aesthetic head: its form is recognised from its keys.
+    """Loads a LAION aesthetic head; its architecture follows from the keys of its state.
 
-    One Linear (`weight`, `bias`), or the MLP whose layers are `layers.0`, `layers.2`, … with dropouts (nothing at
-    inference) between and no activation.
+    It is one Linear (`weight`, `bias`), or an MLP whose layers are `layers.0`, `layers.2`, … The published MLP has
+    dropouts between its layers, which do nothing at inference, and no activations, so linear layers in the order of
+    their numbers are all of it.
 
     Args:
-        path: file or folder; .pth is loaded with weights_only, .safetensors as it is.
+        path: a file or folder; .pth files are loaded with weights_only, so that no code in them runs.
 
     Raises:
-        ValueError: no head there.
+        ValueError: there is no aesthetic head at that path.
     """
     import torch
     from safetensors.torch import load_file
     from torch import nn
 
-    from pipelines.core.model_hub import folder, loading
-
-    place = folder(path)
-    if place.is_dir():
-        found = [*place.glob("*.safetensors"), *place.glob("*.pth")]
-        if not found:
-            raise ValueError(f"no aesthetic head in {place}; name a .pth or .safetensors file")
-        place = found[0]
+    location = folder(path)
+    if location.is_dir():
+        candidates = [*location.glob("*.safetensors"), *location.glob("*.pth")]
+        if not candidates:
+            raise ValueError(f"no aesthetic head in {location}; name a .pth or .safetensors file")
+        location = candidates[0]
     with loading(path):
-        if place.suffix == ".safetensors":
-            state = load_file(place)
+        if location.suffix == ".safetensors":
+            state = load_file(location)
         else:
-            state = torch.load(place, map_location="cpu", weights_only=True)
+            state = torch.load(location, map_location="cpu", weights_only=True)
     weights = [name for name, value in state.items() if name.endswith("weight") and value.ndim == 2]
     if not weights:
-        raise ValueError(f"{place} is no aesthetic head: it holds {', '.join(list(state)[:3])}")
+        names = ", ".join(list(state)[:3])
+        raise ValueError(f"no aesthetic head in {location}, which contains {names}; give a LAION head")
     layers = []
-    for name in sorted(weights, key=_number):
+    for name in sorted(weights, key=_layer_number):
         weight, bias = state[name], state[name.removesuffix("weight") + "bias"]
         layer = nn.Linear(weight.shape[1], weight.shape[0])
         layer.load_state_dict({"weight": weight.float(), "bias": bias.float()})
@@ -116,13 +117,14 @@ def load_head(path: str) -> nn.Module:
     return nn.Sequential(*layers).eval()
 
 
-def _number(name: str) -> int:
-    digits = [part for part in name.split(".") if part.isdigit()]
-    return int(digits[-1]) if digits else 0
+def _layer_number(name: str) -> int:
+    """The number in a name such as layers.10.weight, which as text would come before layers.2.weight."""
+    numbers = [int(word) for word in name.split(".") if word.isdigit()]
+    return numbers[-1] if numbers else 0
 
 
 class Scorer:
-    """CLIP and a head that fit each other.
+    """A CLIP model and a head for embeddings of its width.
 
     Raises:
         ValueError: the head takes embeddings of another width.
@@ -130,13 +132,17 @@ class Scorer:
 
     def __init__(self, clip: ClipModel, head: nn.Module) -> None:
         self.clip, self.head = clip, head
-        takes = next(head.parameters()).shape[1]
-        gives = clip.image_features([np.zeros((8, 8, 3), np.uint8)]).shape[1]
-        if takes != gives:
-            raise ValueError(f"the aesthetic head takes embeddings of {takes} values, the CLIP model gives {gives}")
+        head_width = next(head.parameters()).shape[1]
+        # open_clip's models name their width differently; features of one picture show it.
+        clip_width = clip.image_features([np.zeros((8, 8, 3), np.uint8)]).shape[1]
+        if head_width != clip_width:
+            raise ValueError(
+                f"the aesthetic head takes embeddings of {head_width} values, the CLIP model gives {clip_width}; "
+                "choose the head that was trained on this CLIP model"
+            )
 
     def __call__(self, features: Tensor) -> np.ndarray:
-        """Unit-length features [N, D] -> scores [N]."""
+        """Scores [N] of unit-length features [N, D]."""
         import torch
 
         with torch.inference_mode():
@@ -145,7 +151,7 @@ class Scorer:
 
 @dataclass(frozen=True, kw_only=True)
 class Aesthetic(Stage):
-    """Scores frames spread over a clip; keeps the mean, the lowest, the mean embedding, and thumbnails."""
+    """Scores frames spread over a clip: mean and lowest score, mean embedding, and thumbnails."""
 
     name: ClassVar[str] = "aesthetic"
     reads: ClassVar[tuple[str, ...]] = ("uri", "kind", "start", "end")
@@ -158,15 +164,14 @@ class Aesthetic(Stage):
     pretrained: str | None = None
     """Weights of an architecture, such as openai."""
     head: str
-    """LAION head: a .pth or .safetensors file, for the model's width."""
+    """LAION head: a .pth or .safetensors file, trained on the same CLIP model."""
     frames: int = 3
-    """Frames scored of a video."""
+    """Frames of a video that are scored."""
     short_side: int = 336
-    """Pixels that frames are decoded at; at least what the model looks at."""
+    """Short side in pixels at which frames are decoded; at least the size of the model's input."""
 
     def identity(self) -> tuple[object, ...]:
-        from pipelines.core.model_hub import digest
-
+        # A name without a slash is an architecture of open_clip, whose weights follow from `pretrained`.
         model = digest(self.model) if "/" in self.model else self.model
         return (*super().identity(), model, digest(self.head))
 
@@ -177,8 +182,9 @@ class Aesthetic(Stage):
         decoded = [self._frames(row) for row in rows]
         good = [frames for frames in decoded if not isinstance(frames, Exception)]
         if not good:
-            return [each for each in decoded if isinstance(each, Exception)]
-        features = model.clip.image_features([frame for frames in good for frame in frames])
+            return [error for error in decoded if isinstance(error, Exception)]
+        # Frames of all clips in one call of the model; `spans` cuts the results up again.
+        features = model.clip.image_features([frame for frames in good for frame in frames])  # [frames, D]
         scores = model(features)
         ends = np.cumsum([len(frames) for frames in good])
         spans = iter(zip([0, *ends[:-1]], ends, strict=True))
@@ -208,8 +214,7 @@ class Aesthetic(Stage):
 
 
 def thumbnails(frames: np.ndarray) -> np.ndarray:
-    """RGB uint8 frames [N, H, W, 3] -> [N, 16, 16, 3]."""
-    from PIL import Image
-
+    """Shrinks RGB uint8 frames [N, H, W, 3] to [N, 16, 16, 3]."""
     size = (THUMBNAIL, THUMBNAIL)
-    return np.stack([np.asarray(Image.fromarray(each).resize(size, Image.Resampling.BOX)) for each in frames])
+    # A box filter averages the pixels of each cell, so small shifts and noise change little.
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX)) for frame in frames])

@@ -1,7 +1,7 @@
 """Captions by a transformers image-text-to-text model, through its own processor and chat template.
 
-Every accepted clip gets a short caption (one sentence) and a long one. The model sees frames spread over the clip. The
-caption that came with the source stays beside them in `source_caption`.
+Every accepted clip gets a short caption (one sentence) and a long one. The model sees frames spread over the clip. A
+caption that came with the source is kept beside them, in `source_caption`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pipelines.core.devices import device, dtype
+from pipelines.core.model_hub import digest, folder, loading, quiet
 from pipelines.core.stage import Row, Stage
 from pipelines.media.errors import MediaError
 from pipelines.media.frames import clip_times, read_frames
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Captioner:
-    """A vision-language model that answers one question about each of several clips."""
+    """A vision-language model that answers a question about each clip of a batch."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model, self.processor = model, processor
@@ -29,18 +31,15 @@ class Captioner:
         """Loads a folder or hub id as `AutoModelForImageTextToText` and `AutoProcessor` read it.
 
         Raises:
-            ValueError: it cannot be loaded, or has no chat template.
+            ValueError: the model cannot be loaded, or has no chat template.
         """
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        from pipelines.core.devices import device, dtype
-        from pipelines.core.model_hub import folder, loading, quiet
-
         quiet()
         with loading(name):
-            place = folder(name)
-            model = AutoModelForImageTextToText.from_pretrained(place, dtype=dtype(precision)).eval().to(device())
-            processor = AutoProcessor.from_pretrained(place)
+            path = folder(name)
+            model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype(precision)).eval().to(device())
+            processor = AutoProcessor.from_pretrained(path)
         if not getattr(processor, "chat_template", None):
             raise ValueError(f"model {name!r} has no chat template; choose an instruction-tuned one")
         return cls(model, processor)
@@ -52,23 +51,27 @@ class Captioner:
         max_tokens: int,
         seconds: Sequence[float] | None = None,
     ) -> list[str]:
-        """Answers to one question a clip, greedily decoded.
+        """Answers one question a clip, by greedy decoding.
 
         Args:
-            clips: frames [N, H, W, 3] uint8 each.
-            questions: one a clip.
-            max_tokens: longest answer.
-            seconds: how long each clip is; those of several frames are then shown as videos, and not as pictures.
+            clips: uint8 frames [N, H, W, 3] of each clip.
+            questions: one question a clip.
+            max_tokens: length of an answer in tokens, at most.
+            seconds: durations of the clips; with them, clips of several frames are passed as videos and not as images.
         """
         import torch
 
         as_videos = [seconds is not None and len(frames) > 1 for frames in clips]
-        chats = [_chat(*each) for each in zip(clips, questions, as_videos, strict=True)]
-        # Answers must follow right behind questions.
+        chats = [
+            _chat(frames, question, as_video)
+            for frames, question, as_video in zip(clips, questions, as_videos, strict=True)
+        ]
+        # A causal model continues the end of its input, so padding goes to the left of the shorter questions.
         options: dict[str, Any] = {"padding": True, "padding_side": "left"}
         if seconds is not None and any(as_videos):
-            told = zip(clips, seconds, as_videos, strict=True)
-            metadata = [video_metadata(len(frames), each) for frames, each, as_video in told if as_video]
+            durations = zip(clips, seconds, as_videos, strict=True)
+            metadata = [video_metadata(len(frames), duration) for frames, duration, as_video in durations if as_video]
+            # The frames are a selection already; the processor must not thin them out again.
             options |= {"do_sample_frames": False, "video_metadata": metadata}
         inputs = self.processor.apply_chat_template(
             chats,
@@ -85,7 +88,7 @@ class Captioner:
 
 
 def video_metadata(frames: int, seconds: float) -> dict[str, Any]:
-    """What a processor is told of a video of which it gets so many frames, spread over so many seconds."""
+    """Metadata for a processor: a video of some seconds, of which it receives frames spread evenly."""
     return {
         "total_num_frames": frames, "frames_indices": list(range(frames)), "duration": seconds,
         "fps": frames / seconds if seconds else 1.0,
@@ -93,8 +96,11 @@ def video_metadata(frames: int, seconds: float) -> dict[str, Any]:
 
 
 def _chat(frames: np.ndarray, question: str, as_video: bool) -> list[dict[str, Any]]:
-    shown = [{"type": "video", "video": frames}] if as_video else [{"type": "image", "image": each} for each in frames]
-    return [{"role": "user", "content": [*shown, {"type": "text", "text": question}]}]
+    if as_video:
+        media: list[dict[str, Any]] = [{"type": "video", "video": frames}]
+    else:
+        media = [{"type": "image", "image": frame} for frame in frames]
+    return [{"role": "user", "content": [*media, {"type": "text", "text": question}]}]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +116,11 @@ class Caption(Stage):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto is bf16 on a GPU and fp32 on a CPU."""
     frames: int = 4
-    """Frames of a video that are shown to the model."""
+    """Frames of a video that the model sees."""
     as_video: bool = False
-    """Show them as a video, with their times, to a model that takes videos (as Qwen-VL does), and not as pictures."""
+    """Pass the frames as a video with their times rather than as images; for models that take videos, as Qwen-VL."""
     short_side: int = 448
-    """Pixels that frames are decoded at; the model's processor resizes further."""
+    """Short side in pixels at which frames are decoded; the model's processor resizes further."""
     short_prompt: str = "Describe this {kind} in one sentence."
     """Question for the short caption; {kind} becomes image or video."""
     long_prompt: str = (
@@ -123,13 +129,11 @@ class Caption(Stage):
     )
     """Question for the long caption."""
     short_tokens: int = 64
-    """Longest short caption, in the model's tokens."""
+    """Length of the short caption at most, in the model's tokens."""
     long_tokens: int = 256
-    """Longest long caption."""
+    """Length of the long caption at most."""
 
     def identity(self) -> tuple[object, ...]:
-        from pipelines.core.model_hub import digest
-
         return (*super().identity(), digest(self.model))
 
     def load(self) -> Captioner:
@@ -160,5 +164,5 @@ class Caption(Stage):
 
 def _row(short: str, long: str) -> Row | Exception:
     if not short or not long:
-        return ValueError("the captioner gave an empty caption")
+        return ValueError("the captioner returned an empty caption")
     return {"caption_short": short, "caption_long": long}

@@ -86,7 +86,7 @@ class Curator:
             or has_unencoded(probe, self.curation.encoding)
         )
 
-    def settled(self) -> bool:
+    def is_settled(self) -> bool:
         """Whether the tables are as a run with these settings would leave them: nothing unfinished, no new decision."""
         return not self.has_work(()) and not any(changed_decisions(self.runner, self.curation.decide))
 

@@ -1,4 +1,4 @@
-"""First stage: what a file is, and the id that its content gives it."""
+"""First stage: facts of a file, and an id derived from its content."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from pipelines.media.errors import MediaError
 from pipelines.media.probe import MediaInfo, open_media, probe
 
 ID_DIGITS = 32
+"""Hexadecimal digits of an asset's id: 128 bits, at which collisions are out of the question."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ingest(Stage):
-    """Probes each file and hashes its content; refuses what cannot be read or lies outside the limits."""
+    """Probes each file and hashes its content; rejects files that cannot be read or exceed the limits."""
 
     name: ClassVar[str] = "ingest"
     reads: ClassVar[tuple[str, ...]] = ("uri", "source_error")
@@ -27,16 +28,16 @@ class Ingest(Stage):
     stamps: ClassVar[bool] = False
 
     max_bytes: int = 16 * 2**30
-    """Larger files are refused."""
+    """Larger files are rejected."""
     max_pixels: int = 8192 * 4320
-    """Pixels of a frame; larger ones are refused."""
+    """Pixels of a frame; larger ones are rejected. An 8K frame has 33 million."""
     max_seconds: float = 6 * 3600.0
-    """Longer videos are refused."""
+    """Longer videos are rejected."""
     min_side: int = 32
-    """Images and videos with a shorter side in pixels are refused."""
+    """Images and videos with a shorter side, in pixels, are rejected."""
 
     def process(self, model: Any, rows: Sequence[Row]) -> list[Row | Exception]:
-        """One row of facts per file, or the `MediaError` it gave."""
+        """Facts of each file, or the `MediaError` that reading it raised."""
         results: list[Row | Exception] = []
         for row in rows:
             try:
@@ -50,7 +51,7 @@ class Ingest(Stage):
             raise MediaError(row["source_error"])
         uri = row["uri"]
         with open_media(uri) as file:
-            size = file.seek(0, 2)
+            size = file.seek(0, 2)  # offset of the end
             if size > self.max_bytes:
                 raise MediaError(f"{size} bytes; ingest.max_bytes is {self.max_bytes}")
             info = probe(uri)
@@ -68,6 +69,6 @@ class Ingest(Stage):
 
 
 def content_id(file: BufferedReader) -> str:
-    """First 32 hexadecimal digits of the SHA-256 of an open file's content, read a piece at a time."""
+    """First 32 hexadecimal digits of the SHA-256 of an open file's content, which is read in chunks."""
     file.seek(0)
     return hashlib.file_digest(file, "sha256").hexdigest()[:ID_DIGITS]

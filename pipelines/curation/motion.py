@@ -1,8 +1,8 @@
-"""How much a clip moves, by optical flow (torchvision RAFT).
+"""Motion scores of clips, by optical flow (torchvision RAFT).
 
-**Motion score = mean over sampled pairs of the mean flow magnitude, in pixels at a short side of 256, between frames
-1/12 s apart, times a calibration constant.** Motion scores of different tools are not comparable; this one does not
-depend on resolution or frame rate, and the raw statistics are kept beside it, so that a new calibration needs no GPU.
+**The motion score is the mean over sampled frame pairs of the mean flow magnitude, in pixels at a short side of 256,
+between frames 1/12 s apart, times a calibration constant.** It depends neither on resolution nor on frame rate. Motion
+scores of different tools are not comparable, so the raw statistics are stored too: a new calibration needs no GPU.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
+from pipelines.core.devices import device
+from pipelines.core.model_hub import digest, folder, loading
 from pipelines.core.stage import Row, Stage
 from pipelines.media.errors import MediaError
 from pipelines.media.frames import read_frames
@@ -22,23 +24,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 REFERENCE_SIDE = 256
-"""Short side in pixels that scores are stated at."""
+"""Short side in pixels to which scores refer."""
 REFERENCE_SECONDS = 1 / 12
-"""Time between two frames that scores are stated for."""
-RAFT_LEAST = 128
-"""RAFT raises below this many pixels a side."""
+"""Time between two frames to which scores refer: NOVA's frame rate is 12."""
+RAFT_MIN_SIDE = 128
+"""RAFT raises an error below this many pixels a side: its correlation pyramid halves 1/8 of them three times."""
 RAFT_MULTIPLE = 8
+"""RAFT's features have 1/8 of the resolution, so that sides must be multiples of 8."""
 
 Flow = Callable[["Tensor", "Tensor"], "Tensor"]
 """Flow between RGB frames in 0..255, [P, 3, H, W] each -> displacement in pixels (x, y), [P, 2, H, W]."""
 
 
 class Raft:
-    """torchvision's RAFT at any size: small frames are enlarged, sides padded, and the flow brought back.
+    """torchvision's RAFT at any size: small frames are enlarged, sides are padded, and the flow is scaled back.
 
     Args:
         network: raft_small or raft_large, in eval mode.
-        updates: refinements of the flow.
+        updates: iterative refinements of the flow.
     """
 
     def __init__(self, network: torch.nn.Module, updates: int) -> None:
@@ -49,69 +52,76 @@ class Raft:
         """Builds the network with weights from a folder or file (safetensors or .pth), or torchvision's by enum name.
 
         Raises:
-            ValueError: no such architecture or weights.
+            ValueError: the weights cannot be loaded into this architecture.
         """
         from torchvision.models import optical_flow
 
-        from pipelines.core.devices import device
-        from pipelines.core.model_hub import loading
-
         build = getattr(optical_flow, architecture)
-        known = getattr(optical_flow, "Raft_Small_Weights" if "small" in architecture else "Raft_Large_Weights")
+        published = getattr(optical_flow, "Raft_Small_Weights" if "small" in architecture else "Raft_Large_Weights")
         with loading(weights):
-            if weights in known.__members__:
-                network = build(weights=known[weights], progress=False)
+            if weights in published.__members__:
+                network = build(weights=published[weights], progress=False)
             else:
                 network = build()
                 network.load_state_dict(_state(weights))
         return cls(network.eval().to(device()), updates)
 
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        """Flow between RGB frames in 0..255, [P, 3, H, W] each: displacement in pixels (x, y), [P, 2, H, W]."""
         import torch
         import torch.nn.functional as F
 
         height, width = first.shape[-2:]
-        scale = max(1.0, RAFT_LEAST / min(height, width))
+        scale = max(1.0, RAFT_MIN_SIDE / min(height, width))
         size = (round(height * scale), round(width * scale))
-        where = next(self.network.parameters()).device
-        pairs = [
-            F.interpolate(each.float().to(where) / 127.5 - 1, size=size, mode="bilinear") for each in (first, second)
+        network_device = next(self.network.parameters()).device
+        # torchvision's RAFT takes values in -1..1.
+        resized = [
+            F.interpolate(frames.float().to(network_device) / 127.5 - 1, size=size, mode="bilinear")
+            for frames in (first, second)
         ]
         right, bottom = (-size[1] % RAFT_MULTIPLE, -size[0] % RAFT_MULTIPLE)
-        padded = [F.pad(each, (0, right, 0, bottom), mode="replicate") for each in pairs]
+        # Edges are repeated, because the contrast of a black border would disturb the flow near it.
+        padded = [F.pad(frames, (0, right, 0, bottom), mode="replicate") for frames in resized]
         with torch.inference_mode():
-            flow = self.network(*padded, num_flow_updates=self.updates)[-1]
+            flow = self.network(*padded, num_flow_updates=self.updates)[-1]  # one flow a refinement; the last is best
         flow = F.interpolate(flow[..., : size[0], : size[1]], size=(height, width), mode="bilinear")
-        grown = torch.tensor([size[1] / width, size[0] / height], device=where).reshape(1, 2, 1, 1)
-        return (flow / grown).cpu()
+        enlargement = torch.tensor([size[1] / width, size[0] / height], device=network_device).reshape(1, 2, 1, 1)
+        return (flow / enlargement).cpu()
 
 
 def _state(weights: str) -> dict[str, Tensor]:
+    """Reads weights from a file, or from the first file of a folder, safetensors before .pth."""
     import torch
     from safetensors.torch import load_file
 
-    from pipelines.core.model_hub import folder
-
-    place = folder(weights)
-    path = place if place.is_file() else next(iter([*place.glob("*.safetensors"), *place.glob("*.pth")]), place)
+    path = folder(weights)
+    if path.is_dir():
+        path = next(iter([*path.glob("*.safetensors"), *path.glob("*.pth")]), path)
     if path.suffix == ".safetensors":
         return load_file(path)
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def mean_magnitudes(flow: Tensor) -> np.ndarray:
-    """Mean length of the displacement of each pair, [P, 2, H, W] -> [P] pixels."""
+    """Mean length of the displacements of each pair in pixels: [P, 2, H, W] -> [P]."""
     return flow.float().norm(dim=1).mean(dim=(1, 2)).cpu().numpy()
 
 
 def normalised(pixels: float, *, short_side: int, seconds: float) -> float:
-    """Pixels at a short side and between frames some seconds apart -> pixels at 256 per 1/12 s."""
+    """Converts a displacement to the unit of motion scores: pixels at a short side of 256 per 1/12 s.
+
+    Args:
+        pixels: displacement between two frames.
+        short_side: short side of the frames in pixels.
+        seconds: time between the frames.
+    """
     return pixels * (REFERENCE_SIDE / short_side) * (REFERENCE_SECONDS / seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Motion(Stage):
-    """Measures the motion of videos; an image and a clip of one frame have score 0 and no pairs."""
+    """Measures the motion of videos. Images and clips of one frame have a score of 0 and no pairs."""
 
     name: ClassVar[str] = "motion"
     reads: ClassVar[tuple[str, ...]] = ("uri", "kind", "start", "end", "fps")
@@ -123,66 +133,63 @@ class Motion(Stage):
     model: Literal["raft_small", "raft_large"] = "raft_small"
     """torchvision architecture."""
     weights: str
-    """Folder or file with its weights, or a name of torchvision's weights such as C_T_SKHT_V2."""
+    """Folder or file with its weights, or the name of torchvision's weights, such as C_T_SKHT_V2."""
     updates: int = 12
-    """Refinements of the flow."""
+    """Iterative refinements of the flow; 12 is torchvision's default."""
     pairs_per_second: float = 2.0
     """Frame pairs sampled from each second of a clip."""
     max_pairs: int = 16
-    """Pairs sampled from a clip at most, evenly spread."""
+    """Pairs sampled from a clip at most; they are spread evenly."""
     short_side: int = 256
-    """Pixels that flow is computed at."""
+    """Short side in pixels at which flow is computed."""
     pairs_at_once: int = 8
     """Pairs in one call of the network."""
     calibration: float = 1.0
     """Constant that scores are multiplied by."""
 
     def identity(self) -> tuple[object, ...]:
-        from pipelines.core.model_hub import digest
-
-        named = "/" not in self.weights and self.weights.isupper()  # torchvision's own weights never change
-        return (*super().identity(), self.weights if named else digest(self.weights))
+        is_published = "/" not in self.weights and self.weights.isupper()  # torchvision never changes weights of a name
+        return (*super().identity(), self.weights if is_published else digest(self.weights))
 
     def load(self) -> Flow:
         return Raft.load(self.model, self.weights, self.updates)
 
     def process(self, model: Flow, rows: Sequence[Row]) -> list[Row | Exception]:
-        return [self._measured(model, row) for row in rows]
+        return [self._measure(model, row) for row in rows]
 
-    def _measured(self, flow: Flow, row: Row) -> Row | Exception:
+    def _measure(self, flow: Flow, row: Row) -> Row | Exception:
         times = self.pair_times(row)
         if not times:
             return self._row(row, np.zeros(0), 0.0)
         try:
-            frames = read_frames(row["uri"], [t for pair in times for t in pair], short_side=self.short_side)
+            frames = read_frames(row["uri"], [time for pair in times for time in pair], short_side=self.short_side)
         except MediaError as error:
             return error
         magnitudes = self._magnitudes(flow, frames)
         return self._row(row, magnitudes, float(np.mean([later - earlier for earlier, later in times])))
 
     def pair_times(self, row: Row) -> list[tuple[float, float]]:
-        """Seconds of the frames of each pair: whole frames apart, as near to 1/12 s as the frame rate allows."""
+        """Seconds of the two frames of each pair: whole frames apart, as near to 1/12 s as the frame rate allows."""
         if row["kind"] == "image" or not row["fps"]:
             return []
         frame = 1 / row["fps"]
         gap = max(1, round(REFERENCE_SECONDS / frame)) * frame
         usable = row["end"] - row["start"] - frame - gap  # the last frame starts one frame before the end
-        if usable < -frame / 2:
+        if usable < -frame / 2:  # half a frame of tolerance, because containers round times
             return []
         usable = max(usable, 0.0)
         count = int(np.clip(np.ceil(usable * self.pairs_per_second), 1, self.max_pairs))
         starts = row["start"] + (np.arange(count) + 0.5) * usable / count
-        first = np.round(starts / frame) * frame + frame / 4  # inside a frame: rounding must not pick its neighbour
+        # A quarter of a frame after its start: at the very boundary, rounding would pick the neighbour.
+        first = np.round(starts / frame) * frame + frame / 4
         return [(float(start), float(start + gap)) for start in first]
 
     def _magnitudes(self, flow: Flow, frames: np.ndarray) -> np.ndarray:
         import torch
 
-        pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
-        first, second = pixels[0::2], pixels[1::2]
-        calls = range(0, len(first), self.pairs_at_once)
-        parts = [slice(start, start + self.pairs_at_once) for start in calls]
-        return np.concatenate([mean_magnitudes(flow(first[part], second[part])) for part in parts])
+        pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)  # [2P, H, W, 3] -> [2P, 3, H, W]
+        pairs = zip(pixels[0::2].split(self.pairs_at_once), pixels[1::2].split(self.pairs_at_once), strict=True)
+        return np.concatenate([mean_magnitudes(flow(first, second)) for first, second in pairs])
 
     def _row(self, row: Row, magnitudes: np.ndarray, interval: float) -> Row:
         pairs = len(magnitudes)

@@ -48,8 +48,8 @@ def _registered_uris(tables: Tables) -> Iterator[tuple[list[str], np.ndarray]]:
     for batch in tables.scan("assets", columns=["uri", "other_uris", "last_seen"]):
         last_seen = microseconds(batch["last_seen"])
         yield batch["uri"].to_pylist(), last_seen
-        others = batch["other_uris"]
-        yield pc.list_flatten(others).to_pylist(), last_seen[np.asarray(pc.list_parent_indices(others))]
+        other_uris = batch["other_uris"]
+        yield pc.list_flatten(other_uris).to_pylist(), last_seen[np.asarray(pc.list_parent_indices(other_uris))]
 
 
 def register_sources(runner: PassRunner, stages: Sequence[Stage], sources: Sequence[Source], source_name: str) -> None:

@@ -1,7 +1,7 @@
-"""Text features of the two captions of a clip, of their true length: padding is the model's own business.
+"""Text features of the two captions of a clip, at their true length: the model pads them when it is trained.
 
-To train on captions as they were found, `captions="source"` encodes the one that came with the source in place of both,
-where there is one.
+To train on captions as they come with the data, `captions="source"` encodes a source's own caption in place of both.
+Clips without one keep the captioner's.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TextFeatures(Stage):
     )  # fmt: skip
 
     captions: Literal["captioner", "source"] = "captioner"
-    """Which are encoded: the captioner's, or for both the one that came with the source, where there is one."""
+    """Captions to encode: the captioner's, or in place of both the source's own caption, where there is one."""
     model: str
     """transformers language model: a folder or a hub id."""
     tokenizer: str | None = None
@@ -42,35 +42,35 @@ class TextFeatures(Stage):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto is bf16 on a GPU and fp32 on a CPU."""
     max_tokens: int = 256
-    """Longer captions are cut; what NOVA was trained with."""
+    """Longer captions are cut; NOVA was trained with 256."""
 
     def identity(self) -> tuple[object, ...]:
         return (*super().identity(), digest(self.model))
 
     def fresh(self, row: Row) -> bool:
-        """Features are fresh where encoder and captions are those they were made with."""
+        """Features are fresh where both the encoder and the captions are the ones they were computed from."""
         return super().fresh(row) and row.get("caption_hash") == self._hash(row)
 
     def load(self) -> TextEncoder:
         return TextEncoder.load(self.model, dtype(self.precision), self.max_tokens, self.tokenizer)
 
     def process(self, model: TextEncoder, rows: Sequence[Row]) -> list[Row | Exception]:
-        chosen = [self._chosen(row) for row in rows]
-        encoded = model.encode([captions[index] for index in range(2) for captions in chosen])
+        captions = [self._captions(row) for row in rows]
+        encoded = model.encode([*(short for short, _ in captions), *(long for _, long in captions)])
         pairs = zip(rows, encoded[: len(rows)], encoded[len(rows) :], strict=True)
         return [
             _array("short_text", short) | _array("long_text", long) | {"caption_hash": self._hash(row)}
             for row, short, long in pairs
         ]
 
-    def _chosen(self, row: Row) -> tuple[str, str]:
-        """The short and the long caption that are encoded."""
+    def _captions(self, row: Row) -> tuple[str, str]:
+        """The short and the long caption to encode."""
         if self.captions == "source" and row["source_caption"]:
             return row["source_caption"], row["source_caption"]
         return row["caption_short"], row["caption_long"]
 
     def _hash(self, row: Row) -> str:
-        return schema.derived_id(*self._chosen(row))
+        return schema.derived_id(*self._captions(row))
 
 
 def _array(name: str, features: Tensor) -> Row:

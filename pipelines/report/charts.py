@@ -1,18 +1,15 @@
-"""The report's charts, as SVG text whose ink follows the page's colours (light or dark)."""
+"""Charts of the report, as SVG text in the page's own text colour, so that they follow its light or dark theme."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 INK = "#010203"
-"""Stands for the page's text colour while matplotlib draws."""
+"""Stands for the page's text colour while matplotlib draws, because matplotlib does not know `currentColor`."""
 ACCEPTED, REJECTED, LINES = "#2f9e6e", "#d9663a", ("#3b7dd8", "#d9663a", "#2f9e6e", "#8a63d2")
 SETTINGS: Any = {
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
@@ -22,7 +19,7 @@ SETTINGS: Any = {
 
 
 def funnel(steps: Mapping[str, int]) -> str:
-    """Horizontal bars, one a step, with their counts."""
+    """A horizontal bar for each step, labelled with its count."""
     names, counts = list(steps), list(steps.values())
 
     def draw(axes: Any) -> None:
@@ -33,17 +30,17 @@ def funnel(steps: Mapping[str, int]) -> str:
         axes.spines[["bottom", "left"]].set_visible(False)
         axes.tick_params(left=False)
 
-    return _drawn(draw, 6.4, 0.4 * len(steps) + 0.3)
+    return _svg(draw, 6.4, 0.4 * len(steps) + 0.3)
 
 
 def histogram(
     title: str, accepted: np.ndarray, rejected: np.ndarray, limits: Sequence[float] = (), bins: int = 30
 ) -> str:
     """Stacked histogram of a score, accepted below rejected, with a dashed line at each threshold."""
-    both = np.concatenate([accepted, rejected])
+    scores = np.concatenate([accepted, rejected])
 
     def draw(axes: Any) -> None:
-        edges = np.histogram_bin_edges(both, bins=bins) if len(both) else np.linspace(0, 1, bins)
+        edges = np.histogram_bin_edges(scores, bins=bins) if len(scores) else np.linspace(0, 1, bins)
         axes.hist(
             [accepted, rejected], bins=edges, stacked=True, color=[ACCEPTED, REJECTED], label=["accepted", "rejected"]
         )
@@ -54,11 +51,17 @@ def histogram(
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.legend()
 
-    return _drawn(draw, 4.6, 2.6)
+    return _svg(draw, 4.6, 2.6)
 
 
 def curves(title: str, lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, log: bool = False) -> str:
-    """Lines over training steps, each with its own (steps, values)."""
+    """Lines over training steps.
+
+    Args:
+        title: title of the chart.
+        lines: steps and values of each line, by label.
+        log: whether values are on a logarithmic scale.
+    """
 
     def draw(axes: Any) -> None:
         for (name, (steps, values)), colour in zip(lines.items(), LINES, strict=False):
@@ -70,21 +73,19 @@ def curves(title: str, lines: Mapping[str, tuple[Sequence[float], Sequence[float
         if len(lines) > 1:
             axes.legend()
 
-    return _drawn(draw, 4.6, 2.6)
+    return _svg(draw, 4.6, 2.6)
 
 
-def _drawn(draw: Any, width: float, height: float) -> str:
+def _svg(draw: Callable[[Any], None], width: float, height: float) -> str:
+    """Draws a chart of a size in inches."""
     import matplotlib as mpl
     from matplotlib.figure import Figure  # without pyplot: no window system, no state shared between threads
 
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure.subplots())
-        return _svg(figure)
-
-
-def _svg(figure: Figure) -> str:
-    text = io.StringIO()
-    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    whole = text.getvalue()
-    return whole[whole.index("<svg") :].replace(INK, "currentColor")
+        file = io.StringIO()
+        # Without a date, and with the fixed hash salt of SETTINGS, the same data give the same text.
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :].replace(INK, "currentColor")

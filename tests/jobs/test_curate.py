@@ -182,12 +182,12 @@ def test_captions_of_the_source_replace_text_alone_and_need_no_media_listing(cur
 
 
 def test_settled_tables_are_those_that_a_run_would_leave_as_they_are(curated: Path) -> None:
-    def settled(**changes: Any) -> bool:
-        return Curator(Tables(curated), config(**changes)).settled()
+    def is_settled(**changes: Any) -> bool:
+        return Curator(Tables(curated), config(**changes)).is_settled()
 
-    assert settled()
-    assert not settled(decide=Filters(min_motion=1e6))
-    assert not settled(text=replace(config().text, captions="source"))
+    assert is_settled()
+    assert not is_settled(decide=Filters(min_motion=1e6))
+    assert not is_settled(text=replace(config().text, captions="source"))
 
 
 def test_tables_that_are_not_there_cannot_be_curated_again(tmp_path: Path) -> None:

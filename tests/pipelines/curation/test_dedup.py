@@ -48,15 +48,15 @@ def test_an_image_and_a_video_are_never_duplicates():
 
 def test_a_new_clip_joins_a_clip_of_the_table():
     new, placed = clips(b=0), clips(a=3, z=90)
-    found = groups(new, placed)
-    assert changes(found, new, placed.to_batches()) == {"b": "a", "a": "a"}
+    joined = groups(new, placed)
+    assert changes(joined, new, placed.to_batches()) == {"b": "a", "a": "a"}
 
 
 def test_a_new_clip_that_bridges_two_groups_makes_them_one():
     new = clips(m=10)
     placed = clips(a=(3, "a"), b=(3, "a"), x=(17, "x"), y=(17, "x"))
-    found = groups(new, placed)
-    assert changes(found, new, placed.to_batches()) == {"m": "a", "x": "a", "y": "a"}
+    joined = groups(new, placed)
+    assert changes(joined, new, placed.to_batches()) == {"m": "a", "x": "a", "y": "a"}
 
 
 def test_a_smaller_id_renames_the_group_of_the_table():
@@ -72,8 +72,8 @@ def test_new_clips_without_a_twin_are_recorded_as_alone():
 def test_blocks_do_not_change_the_result():
     rng = np.random.default_rng(0)
     new = clips(**{f"c{n:02d}": float(angle) for n, angle in enumerate(rng.uniform(0, 360, 40))})
-    whole = regroup(Dedup(threshold=CONFIG.threshold, block=1000), new, list)
-    assert groups(new) == whole
+    in_one_block = regroup(Dedup(threshold=CONFIG.threshold, block=1000), new, list)
+    assert groups(new) == in_one_block
 
 
 def test_a_threshold_that_is_no_cosine_is_refused():
@@ -85,8 +85,8 @@ def picture(*values):
     return np.array(values, np.uint8).tobytes()
 
 
-def test_what_only_the_embedding_takes_for_the_same_is_told_apart_by_its_pixels():
-    seen = {
+def test_pixels_tell_lookalikes_from_copies():
+    thumbnails = {
         "a": picture(10, 200, 30, 90),
         "b": picture(25, 180, 42, 91),  # paler
         "c": picture(200, 10, 90, 30),  # elsewhere
@@ -94,17 +94,18 @@ def test_what_only_the_embedding_takes_for_the_same_is_told_apart_by_its_pixels(
         "f": picture(7, 7, 7, 7),  # flat
     }
     config = Dedup(threshold=0.9, alike=0.95)
-    close = clips(seen, a=0, b=0, c=0, d=0)
+    close = clips(thumbnails, a=0, b=0, c=0, d=0)
     assert regroup(config, close, list) == {"a": "a", "b": "a"}
-    assert regroup(config, clips(seen, a=0, e=0), list) == {"a": "a", "e": "a"}, "without pixels the cosine decides"
-    assert regroup(config, clips(seen, a=0, f=0), list) == {"a": "a", "f": "a"}, "what is flat differs in nothing"
-    placed = clips(seen, b=(0, None), c=(0, None)).to_batches()
-    assert regroup(config, clips(seen, a=0), lambda: placed) == {"a": "a", "b": "a"}
+    without_pixels = clips(thumbnails, a=0, e=0)
+    assert regroup(config, without_pixels, list) == {"a": "a", "e": "a"}, "without pixels the cosine decides"
+    assert regroup(config, clips(thumbnails, a=0, f=0), list) == {"a": "a", "f": "a"}, "what is flat differs in nothing"
+    placed = clips(thumbnails, b=(0, None), c=(0, None)).to_batches()
+    assert regroup(config, clips(thumbnails, a=0), lambda: placed) == {"a": "a", "b": "a"}
 
 
 def test_the_fingerprint_follows_every_threshold():
-    asked = [Dedup(), Dedup(threshold=0.9), Dedup(alike=0.95), Dedup(alike=0.9)]
-    assert len({each.fingerprint("clip") for each in asked}) == 4
+    configs = [Dedup(), Dedup(threshold=0.9), Dedup(alike=0.95), Dedup(alike=0.9)]
+    assert len({config.fingerprint("clip") for config in configs}) == 4
 
 
 @pytest.mark.parametrize("alike", [0, 1.5])

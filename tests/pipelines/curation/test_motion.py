@@ -22,12 +22,12 @@ motion_stage = partial(Motion, weights="fake/raft")
 
 def exact_flow(first: Tensor, second: Tensor) -> Tensor:
     """The whole-frame shift in x, found by trying all of them; stands in for a trained network."""
-    found = []
+    shifts = []
     for before, after in zip(first.float(), second.float(), strict=True):
         errors = [(after - before.roll(shift, -1)).abs()[..., 64:-64].mean() for shift in range(-48, 49)]
-        found.append(float(np.argmin(errors)) - 48)
+        shifts.append(float(np.argmin(errors)) - 48)
     flow = torch.zeros(len(first), 2, *first.shape[-2:])
-    flow[:, 0] = torch.tensor(found)[:, None, None]
+    flow[:, 0] = torch.tensor(shifts)[:, None, None]
     return flow
 
 
@@ -133,7 +133,7 @@ def test_raft_takes_any_size(height: int, width: int) -> None:
 
 def test_enlarged_frames_give_flow_in_their_own_pixels() -> None:
     class Constant(torch.nn.Module):
-        """Says that everything moves 8 pixels right and 8 down, at the size it is given."""
+        """Returns 8 pixels right and 8 down everywhere, at the size of its input."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -162,9 +162,9 @@ def test_pairs_are_whole_frames_apart_and_inside_their_clip(fps: float, tmp_path
         times = motion_stage(pairs_per_second=4).pair_times(row)
         assert bool(times) == (last - first > gap), "a clip gives a pair as soon as one fits"
         if times:
-            shown = [read_code(each) for each in read_frames(str(path), [t for pair in times for t in pair])]
-            assert [after - before for before, after in zip(shown[::2], shown[1::2], strict=True)] == [gap] * len(times)
-            assert first <= min(shown) < max(shown) < last
+            codes = [read_code(frame) for frame in read_frames(str(path), [time for pair in times for time in pair])]
+            assert [after - before for before, after in zip(codes[::2], codes[1::2], strict=True)] == [gap] * len(times)
+            assert first <= min(codes) < max(codes) < last
 
 
 @pytest.mark.parametrize(("fps", "apart"), [(25, 2), (30, 2), (29.97, 2), (10, 1), (60, 5)])
@@ -178,7 +178,7 @@ def test_rates_that_12_does_not_divide_give_the_same_score(fps: float, apart: in
 def test_small_and_upright_videos_are_measured_at_a_short_side_of_256(tmp_path: Path) -> None:
     small = measured(sliding(tmp_path / "a.mp4", step=2, frames=24, fps=12, side=128), 2.0, 12)
     assert small["motion_score"] == pytest.approx(4.0)  # 2 of 128 pixels
-    flat = read_frames(str(sliding(tmp_path / "b.mp4", step=4, frames=12, fps=12)), [each / 12 for each in range(12)])
+    flat = read_frames(str(sliding(tmp_path / "b.mp4", step=4, frames=12, fps=12)), [index / 12 for index in range(12)])
     write_video(tmp_path / "c.mp4", flat[:, :, :128], 12, crf=1)  # 256 high, 128 wide: 4 of 128 pixels
     assert measured(tmp_path / "c.mp4", 1.0, 12)["motion_score"] == pytest.approx(8.0)
 
@@ -204,17 +204,17 @@ def test_the_statistics_are_over_the_pairs(tmp_path: Path) -> None:
 
 
 class Position(torch.nn.Module):
-    """Says at each pixel how far right and down it is, by itself or by the picture's first two channels."""
+    """Returns the position of each pixel: its own, or the one that the picture's first two channels encode."""
 
     def __init__(self, *, by_picture: bool = False) -> None:
         super().__init__()
         self.anchor = torch.nn.Parameter(torch.zeros(1))
         self.by_picture = by_picture
-        self.asked: list[tuple[int, ...]] = []
+        self.calls: list[tuple[int, ...]] = []
         self.range = (0.0, 0.0)
 
     def forward(self, first: Tensor, second: Tensor, num_flow_updates: int) -> list[Tensor]:
-        self.asked.append((*first.shape[-2:], num_flow_updates))
+        self.calls.append((*first.shape[-2:], num_flow_updates))
         self.range = (float(first.min()), float(first.max()))
         rows, columns = torch.meshgrid(*(torch.arange(side).float() for side in first.shape[-2:]), indexing="ij")
         right = torch.stack([columns, rows]).expand(len(first), -1, -1, -1)
@@ -232,20 +232,22 @@ def test_padding_is_cut_off_on_the_side_where_it_was_put(size: tuple[int, int], 
     rows, columns = torch.meshgrid(*(torch.arange(side) % 200 for side in size), indexing="ij")
     frames = torch.stack([columns, rows, 255 * (columns > 9)]).to(torch.uint8).expand(2, -1, -1, -1)
     flow = Raft(network, 7)(frames, frames)
-    assert network.asked == [(*padded, 7)]
+    assert network.calls == [(*padded, 7)]
     assert network.range == (-1.0, 1.0), "torchvision's networks take -1..1"
     assert flow.shape == (2, 2, *size)
     torch.testing.assert_close(flow[1], torch.stack([columns, rows]).float(), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize(("size", "asked"), [((64, 96), (128, 192)), ((90, 60), (192, 128)), ((127, 300), (128, 304))])
+@pytest.mark.parametrize(
+    ("size", "enlarged"), [((64, 96), (128, 192)), ((90, 60), (192, 128)), ((127, 300), (128, 304))]
+)
 def test_frames_below_128_are_enlarged_and_the_flow_is_brought_back(
-    size: tuple[int, int], asked: tuple[int, int]
+    size: tuple[int, int], enlarged: tuple[int, int]
 ) -> None:
     network = Position()
     frames = torch.zeros(1, 3, *size, dtype=torch.uint8)
     flow = Raft(network, 1)(frames, frames)
-    assert network.asked == [(*asked, 1)]
+    assert network.calls == [(*enlarged, 1)]
     # a pixel's place, in the frame's own pixels; within half a pixel, as pixels have an extent
     torch.testing.assert_close(flow[0, 0, 8], torch.arange(size[1]).float(), atol=0.5, rtol=0.01)
     torch.testing.assert_close(flow[0, 1, :, 8], torch.arange(size[0]).float(), atol=0.5, rtol=0.01)

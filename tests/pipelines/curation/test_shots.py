@@ -120,8 +120,8 @@ def test_long_shots_are_split_evenly_at_frames(tmp_path):
     ends = [shot["end"] for shot in row["shots"]]
     assert [shot["start"] for shot in row["shots"]] == [0.0, *ends[:-1]]
     assert ends[-1] == pytest.approx(130 / 12)
-    whole = shots_of(tmp_path / "v.mp4", max_seconds=100 / 12)
-    assert frame_counts(whole) == [100, 30]
+    unsplit = shots_of(tmp_path / "v.mp4", max_seconds=100 / 12)
+    assert frame_counts(unsplit) == [100, 30]
 
 
 def test_an_image_is_one_clip(tmp_path):

@@ -38,8 +38,8 @@ def test_small_pictures_are_enlarged_and_a_video_is_a_strip_of_five() -> None:
     assert strip(plain(RED)).size == (128, 128)
     assert strip(plain(RED, 24)).size == (5 * 128 + 4 * 4, 128)
     frames = np.stack([np.full((64, 64, 3), 10 * index, np.uint8) for index in range(9)])
-    shown = np.asarray(strip(frames))[64, 64::132, 0]
-    assert list(shown) == [0, 20, 40, 60, 80], "first, last and evenly between"
+    levels = np.asarray(strip(frames))[64, 64::132, 0]
+    assert list(levels) == [0, 20, 40, 60, 80], "first, last and evenly between"
 
 
 def test_every_sample_is_on_the_sheet(tmp_path: Path) -> None:
@@ -88,12 +88,12 @@ def pixels(path: Path) -> np.ndarray:
 
 def cells(sheet: np.ndarray) -> list[int]:
     """Indices into COLOURS of the rectangles on a sheet, in reading order."""
-    found = []
+    corners_of_colours = []
     for index, colour in enumerate(COLOURS):
         inside = np.pad((sheet == colour).all(axis=-1), ((1, 0), (1, 0)))
         corners = inside[1:, 1:] & ~inside[:-1, 1:] & ~inside[1:, :-1]  # neither above nor to the left
-        found += [(int(top), int(left), index) for top, left in np.argwhere(corners)]
-    return [index for _, _, index in sorted(found)]
+        corners_of_colours += [(int(top), int(left), index) for top, left in np.argwhere(corners)]
+    return [index for _, _, index in sorted(corners_of_colours)]
 
 
 @pytest.mark.parametrize("number", [1, 2, 5, 7])
@@ -114,7 +114,7 @@ def test_columns_that_are_asked_for_give_the_size(columns: int, rows: int, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("size", "shown"),
+    ("size", "height_width"),
     [
         ((64, 96), (128, 192)),
         ((48, 48), (144, 144)),  # whole factors keep the pixels of small pictures square
@@ -122,8 +122,8 @@ def test_columns_that_are_asked_for_give_the_size(columns: int, rows: int, tmp_p
         ((128, 128), (128, 128)),
     ],
 )
-def test_small_pictures_grow_and_large_ones_shrink(size: tuple[int, int], shown: tuple[int, int]) -> None:
-    assert strip(np.zeros((1, *size, 3), np.uint8)).size[::-1] == shown
+def test_small_pictures_grow_and_large_ones_shrink(size: tuple[int, int], height_width: tuple[int, int]) -> None:
+    assert strip(np.zeros((1, *size, 3), np.uint8)).size[::-1] == height_width
 
 
 def test_enlarging_repeats_pixels_and_does_not_blur() -> None:
@@ -170,6 +170,6 @@ def test_a_manifest_shows_its_first_samples_in_order(tmp_path: Path) -> None:
     names = ["2.png", "bad.png", "0.png", "1.png"]
     rows = [{**row, "uri": str(tmp_path / name)} for name in names]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "manifest.parquet")
-    path = sheet_from_manifest(tmp_path, most=3)
+    path = sheet_from_manifest(tmp_path, max_samples=3)
     assert path == tmp_path / "contact_sheet.png"
     assert cells(pixels(path)) == [2, 0]
