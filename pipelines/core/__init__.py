@@ -1,1 +1,1 @@
-"""What a stage is, how Ray runs stages and shows their progress, where models come from, and the text encoder."""
+"""Stages, how Ray runs them and shows their progress, the sources of models, and the text encoder."""

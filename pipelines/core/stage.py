@@ -1,4 +1,4 @@
-"""What a stage is, and how it is applied to rows in one process. `ray_data.py` runs stages on a cluster.
+"""Stages, the steps of a pipeline, and how one is applied to rows in this process.
 
 A stage is a frozen dataclass: its fields are its settings. It declares the columns it reads and adds, loads its model
 once per process (`load`) and computes added columns for a batch of rows (`process`). Rows are plain dictionaries, one
@@ -9,7 +9,7 @@ result per row, so that a stage can be tried in a shell without Ray:
 
 A row that a stage fails on carries the error in its `failed_*` columns and passes through all later stages unchanged;
 the caller writes it to the `failures` table. A row whose `<name>_by` column already holds the stage's fingerprint is
-left as it is, so that only new and stale rows are computed.
+left as it is, so that only new and stale rows are computed. `ray_data.py` runs stages on a cluster.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one worker of a stage needs, and how many workers there are."""
+    """Resources of one worker of a stage, and the number of workers."""
 
     cpus: float = 1.0
     """Logical CPUs per worker; also the number of torch threads (at least one)."""
