@@ -1,4 +1,4 @@
-"""`python -m nova_model.parity`: the former place of `nova_model.tools.parity`, kept for one version."""
+"""`python -m nova_model.parity`: alias of `nova_model.tools.parity`, for one version."""
 
 import sys
 

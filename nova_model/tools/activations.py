@@ -1,4 +1,4 @@
-"""How large activations grow on their way through both encoders, which is what the place of the norms decides."""
+"""Growth of activations through the blocks of both encoders, which the position of the norms decides."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ from torch import nn
 from nova_model.model import Nova
 
 Variances = dict[str, list[float]]
+"""By encoder (`temporal`, `spatial`), the variance behind each block."""
 
 
 @torch.no_grad()
 def variance_by_depth(model: Nova, forward: Callable[[], Any]) -> Variances:
-    """Variance of what leaves each block, over batch, tokens and width; the mean of all times that a block runs.
+    """Variance of each block's output over batch, tokens and width; the mean over all passes through the block.
 
     Args:
-        model: whose blocks are watched.
-        forward: runs it, once or more.
+        model: the model whose blocks are watched.
+        forward: runs the model, once or more.
 
     Returns:
-        Of the encoders `temporal` and `spatial`, a number a block, the first block first.
+        For each encoder a number per block, the first block first.
     """
-    blocks = {"temporal": model.video_encoder.blocks, "spatial": model.image_encoder.blocks}
-    seen: dict[str, list[list[float]]] = {name: [[] for _ in listed] for name, listed in blocks.items()}
+    encoders = {"temporal": model.video_encoder.blocks, "spatial": model.image_encoder.blocks}
+    variances: dict[str, list[list[float]]] = {name: [[] for _ in blocks] for name, blocks in encoders.items()}
 
-    def watch(into: list[float], block: nn.Module, given: Any, output: Any) -> None:
+    def record(samples: list[float], block: nn.Module, inputs: Any, output: Any) -> None:
         x, _ = output
-        into.append(x.float().var(correction=0).item())
+        samples.append(x.float().var(correction=0).item())
 
     handles = [
-        block.register_forward_hook(partial(watch, into))
-        for name, listed in blocks.items()
-        for block, into in zip(listed, seen[name], strict=True)
+        block.register_forward_hook(partial(record, samples))
+        for name, blocks in encoders.items()
+        for block, samples in zip(blocks, variances[name], strict=True)
     ]
     try:
         forward()
     finally:
         for handle in handles:
             handle.remove()
-    return {name: [sum(each) / len(each) for each in listed] for name, listed in seen.items()}
+    return {name: [sum(samples) / len(samples) for samples in rows] for name, rows in variances.items()}

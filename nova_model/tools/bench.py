@@ -1,40 +1,17 @@
-"""Times a training step and a generation against the plain reference, in turn in one run.
+"""Times a training step and a generation against the plain reference, alternating in one run.
 
     python -m nova_model.tools.bench --json --threads 2
 
-The config is the preset `bench`; images (T1) go without, videos of three latent frames (T3) with scaling and shift.
-Ours and `reference.py` compute the same from the same weights and draws; what differs is shown beside each ratio.
-
-What each choice gains, measured alone against ours without it (CPU time of one core, fp32, 2 cores of an AMD EPYC with
-AVX2; medians of 3 or 4 pairs, which differed by some per cent):
-
-    sampling   a set's diffusion steps are conditioned and modulated in a few large products      12 %
-               the last spatial layer works for the tokens of the set alone                        6 %
-    training   only masked tokens are denoised (13 % of them are not, in the mean)                 4 %
-               one timestep embedding for each of 1000 timesteps, not for each token               4 %
-               the condition is projected once, not for each of the loss's repeats                 3 %
-               last layers work for the tokens that are read                                       1 %
-               fused AdamW, and attention block by block instead of a dense mask             below 1 %
-
-What is left is products of matrices, 80 % of the time, at 65 to 80 GFLOPS a core, where plain products reach 80. Tried
-without a gain there: attention as two products, packed weights (oneDNN), MLPs in chunks that fit a cache.
-
-On one NVIDIA H200 (torch 2.11, one run): a training step 1.04x (T1) and 0.93x (T3) of the reference in fp32, 1.70x and
-1.69x for a sample, 1.71x and 1.73x with bf16 weights. At these sizes both wait for launches, not for arithmetic. A
-training step in bf16 took 0.25 s against 0.04 s: the number of masked tokens differs from step to step, and cuDNN's
-attention, which torch prefers for bf16 there, seems to plan each new shape anew. It is switched off since, in training
-and here.
-
-On one NVIDIA H100 80GB HBM3 (torch 2.11, one run with --rounds 1): a training step 1.10x (T1) and 0.89x (T3) of
-the reference in fp32, 1.64x and 1.56x for a sample, 1.77x and 1.48x with bf16 weights. A training step in bf16 takes
-0.095 s now, against 0.040 s of the reference (T1) and 0.093 s against 0.049 s (T3): better by half, and still behind.
+The model is that of the preset `bench`: for images (T1) without scaling and shift, for videos of three latent frames
+(T3) with them. The model and `reference.py` compute the same results from the same weights and random draws; how far
+they differ is printed beside each ratio. `docs/performance.md` has measurements.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -48,26 +25,28 @@ from nova_model.model import Losses, Nova
 from nova_model.sampling.schedule import FlowMatching
 from nova_model.sampling.video import generate
 from nova_model.tools import reference
+from nova_model.tools.arguments import ArgumentParser
 from nova_model.training.precision import multiplies_bf16
 
 SCHEDULE = FlowMatching()
 SIZE = 32
+"""Height and width of the latents."""
 LOSS_REPEAT = 4
 SETTINGS = SamplingConfig(set_steps=16, diffusion_steps=25, guidance_scale=5.0)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to time."""
+    """A computation that is timed, in two implementations with the same results."""
 
-    ours: Callable[[int], Tensor]
-    """One repetition, by number; gives what the other must give too."""
-    plain: Callable[[int], Tensor]
+    model: Callable[[int], Tensor]
+    """Runs a repetition, by its number, with the model."""
+    reference: Callable[[int], Tensor]
     rounds: int
 
 
 def model_of(frames: int, device: torch.device) -> Nova:
-    """The preset `bench` with weights from a seed; an image model for one frame."""
+    """The model of preset `bench` with weights from a seed; an image model for one frame."""
     config = PRESETS["bench"]
     if frames == 1:
         config = replace(config, video_base_size=(1, *config.video_base_size[1:]), video_mixer_rank=None)
@@ -80,42 +59,46 @@ def normal(*shape: int, device: torch.device) -> Tensor:
 
 
 def train_case(frames: int, batch: int, device: torch.device, rounds: int, dtype: torch.dtype) -> Case:
-    """Forward, backward and AdamW; ours is fused."""
-    models = [model_of(frames, device).train() for _ in range(2)]
-    ours, plain = models
-    optimizers = [
-        torch.optim.AdamW(ours.parameters(), lr=1e-4, fused=True), torch.optim.AdamW(plain.parameters(), lr=1e-4)
-    ]  # fmt: skip
+    """A training step: forward, backward and AdamW, which is fused for the model and plain for the reference."""
+    model, plain = (model_of(frames, device).train() for _ in range(2))
     latents = normal(batch, 4, frames, SIZE, SIZE, device=device)
-    text = normal(batch, ours.config.text_token_len, ours.config.text_token_dim or 0, device=device)
+    text = normal(batch, model.config.text_token_len, model.config.text_token_dim or 0, device=device)
 
-    def losses(model: Nova, number: int) -> Losses:
+    def losses(number: int) -> Losses:
         generator = torch.Generator(device).manual_seed(number)
-        if model is ours:
-            return model(latents=latents, text=text, schedule=SCHEDULE, generator=generator, loss_repeat=LOSS_REPEAT)
-        kept = model.drop(text, None, 0.1, generator)
-        draws = model.draw(latents, SCHEDULE, generator, LOSS_REPEAT)
-        return reference.losses(model, latents=latents, text=kept, schedule=SCHEDULE, draws=draws)
+        return model(latents=latents, text=text, schedule=SCHEDULE, generator=generator, loss_repeat=LOSS_REPEAT)
 
-    def step(which: int) -> Callable[[int], Tensor]:
+    def reference_losses(number: int) -> Losses:
+        generator = torch.Generator(device).manual_seed(number)
+        prompt = plain.drop(text, None, 0.1, generator)
+        draws = plain.draw(latents, SCHEDULE, generator, LOSS_REPEAT)
+        return reference.losses(plain, latents=latents, text=prompt, schedule=SCHEDULE, draws=draws)
+
+    def step(
+        optimizer: torch.optim.Optimizer, compute: Callable[[int], Losses], autocast: bool
+    ) -> Callable[[int], Tensor]:
         def run(number: int) -> Tensor:
-            optimizers[which].zero_grad(set_to_none=True)
-            with torch.autocast(device.type, dtype, enabled=which == 0 and dtype != torch.float32):
-                total = losses(models[which], number).total
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(device.type, dtype, enabled=autocast):
+                total = compute(number).total
             total.backward()
-            optimizers[which].step()
+            optimizer.step()
             return total.detach()
 
         return run
 
-    return Case(step(0), step(1), rounds)
+    return Case(
+        step(torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True), losses, dtype != torch.float32),
+        step(torch.optim.AdamW(plain.parameters(), lr=1e-4), reference_losses, False),
+        rounds,
+    )
 
 
 def sample_case(frames: int, device: torch.device, rounds: int, dtype: torch.dtype) -> Case:
-    """One sample, 16 set steps of 25 diffusion steps, guidance 5."""
+    """One sample with the settings of `SETTINGS`."""
     plain = model_of(frames, device).eval()
-    ours = model_of(frames, device).eval().to(dtype)
-    text = normal(1, ours.config.text_token_len, ours.config.text_token_dim or 0, device=device)
+    model = model_of(frames, device).eval().to(dtype)
+    text = normal(1, model.config.text_token_len, model.config.text_token_dim or 0, device=device)
 
     def arguments(model: Nova, number: int) -> dict[str, Any]:
         generators = [torch.Generator().manual_seed(number)]
@@ -125,7 +108,7 @@ def sample_case(frames: int, device: torch.device, rounds: int, dtype: torch.dty
         }  # fmt: skip
 
     return Case(
-        lambda number: generate(ours, SCHEDULE, **arguments(ours, number)).float(),
+        lambda number: generate(model, SCHEDULE, **arguments(model, number)).float(),
         lambda number: reference.generate(plain, SCHEDULE, **arguments(plain, number)),
         rounds,
     )
@@ -147,69 +130,96 @@ class Timing:
     seconds: float
     reference_seconds: float
     ratio: float
-    """Of the rounds' own ratios."""
+    """Median of the rounds' ratios, which a machine that slows down for a while affects less than medians."""
     difference: float
-    """Largest difference of the results, over the largest result."""
+    """Largest difference of the results, relative to the largest result."""
 
 
 def measure(case: Case, device: torch.device) -> Timing:
-    """Runs both in turn; a first round warms up and is not counted."""
+    """Runs both implementations alternately; the first round warms up and is not counted."""
     times: list[tuple[float, float]] = []
     difference = 0.0
     for number in range(case.rounds + 1):
-        pair, results = [], []
-        for run in (case.ours, case.plain):
-            began = time.perf_counter()
-            results.append(run(number))
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            pair.append(time.perf_counter() - began)
+        model_result, model_seconds = _time(case.model, number, device)
+        reference_result, reference_seconds = _time(case.reference, number, device)
         if number:
-            times.append((pair[0], pair[1]))
-        ours, plain = (each.float().cpu() for each in results)
-        difference = max(difference, ((ours - plain).abs().max() / plain.abs().max()).item())
-    ours_s, plain_s = (statistics.median(column) for column in zip(*times, strict=True))
-    ratio = statistics.median(plain / ours for ours, plain in times)
-    return Timing(ours_s, plain_s, ratio, difference)
+            times.append((model_seconds, reference_seconds))
+        error = (model_result - reference_result).abs().max() / reference_result.abs().max()
+        difference = max(difference, error.item())
+    seconds, reference_seconds = (statistics.median(column) for column in zip(*times, strict=True))
+    ratio = statistics.median(reference / model for model, reference in times)
+    return Timing(seconds, reference_seconds, ratio, difference)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m nova_model.tools.bench", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--json", action="store_true", help="end with one line that is a JSON object")
-    parser.add_argument("--threads", type=int, help="CPU threads; torch's own number by default")
-    parser.add_argument("--rounds", type=int, default=3, help="times that a generation is timed; a step twice as often")
-    parser.add_argument("--only", help="the cases whose name has this in it")
-    given = parser.parse_args(arguments)
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cuda.enable_cudnn_sdp(False)  # as training does it
-    found: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
+def _time(run: Callable[[int], Tensor], number: int, device: torch.device) -> tuple[Tensor, float]:
+    """Result of a repetition, and the seconds that it took."""
+    start = time.perf_counter()
+    result = run(number)
+    if device.type == "cuda":
+        torch.cuda.synchronize()  # the call returns when its kernels are queued, not when they are done
+    seconds = time.perf_counter() - start
+    return result.float().cpu(), seconds
+
+
+def bench(device: torch.device, rounds: int, only: str | None = None) -> dict[str, Any]:
+    """Times all cases, or those whose name contains a text, and prints a line for each.
+
+    Returns:
+        Seconds, ratio and difference of each case, by name.
+
+    Raises:
+        ValueError: no case has that name.
+    """
     precisions = {"": torch.float32}
     if multiplies_bf16(device):
         precisions["_bf16"] = torch.bfloat16
+    results: dict[str, Any] = {}
     for suffix, dtype in precisions.items():
-        for name, make in cases(device, dtype, given.rounds).items():
-            if given.only and given.only not in name:
+        for name, build in cases(device, dtype, rounds).items():
+            if only and only not in name:
                 continue
-            timing = measure(make(), device)
-            found[name + suffix] = round(timing.seconds, 4)
-            found[f"{name}{suffix}_ratio"] = round(timing.ratio, 3)
-            found[f"{name}{suffix}_difference"] = timing.difference
+            timing = measure(build(), device)
+            results[name + suffix] = round(timing.seconds, 4)
+            results[f"{name}{suffix}_ratio"] = round(timing.ratio, 3)
+            results[f"{name}{suffix}_difference"] = timing.difference
             print(
                 f"{name + suffix:24} {timing.seconds:8.3f} s   reference {timing.reference_seconds:8.3f} s   "
                 f"{timing.ratio:5.2f}x   results differ by {timing.difference:.1e}",
                 flush=True,
             )
-    if given.json:
-        print(json.dumps(found))
+    if not results:
+        raise ValueError(f"no case is called {only!r}; they are {', '.join(cases(device, torch.float32, rounds))}")
+    return results
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = ArgumentParser(prog="python -m nova_model.tools.bench", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="end with one line that is a JSON object")
+    parser.add_argument("--threads", type=int, help="CPU threads; torch's own number by default")
+    parser.add_argument("--rounds", type=int, default=3, help="times that a sample is timed; a step twice as often")
+    parser.add_argument("--only", metavar="TEXT", help="only the cases whose name contains this text")
+    options = parser.parse_args(arguments)
+    for name in ("threads", "rounds"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            parser.error(f"--{name} is {getattr(options, name)}; it must be at least 1")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as in training, where it plans each new number of tokens anew
+    try:
+        results = bench(device, options.rounds, options.only)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.json:
+        environment = {
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+        print(json.dumps({**environment, **results}))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

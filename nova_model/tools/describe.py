@@ -1,33 +1,37 @@
-"""What a preset costs: parameters, FLOPs of a training step and of a generation, training memory; one JSON object.
+"""Costs of a preset: parameters, FLOPs of a training step and of a generation, training memory; one JSON object.
 
     python -m nova_model.tools.describe nova-d48w1024-sd512 | python -m json.tool
 
-Nothing is allocated, however large the model is. How it is counted:
+No weights are allocated, however large the model is. The numbers are counted as follows:
 
-- FLOPs: a multiply-add is two; products of matrices, attention and patch embeddings, as the code computes them
-  (`flops.py`), the mask ratio at its expected value (0.867) and `loss_repeat` noise draws for each masked token. A
-  backward pass is two forward ones; with activation checkpointing a part's forward pass runs once more. A generation
-  runs all guidance branches in every step.
-- Memory, bytes: weights, gradients, AdamW's two moments and the average of the weights, all fp32 as `nova train` keeps
-  them; activations are the most that a step holds beside those (`memory.py`), without and with checkpointing. Buckets
+- FLOPs: a multiply-add counts as two; matrix products, attention and patch embeddings as the code computes them
+  (`flops.py`), with the mask ratio at its expected value (0.867) and `loss_repeat` noise draws for each masked token. A
+  backward pass costs two forward passes; with activation checkpointing the forward pass of a network runs once more. A
+  generation runs all branches of guidance in every step.
+- Memory in bytes: weights, gradients, AdamW's two moments and the moving average of the weights, all in fp32 as in
+  `nova train`; activations are the peak of a step beside those (`memory.py`), without and with checkpointing. Buckets
   of data-parallel training, other libraries and fragmentation come on top.
-- Batch is per device, 1 by default; frames, size and steps default to what the release was trained and sampled with.
+- The batch is that of one device, 1 by default; frames, size and steps default to those of the release.
 """
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import json
 import sys
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nova_model.config import PARTS, PRESETS, NovaConfig, SamplingConfig
+from nova_model.tools.arguments import ArgumentParser
+
+if TYPE_CHECKING:
+    from nova_model.tools.flops import Flops
 
 DDPM_PRESETS = ("nova-d48w1024-sd512", "nova-d48w1024-osp480")
-"""Released with DDPM, whose runs take 100 diffusion steps; flow matching takes 25."""
+"""Presets that were released with DDPM, which is sampled in 100 diffusion steps; flow matching takes 25."""
 
 
 def describe(
@@ -42,32 +46,30 @@ def describe(
     precision: str = "bf16",
     checkpointing: Sequence[str] = PARTS,
 ) -> dict[str, Any]:
-    """The JSON object.
+    """Computes the JSON object.
 
     Args:
-        name: of a preset.
+        name: name of a preset.
         batch: samples at once, in training and in generation.
         frames: T, latent frames; as trained by default.
-        set_steps: K.
+        set_steps: K, sets of a frame.
         diffusion_steps: by default as released, 100 for DDPM and 25 for flow matching.
         guidance_scale: 1 switches guidance off.
-        loss_repeat: noise draws a token.
-        precision: of training, bf16 (autocast) or fp32.
-        checkpointing: parts that compute their activations again, where it says with checkpointing.
+        loss_repeat: noise draws for each token.
+        precision: precision of training, bf16 (autocast) or fp32.
+        checkpointing: networks that recompute their activations, in the numbers with checkpointing.
 
     Raises:
-        ValueError: no such preset (the nearest is named), or sizes that cannot be.
+        ValueError: there is no such preset (the nearest is named), or a size is below 1.
     """
     if name not in PRESETS:
         close = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)
         raise ValueError(f"unknown preset {name!r}; did you mean {close[0]}?")
     config = PRESETS[name]
     frames = config.usual_frames if frames is None else frames
-    wrong = [
-        each for each, value in {"batch": batch, "frames": frames, "loss_repeat": loss_repeat}.items() if value < 1
-    ]
-    if wrong:
-        raise ValueError(f"{wrong[0]} must be at least 1")
+    for option, value in {"batch": batch, "frames": frames, "loss_repeat": loss_repeat}.items():
+        if value < 1:
+            raise ValueError(f"{option} must be at least 1")
     settings = SamplingConfig(
         set_steps=set_steps,
         diffusion_steps=diffusion_steps or (100 if name in DDPM_PRESETS else 25),
@@ -84,7 +86,8 @@ def describe(
 
 
 def parameter_counts(config: NovaConfig) -> dict[str, int]:
-    """Parameters of the parts; embeddings are what neither of them has."""
+    """Number of parameters of each network, and of the embeddings around them."""
+    # torch is imported where it is needed: wrong options are reported without waiting for it.
     import torch
 
     from nova_model.model import Nova
@@ -95,11 +98,11 @@ def parameter_counts(config: NovaConfig) -> dict[str, int]:
     def count(module: torch.nn.Module) -> int:
         return sum(parameter.numel() for parameter in module.parameters())
 
-    found = {
+    networks = {
         "temporal": count(model.video_encoder), "spatial": count(model.image_encoder),
         "denoiser": count(model.image_decoder),
     }  # fmt: skip
-    return {**found, "embeddings": count(model) - sum(found.values()), "total": count(model)}
+    return {**networks, "embeddings": count(model) - sum(networks.values()), "total": count(model)}
 
 
 def _costs(
@@ -121,11 +124,11 @@ def _costs(
     forward = flops.training_forward(
         config, sizes, batch=batch, frames=frames, visible=visible, loss_repeat=loss_repeat
     )  # fmt: skip
-    again = flops.Flops(**{part: getattr(forward, part) for part in checkpointing})
+    recomputed = flops.Flops(**{network: getattr(forward, network) for network in checkpointing})
     step = memory.Step(batch, frames, latent_size, visible, loss_repeat, precision)
     weights = 4 * parameter_counts(config)["total"]
-    held = {"parameters": weights, "gradients": weights, "adamw": 2 * weights, "ema": weights}
-    plain, checkpointed = (memory.activation_bytes(config, step, parts) for parts in ((), checkpointing))
+    state = {"parameters": weights, "gradients": weights, "adamw": 2 * weights, "ema": weights}
+    plain, checkpointed = (memory.activation_bytes(config, step, networks) for networks in ((), checkpointing))
     return {
         "training_step": {
             "batch": batch,
@@ -133,51 +136,53 @@ def _costs(
             "mask_ratio": round(ratio, 4),
             "visible_tokens_per_frame": visible,
             "loss_repeat": loss_repeat,
-            "flops": _parts(forward * 3),
-            "flops_forward": _parts(forward),
-            "flops_with_checkpointing": _parts(forward * 3 + again),
+            "flops": _by_network(forward * 3),
+            "flops_forward": _by_network(forward),
+            "flops_with_checkpointing": _by_network(forward * 3 + recomputed),
         },
         "generation": {
             "batch": batch,
             **{key: value for key, value in asdict(settings).items() if value is not None},
-            "flops": _parts(flops.generation(config, sizes, settings, batch=batch, frames=frames)),
+            "flops": _by_network(flops.generation(config, sizes, settings, batch=batch, frames=frames)),
         },
         "training_memory_bytes": {
             "batch": batch,
             "precision": precision,
             "checkpointing": list(checkpointing),
-            **held,
+            **state,
             "activations": plain,
             "activations_with_checkpointing": checkpointed,
-            "total": sum(held.values()) + plain,
-            "total_with_checkpointing": sum(held.values()) + checkpointed,
+            "total": sum(state.values()) + plain,
+            "total_with_checkpointing": sum(state.values()) + checkpointed,
         },
     }
 
 
-def _parts(cost: Any) -> dict[str, int]:
+def _by_network(cost: Flops) -> dict[str, int]:
     return {**asdict(cost), "total": cost.total}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m nova_model.tools.describe",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    """Runs the command; returns its exit status."""
+    parser = ArgumentParser(
+        prog="python -m nova_model.tools.describe", description=__doc__, formatter_class=RawDescriptionHelpFormatter
     )
     parser.add_argument("preset", metavar="PRESET", help=f"one of {', '.join(PRESETS)}")
-    parser.add_argument("--batch", type=int, default=1, help="samples at once on a device; 1")
-    parser.add_argument("--frames", type=int, help="latent frames; as trained")
-    parser.add_argument("--set-steps", type=int, default=64, help="sets a frame is made of; 64")
-    parser.add_argument("--diffusion-steps", type=int, help="denoising steps; 100 for releases with DDPM, else 25")
-    parser.add_argument("--guidance-scale", type=float, default=5.0, help="1 switches guidance off; 5")
-    parser.add_argument("--loss-repeat", type=int, default=4, help="noise draws a token in training; 4")
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of training; bf16")
-    parser.add_argument("--checkpointing", nargs="*", choices=PARTS, default=PARTS, help="parts; all")
-    given = vars(parser.parse_args(arguments))
+    parser.add_argument("--batch", type=int, default=1, help="samples at once on a device; default 1")
+    parser.add_argument("--frames", type=int, help="latent frames; by default as trained")
+    parser.add_argument("--set-steps", type=int, default=64, help="sets of a frame; default 64")
+    parser.add_argument(
+        "--diffusion-steps", type=int, help="denoising steps; by default 100 for releases with DDPM, else 25"
+    )
+    parser.add_argument("--guidance-scale", type=float, default=5.0, help="1 switches guidance off; default 5")
+    parser.add_argument("--loss-repeat", type=int, default=4, help="noise draws for each token in training; default 4")
+    parser.add_argument(
+        "--precision", choices=("bf16", "fp32"), default="bf16", help="precision of training; default bf16"
+    )
+    parser.add_argument("--checkpointing", nargs="*", choices=PARTS, default=PARTS, help="networks; by default all")
+    options = vars(parser.parse_args(arguments))
     try:
-        print(json.dumps(describe(given.pop("preset"), **given)))
+        print(json.dumps(describe(options.pop("preset"), **options)))
     except ValueError as error:
         print(f"describe: {error}", file=sys.stderr)
         return 2

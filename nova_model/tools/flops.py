@@ -1,8 +1,10 @@
-"""How many floating-point operations a training step and a generation take, from the config alone.
+"""Floating-point operations of a training step and of a generation, from the config alone.
 
-A multiply-add counts as two. Counted are products of matrices, attention and patch embeddings, as they are computed
-here; norms, activations and sums are not. The first half of the spatial layers works on visible tokens only; the last
-layer of an encoder, and the denoiser, work for those tokens whose output is read (`model.py`, `frame_sampler.py`).
+A multiply-add counts as two. Matrix products, attention and patch embeddings count, as they are computed in this
+project; norms, activations and sums do not. The first half of the spatial layers processes visible tokens only; the
+last layer of an encoder and the denoiser process only the tokens whose output is read (`model.py`, `sampling/`).
+
+Letters: B batch, T latent frames, N spatial and M temporal tokens of a frame, D encoder width, R noise draws.
 """
 
 from __future__ import annotations
@@ -14,14 +16,15 @@ from dataclasses import dataclass
 from nova_model import masking
 from nova_model.config import NovaConfig, SamplingConfig
 from nova_model.ops import FREQUENCIES
+from nova_model.sampling.frame import MODULATION_BYTES
 
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations, part by part."""
+    """Operations of each network."""
 
     temporal: int = 0
-    """Conditioning, temporal encoder, scaling and shift."""
+    """Temporal encoder, with the conditioning, and scaling and shift."""
     spatial: int = 0
     denoiser: int = 0
 
@@ -40,7 +43,7 @@ class Flops:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Tokens of a frame, for latents of some size."""
+    """Numbers of tokens of a frame."""
 
     spatial: int
     """N."""
@@ -49,32 +52,34 @@ class Sizes:
 
     @classmethod
     def of(cls, config: NovaConfig, height: int, width: int) -> Sizes:
-        """For latents of height x width."""
+        """Numbers of tokens for latents of a size."""
         patch = config.patch_size
         return cls((height // patch) * (width // patch), (height // (2 * patch)) * (width // (2 * patch)))
 
 
-def linear(rows: int, given: int, made: int) -> int:
-    """A product of rows x given and given x made."""
-    return 2 * rows * given * made
+def linear(rows: int, in_features: int, out_features: int) -> int:
+    """Operations of a linear layer."""
+    return 2 * rows * in_features * out_features
 
 
-def layer(width: int, tokens: int, pairs: int, wanted: int | None = None) -> int:
-    """A transformer block.
+def layer(width: int, tokens: int, pairs: int, queries: int | None = None) -> int:
+    """Operations of a transformer block.
 
     Args:
         width: D.
-        tokens: that have keys and values.
-        pairs: of query and key.
-        wanted: tokens whose output is read, and which alone have queries; all by default.
+        tokens: tokens with keys and values.
+        pairs: pairs of a query and a key that attention computes.
+        queries: tokens whose output is read, and which alone have queries; all by default.
     """
-    rows = tokens if wanted is None else wanted
-    keys_values, queries_output, mlp = linear(tokens, width, 2 * width), 2 * linear(rows, width, width), 8 * width
-    return keys_values + queries_output + linear(rows, width, mlp) + 4 * pairs * width
+    rows = tokens if queries is None else queries
+    keys_values, queries_output = linear(tokens, width, 2 * width), 2 * linear(rows, width, width)
+    mlp = linear(rows, width, 8 * width)  # two layers, to and from a hidden width of 4 D
+    attention = 4 * pairs * width  # scores, and the weighted sum of values
+    return keys_values + queries_output + mlp + attention
 
 
 def conditioning(config: NovaConfig) -> tuple[int, int]:
-    """Tokens of a prompt's conditioning, and the operations that make them."""
+    """Number of a prompt's conditioning tokens, and the operations that compute them."""
     width, tokens, cost = config.width, 1, 0
     if config.text_token_dim is not None:
         tokens, cost = config.text_token_len, linear(config.text_token_len, config.text_token_dim, width)
@@ -84,11 +89,12 @@ def conditioning(config: NovaConfig) -> tuple[int, int]:
 
 
 def _sinusoid(width: int) -> int:
-    """A number's frequencies through two layers."""
+    """Embedding of a number: its frequencies through two linear layers."""
     return linear(1, 2 * FREQUENCIES, width) + linear(1, width, width)
 
 
 def _mixer(config: NovaConfig, rows: int) -> int:
+    """Scaling and shift of a number of temporal tokens."""
     rank, width = config.video_mixer_rank or 0, config.width
     if rank > 0:
         return linear(rows, width, rank) + linear(rows, rank, 2 * width)
@@ -96,7 +102,7 @@ def _mixer(config: NovaConfig, rows: int) -> int:
 
 
 def _slot(config: NovaConfig, sizes: Sizes, batch: int, first: bool) -> int:
-    """Input of the temporal encoder for one frame: the frame before it, and its time."""
+    """Input of the temporal encoder for one frame: the previous frame, and the embedding of its time."""
     patch = 0 if first else linear(batch * sizes.temporal, 4 * config.token_dim, config.width)
     return patch + (0 if config.rotary_pos_embed else _sinusoid(config.width))
 
@@ -104,16 +110,16 @@ def _slot(config: NovaConfig, sizes: Sizes, batch: int, first: bool) -> int:
 def training_forward(
     config: NovaConfig, sizes: Sizes, *, batch: int, frames: int, visible: int, loss_repeat: int, timesteps: int = 1000
 ) -> Flops:
-    """One forward pass of training.
+    """Operations of the forward pass of a training step.
 
     Args:
-        config: of the architecture.
-        sizes: of a frame.
+        config: config of the architecture.
+        sizes: tokens of a frame.
         batch: B.
         frames: T.
         visible: tokens of a frame that are not masked.
         loss_repeat: R.
-        timesteps: of the schedule; where tokens are more, each timestep is embedded once.
+        timesteps: timesteps of the schedule; where there are more tokens, each timestep is embedded once.
     """
     size, hidden, rows = config.denoiser, sizes.spatial - visible, batch * frames
     denoised = loss_repeat * rows * hidden
@@ -131,24 +137,24 @@ def training_forward(
 def _temporal_training(config: NovaConfig, sizes: Sizes, batch: int, frames: int) -> int:
     width, m = config.width, sizes.temporal
     prefix, cost = conditioning(config)
-    alone = not config.sees_frames
-    cost = batch * cost + sum(_slot(config, sizes, batch, alone or index == 0) for index in range(frames))
+    independent = not config.sees_frames  # an ablation, in which each frame is a sequence of its own
+    cost = batch * cost + sum(_slot(config, sizes, batch, independent or index == 0) for index in range(frames))
     cost += batch * _mixer(config, (frames - 1) * m)
-    times, blocks = (frames, 1) if alone else (1, frames)
+    sequences, blocks = (frames, 1) if independent else (1, frames)
     first, later = (prefix + m) ** 2, sum(m * (prefix + (index + 1) * m) for index in range(1, blocks))
     tokens = prefix + blocks * m
-    whole = layer(width, tokens, first + later) * (config.temporal.depth - 1)
+    all_but_last = layer(width, tokens, first + later) * (config.temporal.depth - 1)
     last = layer(width, tokens, m * (prefix + m) + later, blocks * m)
-    return cost + batch * times * (whole + last)
+    return cost + batch * sequences * (all_but_last + last)
 
 
-def _spatial(config: NovaConfig, sizes: Sizes, visible: int, wanted: int) -> int:
-    """One pass over one frame."""
+def _spatial(config: NovaConfig, sizes: Sizes, visible: int, queries: int) -> int:
+    """A pass over one frame, of which the output of some tokens is read."""
     width, depth = config.width, config.spatial.depth
-    some, every = sizes.temporal + visible, sizes.temporal + sizes.spatial
-    cost = linear(visible, config.token_dim, width) + depth // 2 * layer(width, some, some**2)
-    cost += (depth - depth // 2 - 1) * layer(width, every, every**2)
-    return cost + layer(width, every, wanted * every, wanted)
+    encoder_tokens, decoder_tokens = sizes.temporal + visible, sizes.temporal + sizes.spatial
+    cost = linear(visible, config.token_dim, width) + depth // 2 * layer(width, encoder_tokens, encoder_tokens**2)
+    cost += (depth - depth // 2 - 1) * layer(width, decoder_tokens, decoder_tokens**2)
+    return cost + layer(width, decoder_tokens, queries * decoder_tokens, queries)
 
 
 def _modulation(config: NovaConfig, tokens: int) -> int:
@@ -158,33 +164,33 @@ def _modulation(config: NovaConfig, tokens: int) -> int:
 
 
 def _denoised(config: NovaConfig, tokens: int) -> int:
-    """What depends on the noisy tokens."""
+    """The layers of the denoiser that depend on the noisy tokens."""
     size = config.denoiser
     blocks = size.depth * 2 * linear(tokens, size.width, size.width)
     return blocks + 2 * linear(tokens, config.token_dim, size.width)
 
 
 def generation(config: NovaConfig, sizes: Sizes, settings: SamplingConfig, *, batch: int, frames: int) -> Flops:
-    """A generation, with all branches of guidance in every step.
+    """Operations of a generation, with all branches of guidance in every step.
 
     Args:
-        config: of the architecture.
-        sizes: of a frame.
+        config: config of the architecture.
+        sizes: tokens of a frame.
         settings: steps and guidance.
         batch: B.
-        frames: T; each sees all before it.
+        frames: T; each attends to all before it.
     """
     branches = 1
     if settings.image_guidance_scale is not None:
         branches = 3
     elif max(settings.guidance_scale, settings.min_guidance_scale or 0.0) > 1:
         branches = 2
-    found = Flops()
-    for known, count in itertools.chain(*masking.rounds(settings, sizes.spatial)):
-        spatial = branches * batch * _spatial(config, sizes, known, count)
-        found += Flops(0, spatial, _set(config, settings.diffusion_steps, branches * batch * count))
+    frame = Flops()
+    for visible, count in itertools.chain(*masking.rounds(settings, sizes.spatial)):
+        spatial = branches * batch * _spatial(config, sizes, visible, count)
+        frame += Flops(0, spatial, _set(config, settings.diffusion_steps, branches * batch * count))
     temporal = sum(_temporal_step(config, sizes, branches, batch, index) for index in range(frames))
-    return found * frames + Flops(temporal, 0, 0)
+    return frame * frames + Flops(temporal, 0, 0)
 
 
 def _temporal_step(config: NovaConfig, sizes: Sizes, branches: int, batch: int, index: int) -> int:
@@ -192,22 +198,21 @@ def _temporal_step(config: NovaConfig, sizes: Sizes, branches: int, batch: int, 
     width, m, rows = config.width, sizes.temporal, branches * batch
     prefix, context = conditioning(config)
     first = index == 0 or not config.sees_frames
-    seen = prefix + (m if first else (index + 1) * m)
+    keys = prefix + (m if first else (index + 1) * m)
     tokens = prefix + m if first else m
-    unseeing = 1 if branches == 3 else 0  # image guidance's unconditional branch gets no frames
-    cost = (branches - unseeing) * _slot(config, sizes, batch, first) + unseeing * _slot(config, sizes, batch, True)
+    without_frames = 1 if branches == 3 else 0  # the unconditional branch of image guidance
+    cost = (branches - without_frames) * _slot(config, sizes, batch, first)
+    cost += without_frames * _slot(config, sizes, batch, True)
     cost += rows * context if index == 0 else 0
     cost += rows * _mixer(config, m) if index else 0
-    whole = layer(width, tokens, tokens * seen) * (config.temporal.depth - 1)
-    return cost + rows * (whole + layer(width, tokens, m * seen, m))
+    all_but_last = layer(width, tokens, tokens * keys) * (config.temporal.depth - 1)
+    return cost + rows * (all_but_last + layer(width, tokens, m * keys, m))
 
 
 def _set(config: NovaConfig, steps: int, tokens: int) -> int:
-    """All diffusion steps of a set, whose tokens are conditioned once a run of steps (`frame_sampler.py`)."""
-    from nova_model.sampling.frame import MODULATION_BYTES
-
+    """All diffusion steps of a set; the condition is projected once for as many steps as fit a memory budget."""
     size = config.denoiser
     at_once = max(1, MODULATION_BYTES // (tokens * size.width * (3 * size.depth + 2) * 4))
     condition = linear(tokens, config.width, size.width) + linear(tokens, size.width, size.width)
-    each = _sinusoid(size.width) + _modulation(config, tokens) + _denoised(config, tokens)
-    return math.ceil(steps / at_once) * condition + steps * each
+    step = _sinusoid(size.width) + _modulation(config, tokens) + _denoised(config, tokens)
+    return math.ceil(steps / at_once) * condition + steps * step

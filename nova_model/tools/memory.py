@@ -1,6 +1,6 @@
-"""What a training step keeps in memory, counted on tensors that have shapes and no values (torch's fake tensors).
+"""Memory of a training step, counted on tensors that have shapes and no values (torch's fake tensors).
 
-The step itself is run, so the number follows the code; nothing is allocated, whatever the size of the model.
+The step itself is run, so that the number follows the code; nothing is allocated, whatever the size of the model.
 """
 
 from __future__ import annotations
@@ -24,25 +24,28 @@ from nova_model.sampling.schedule import FlowMatching
 
 
 class Allocations(TorchDispatchMode):
-    """Bytes of the tensors that operations make while this is on, each storage once, until it is freed."""
+    """Counts the bytes of tensors that operations create inside the context: each storage once, until it is freed.
 
-    def __init__(self, known: Collection[Tensor] = ()) -> None:
-        """Tensors that are known are not counted."""
+    Args:
+        existing: tensors that do not count.
+    """
+
+    def __init__(self, existing: Collection[Tensor] = ()) -> None:
         super().__init__()
-        self.seen: weakref.WeakSet[Any] = weakref.WeakSet(each.untyped_storage() for each in known)
+        self.storages: weakref.WeakSet[Any] = weakref.WeakSet(tensor.untyped_storage() for tensor in existing)
         self.now = self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for each in tree_leaves(made):
-            if isinstance(each, Tensor):
-                self._count(each.untyped_storage())
-        return made
+        output = func(*args, **(kwargs or {}))
+        for value in tree_leaves(output):
+            if isinstance(value, Tensor):
+                self._count(value.untyped_storage())
+        return output
 
     def _count(self, storage: Any) -> None:
-        if storage in self.seen:
+        if storage in self.storages:
             return
-        self.seen.add(storage)
+        self.storages.add(storage)
         size = storage.nbytes()
         self.now += size
         self.peak = max(self.peak, self.now)
@@ -53,23 +56,23 @@ class Allocations(TorchDispatchMode):
 
 
 @contextmanager
-def _gpu_norms(wanted: bool) -> Iterator[None]:
-    """A GPU's autocast computes LayerNorm in fp32; a CPU's, which stands in for it here, does not."""
-    usual = F.layer_norm
+def _gpu_norms(enabled: bool) -> Iterator[None]:
+    """Computes LayerNorm in fp32: autocast does so on a GPU, but not on a CPU, which stands in for it here."""
+    original = F.layer_norm
 
-    def in_fp32(x: Tensor, *given: Any, **named: Any) -> Tensor:
-        return usual(x.float(), *given, **named)
+    def in_fp32(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return original(x.float(), *args, **kwargs)
 
-    F.layer_norm = in_fp32 if wanted else usual  # type: ignore[assignment]
+    F.layer_norm = in_fp32 if enabled else original  # type: ignore[assignment]
     try:
         yield
     finally:
-        F.layer_norm = usual
+        F.layer_norm = original
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a training step works on."""
+    """Sizes of a training step."""
 
     batch: int
     frames: int
@@ -83,12 +86,12 @@ class Step:
 
 
 def activation_bytes(config: NovaConfig, step: Step, checkpointing: Collection[str] = ()) -> int:
-    """Most bytes that forward and backward pass hold at a time beside weights and their gradients.
+    """Peak of the bytes that forward and backward pass hold beside weights and their gradients.
 
     Args:
-        config: of the architecture.
-        step: what it works on.
-        checkpointing: parts that compute their activations again.
+        config: config of the architecture.
+        step: sizes of the step.
+        checkpointing: networks that recompute their activations.
     """
     with FakeTensorMode():
         model = Nova(config, checkpointing).train()
@@ -98,13 +101,13 @@ def activation_bytes(config: NovaConfig, step: Step, checkpointing: Collection[s
 
 
 def step_bytes(model: Nova, step: Step) -> int:
-    """`activation_bytes` of a model that is there, whose parameters have gradients."""
+    """`activation_bytes` of a model whose parameters have gradients."""
     config, (height, width) = model.config, step.latent_size
     tokens, rows = height // config.patch_size * (width // config.patch_size), step.batch * step.frames
     weights = list(model.parameters())
-    known = [*weights, *model.buffers(), *(each.grad for each in weights if each.grad is not None)]
+    existing = [*weights, *model.buffers(), *(weight.grad for weight in weights if weight.grad is not None)]
     bf16 = step.precision == "bf16"
-    with Allocations(known) as counted, _gpu_norms(wanted=bf16):
+    with Allocations(existing) as counted, _gpu_norms(enabled=bf16):
         latents = torch.randn(step.batch, config.image_dim, step.frames, height, width)
         draws = Draws(
             visible=torch.arange(step.visible).expand(rows, step.visible),

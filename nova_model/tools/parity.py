@@ -1,17 +1,16 @@
-"""Compares a folder of reference tensors with what this code computes (spec section 7).
+"""Compares a folder of reference tensors with the tensors that this project computes (spec section 7).
 
     python -m nova_model.tools.parity DIR
 
-DIR holds `config.json`, `weights.safetensors` under the released keys, all of which must be used and none missing,
-`golden.safetensors` (inputs and outputs of the released model) and, for a transformer, `golden.json` (its scheduler,
-and what each generation was asked for). A folder whose config names a video VAE is checked as one. A line is printed a
-tensor: name, shape, largest absolute difference, tolerance, ok or not. Exit status: 0 where all hold, 1 where one does
-not, 2 for a folder that cannot be checked: a missing file, a config that cannot be built, a tensor without a check.
+DIR holds `config.json`, `weights.safetensors` with exactly the released keys, `golden.safetensors` (inputs and outputs
+of the released model) and, for a transformer, `golden.json` (its scheduler, and the settings of each generation). Where
+the config is of a video VAE, that is checked. One line is printed for each tensor: name, shape, largest absolute
+difference, tolerance, and whether it is ok. Exit status: 0 where all are, 1 where one is not, 2 where the folder cannot
+be checked because of a missing file, an invalid config or a tensor without a check.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
 import re
 import sys
@@ -26,17 +25,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nova_model.checkpoints.weights import check_keys, read_json
+from nova_model.tools.arguments import ArgumentParser
 from nova_model.tools.parity_transformer import PASS_TOLERANCE, Job, transformer_jobs
+from nova_model.vae.video_vae import RELEASED_CLASS, VideoVae
 
 
 @dataclass(frozen=True)
 class Check:
-    """One tensor, compared."""
+    """The comparison of one tensor."""
 
     name: str
     shape: tuple[int, ...]
     difference: float
-    """Largest absolute one; infinite where shapes differ."""
+    """Largest absolute difference; infinite where shapes differ."""
     tolerance: float
 
     @property
@@ -50,14 +51,16 @@ class Check:
 
 
 def compare(folder: str | Path) -> Iterator[Check]:
-    """Every output that the folder holds, one after the other.
+    """Yields the comparison of every output in a folder.
 
     Raises:
-        ValueError: a folder that cannot be checked; before anything is computed, where that can be seen.
+        ValueError: the folder cannot be checked; before anything is computed, as far as possible.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; give one with config.json, weights.safetensors, golden.safetensors")
+        raise ValueError(
+            f"{folder} is not a folder; give one with config.json, weights.safetensors, golden.safetensors"
+        )
     config = read_json(folder / "config.json")
     weights, golden = (read_tensors(folder / f"{name}.safetensors") for name in ("weights", "golden"))
     if str(config.get("_class_name", "")).startswith("Autoencoder"):
@@ -72,10 +75,10 @@ def compare(folder: str | Path) -> Iterator[Check]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file.
+    """Reads the tensors of a safetensors file.
 
     Raises:
-        ValueError: no such file, or a damaged one.
+        ValueError: the file is missing or damaged.
     """
     if not path.is_file():
         raise ValueError(f"{path} is missing")
@@ -86,17 +89,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def difference(computed: Tensor, expected: Tensor) -> float:
-    """Largest absolute difference, of tensors that may be flattened differently; infinite where it is no number."""
+    """Largest absolute difference of two tensors, which may be flattened differently; infinite where it is NaN."""
     if computed.numel() != expected.numel():
         return float("inf")
     if not expected.numel():
         return 0.0
-    apart = (computed.double().reshape(expected.shape) - expected.double()).abs()
-    return apart.nan_to_num(nan=float("inf"), posinf=float("inf")).max().item()
+    differences = (computed.double().reshape(expected.shape) - expected.double()).abs()
+    return differences.nan_to_num(nan=float("inf"), posinf=float("inf")).max().item()
 
 
 def _computed(name: str, compute: Callable[[], Tensor]) -> Tensor:
-    """Inputs of shapes that do not go together fail inside torch."""
+    """Computes a tensor; inputs whose shapes do not fit fail inside torch, and become a ValueError."""
     try:
         return compute()
     except (RuntimeError, IndexError, TypeError) as error:
@@ -110,13 +113,11 @@ _VAE_OUTPUTS = re.compile(r"(?P<image>image_moments|image_decoded)|(?P<kind>mome
 
 
 def vae_jobs(config: dict[str, Any], weights: dict[str, Tensor], golden: dict[str, Tensor]) -> list[Job]:
-    """What checks each output of a video VAE's reference; decoded is the mean of the moments beside it.
+    """The checks of a video VAE's outputs; decoded frames are those of the mean of the moments beside them.
 
     Raises:
-        ValueError: a config or weights that cannot be built, or an output that has no check.
+        ValueError: config and weights do not fit, or an output has no check.
     """
-    from nova_model.vae.video_vae import RELEASED_CLASS, VideoVae
-
     if config["_class_name"] != RELEASED_CLASS:
         raise ValueError(f"config.json is of the class {config['_class_name']}; the video VAE is {RELEASED_CLASS}")
     vae = VideoVae.from_config(config).eval()
@@ -124,16 +125,16 @@ def vae_jobs(config: dict[str, Any], weights: dict[str, Tensor], golden: dict[st
     vae.load_state_dict(weights)
     jobs = list[Job]()
 
-    def given(name: str) -> Tensor:
+    def tensor(name: str) -> Tensor:
         if name not in golden:
             raise ValueError(f"golden.safetensors lacks {name}, which its outputs need")
         return golden[name]
 
     def encoded(name: str) -> Tensor:
-        return vae.encode(given(name)).latent_dist.parameters
+        return vae.encode(tensor(name)).latent_dist.parameters
 
     def decoded(name: str) -> Tensor:
-        return vae.decode(given(name).chunk(2, dim=1)[0]).sample
+        return vae.decode(tensor(name).chunk(2, dim=1)[0]).sample
 
     for name in sorted(golden):
         match = _VAE_OUTPUTS.fullmatch(name)
@@ -143,31 +144,29 @@ def vae_jobs(config: dict[str, Any], weights: dict[str, Tensor], golden: dict[st
             continue
         of_image, frames = match["image"] is not None, match["frames"]
         if name.endswith("moments") or match["kind"] == "moments":
-            compute, wanted = encoded, "image" if of_image else f"video_{frames}"
+            compute, source = encoded, "image" if of_image else f"video_{frames}"
         else:
-            compute, wanted = decoded, "image_moments" if of_image else f"moments_{frames}"
-        jobs.append((name, PASS_TOLERANCE, functools.partial(compute, wanted)))
+            compute, source = decoded, "image_moments" if of_image else f"moments_{frames}"
+        jobs.append((name, PASS_TOLERANCE, functools.partial(compute, source)))
     return jobs
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m nova_model.tools.parity", description=(__doc__ or "").splitlines()[0]
-    )
+    """Runs the command; returns its exit status."""
+    parser = ArgumentParser(prog="python -m nova_model.tools.parity", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "folder", metavar="DIR", help="config.json, weights.safetensors, golden.safetensors, golden.json"
     )
-    given = parser.parse_args(arguments)
-    wrong = 0
+    options = parser.parse_args(arguments)
+    failures = 0
     try:
-        for check in compare(given.folder):
+        for check in compare(options.folder):
             print(check, flush=True)
-            wrong += not check.ok
+            failures += not check.ok
     except ValueError as error:
         print(f"parity: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
-    return 1 if wrong else 0
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a transformer's reference tensors are compared with (spec section 7); the command is `parity.py`."""
+"""Computes the tensors that a transformer's reference is compared with (spec section 7); the command is `parity.py`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nova_model.sampling.video import generate
 
 PASS_TOLERANCE = 5e-5
 GENERATION_TOLERANCE = 3e-4
-"""Of generations, and of timesteps, which are numbers up to 1000."""
+"""Tolerance of generations, and of timesteps, which are numbers up to 1000."""
 INPUTS = r"latents|prompt_\d+|labels|motion_flow|fps|train_visible_ids|train_timesteps|train_noise"
 
 _SCHEDULERS = {"flow": "FlowMatchEulerDiscreteScheduler", "ddpm": "DDPMScheduler"}
@@ -27,11 +27,11 @@ _PASS = (
     "text_padded", "context", "context_with_motion", "temporal_out", "spatial_out", "denoiser_out", "loss", "loss_t2i",
     "loss_i2i",
 )  # fmt: skip
-_SAMPLING = {each.name for each in fields(SamplingConfig)}
-_ASKED = _SAMPLING | {"latent_frames", "seed", "motion_flow", "fps", "first_frame"}
+_SAMPLING_KEYS = {field.name for field in fields(SamplingConfig)}
+_GENERATION_KEYS = _SAMPLING_KEYS | {"latent_frames", "seed", "motion_flow", "fps", "first_frame"}
 
 Job = tuple[str, float, Callable[[], Tensor]]
-"""A tensor's name, its tolerance, and what computes it."""
+"""A tensor's name, its tolerance, and a function that computes it."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Case:
     schedule: Schedule
     golden: dict[str, Tensor]
     settings: dict[str, Any]
-    """golden.json."""
+    """Content of golden.json."""
 
-    def given(self, name: str) -> Tensor:
-        """An input."""
+    def tensor(self, name: str) -> Tensor:
+        """An input of the reference."""
         if name not in self.golden:
             raise ValueError(f"golden.safetensors lacks {name}, which its outputs need")
         return self.golden[name]
@@ -54,7 +54,7 @@ class Case:
     def prompt(self) -> Tensor:
         """Padded text features [B, L, token], or labels [B]."""
         if self.model.text_embed is None:
-            return self.given("labels").long()
+            return self.tensor("labels").long()
         names = sorted((name for name in self.golden if name.startswith("prompt_")), key=lambda name: int(name[7:]))
         if not names:
             raise ValueError("golden.safetensors lacks prompt_0, which its outputs need")
@@ -64,26 +64,26 @@ class Case:
 def transformer_jobs(
     config: dict[str, Any], weights: dict[str, Tensor], golden: dict[str, Tensor], settings: dict[str, Any]
 ) -> list[Job]:
-    """What checks each output of a transformer's reference.
+    """The checks of a transformer's outputs.
 
     Raises:
-        ValueError: a config or weights that cannot be built, or an output that has no check.
+        ValueError: config and weights do not fit, or an output has no check.
     """
     model = Nova(config_of(config, weights)).eval()
     check_keys(model, weights)
     model.load_state_dict(weights)
     case = Case(model, scheduler_of(settings), golden, settings)
-    asked = settings.get("generations", {})
-    lost = [name for name in asked if name not in golden]
-    if lost:
-        raise ValueError(f"golden.json asks for {lost[0]}, which golden.safetensors lacks")
-    inputs = {str(each.get("first_frame")).partition("[")[0] for each in asked.values()}
-    passed, jobs = TrainingPass(case), list[Job]()
+    generations = settings.get("generations", {})
+    missing = [name for name in generations if name not in golden]
+    if missing:
+        raise ValueError(f"golden.json asks for {missing[0]}, which golden.safetensors lacks")
+    inputs = {str(options.get("first_frame")).partition("[")[0] for options in generations.values()}
+    training_pass, jobs = TrainingPass(case), list[Job]()
     for name in sorted(golden):
         table = _TABLE.fullmatch(name)
         if name in _PASS:
-            jobs.append((name, PASS_TOLERANCE, functools.partial(getattr, passed, name)))
-        elif name in asked:
+            jobs.append((name, PASS_TOLERANCE, functools.partial(getattr, training_pass, name)))
+        elif name in generations:
             jobs.append((name, GENERATION_TOLERANCE, functools.partial(generation, case, name)))
         elif table:
             tolerance = GENERATION_TOLERANCE if table[1] == "timesteps" else PASS_TOLERANCE
@@ -94,7 +94,7 @@ def transformer_jobs(
 
 
 def scheduler_of(settings: dict[str, Any]) -> Schedule:
-    """The schedule that golden.json names: diffusers' keys, and `kind` or `_class_name`."""
+    """The schedule of golden.json, which has the keys of diffusers and either `kind` or `_class_name`."""
     scheduler = dict(settings.get("scheduler") or {})
     kind = scheduler.pop("kind", None)
     if kind is not None and kind not in _SCHEDULERS:
@@ -103,14 +103,14 @@ def scheduler_of(settings: dict[str, Any]) -> Schedule:
 
 
 class TrainingPass:
-    """What a training pass computes on the way, each when it is first asked for (spec sections 4 and 7)."""
+    """Intermediate results of a training pass, each computed when it is first read (spec sections 4 and 7)."""
 
     def __init__(self, case: Case) -> None:
         self.case, self.model = case, case.model
 
     @property
     def latents(self) -> Tensor:
-        latents = self.case.given("latents")
+        latents = self.case.tensor("latents")
         self.model.check_size(latents)
         return latents
 
@@ -140,12 +140,12 @@ class TrainingPass:
 
     @functools.cached_property
     def spatial_out(self) -> Tensor:
-        return self.model.spatial(self.latents, self.indicators.flatten(0, 1), self.case.given("train_visible_ids"))
+        return self.model.spatial(self.latents, self.indicators.flatten(0, 1), self.case.tensor("train_visible_ids"))
 
     @property
     def repeats(self) -> int:
         """R, noise draws a token."""
-        rows, frames = len(self.case.given("train_noise")), len(self.case.given("train_visible_ids"))
+        rows, frames = len(self.case.tensor("train_noise")), len(self.case.tensor("train_visible_ids"))
         if rows % frames or self.case.settings.get("loss_repeat", rows // frames) != rows // frames:
             stated = self.case.settings.get("loss_repeat")
             raise ValueError(
@@ -156,16 +156,16 @@ class TrainingPass:
     @property
     def denoiser_out(self) -> Tensor:
         x = self.model.frame_tokens(self.latents).repeat(self.repeats, 1, 1)
-        noised = self.case.schedule.noised(x, self.case.given("train_noise"), self.case.given("train_timesteps"))
+        noised = self.case.schedule.noised(x, self.case.tensor("train_noise"), self.case.tensor("train_timesteps"))
         return self.model.image_decoder(x_t=noised.x_t, t=noised.t, z=self.spatial_out.repeat(self.repeats, 1, 1))
 
     @functools.cached_property
     def losses(self) -> Losses:
-        """As training computes them, not from the outputs above."""
+        """Losses as training computes them, independent of the outputs above."""
         draws = Draws(
-            visible=self.case.given("train_visible_ids"),
-            index=self.case.given("train_timesteps"),
-            noise=self.case.given("train_noise"),
+            visible=self.case.tensor("train_visible_ids"),
+            index=self.case.tensor("train_timesteps"),
+            noise=self.case.tensor("train_noise"),
         )
         assert self.repeats
         return self.model.losses(self.latents, self.indicators, self.case.schedule, draws)
@@ -189,7 +189,7 @@ _TABLE = re.compile(r"sched_(timesteps|sigmas|alphas_cumprod|betas)(?:_(\d+))?")
 
 
 def schedule_table(case: Case, name: str) -> Tensor:
-    """A schedule's table: of a run of as many steps as the name says, else of all timesteps of training."""
+    """A table of the schedule: of a sampling run whose number of steps ends the name, else of training."""
     kind, steps = _TABLE.fullmatch(name).groups()  # type: ignore[union-attr]
     schedule, count = case.schedule, int(steps) if steps else None
     if isinstance(schedule, FlowMatching) and kind == "sigmas":
@@ -203,45 +203,46 @@ def schedule_table(case: Case, name: str) -> Tensor:
     raise ValueError(f"golden.safetensors holds {name}, which the scheduler of golden.json does not have")
 
 
-_PICK = re.compile(r"(\w+)(?:\[([-\d:, ]*)\])?")
+_INDEXED = re.compile(r"(\w+)(?:\[([-\d:, ]*)\])?")
 
 
-def first_frames(golden: dict[str, Tensor], wanted: str) -> Tensor:
-    """Latents that a generation was given, [B, C, t, H, W]: a tensor's name, or a part of it, as `latents[:, :, 0]`."""
-    match = _PICK.fullmatch(wanted)
+def first_frames(golden: dict[str, Tensor], expression: str) -> Tensor:
+    """Latents [B, C, t, H, W] that a generation continues: a tensor's name, or for instance `latents[:, :, 0]`."""
+    match = _INDEXED.fullmatch(expression)
     if match is None or match[1] not in golden:
         raise ValueError(
-            f"golden.json gives the first frame {wanted!r}, which is no part of a tensor in golden.safetensors"
+            f"golden.json gives the first frame {expression!r}, which is no part of a tensor in golden.safetensors"
         )
     index: list[int | slice] = []
-    for part in (match[2] or ":").split(","):
-        ends = [int(end) if end.strip() else None for end in part.split(":")]
-        index.append(slice(*ends) if ":" in part else int(part))
-    found = golden[match[1]][tuple(index)]
-    return found if found.ndim == 5 else found.unsqueeze(2)
+    for axis in (match[2] or ":").split(","):
+        ends = [int(end) if end.strip() else None for end in axis.split(":")]
+        index.append(slice(*ends) if ":" in axis else int(axis))
+    frames = golden[match[1]][tuple(index)]
+    return frames if frames.ndim == 5 else frames.unsqueeze(2)
 
 
 def generation(case: Case, name: str) -> Tensor:
-    """Latents [B, C, T, H, W] of a generation from its seed, as golden.json has it."""
-    asked, expected = case.settings["generations"][name], case.golden[name]
-    unknown = [key for key, value in asked.items() if key not in _ASKED and value is not None]
+    """Latents [B, C, T, H, W] of a generation with the seed and the settings of golden.json."""
+    expected, prompt = case.golden[name], case.prompt
+    options = {key: value for key, value in case.settings["generations"][name].items() if value is not None}
+    unknown = [key for key in options if key not in _GENERATION_KEYS]
     if unknown:
-        raise ValueError(f"golden.json has {unknown[0]!r} in {name}, which has no check; known are {sorted(_ASKED)}")
-    given = {key: value for key, value in asked.items() if value is not None}
-    prompt = case.prompt
+        raise ValueError(
+            f"golden.json has {unknown[0]!r} in {name}, which has no check; known are {sorted(_GENERATION_KEYS)}"
+        )
 
-    def each(key: str) -> Tensor | None:
-        return torch.tensor(given[key], dtype=torch.float32).expand(len(prompt)) if key in given else None
+    def per_prompt(key: str) -> Tensor | None:
+        return torch.tensor(options[key], dtype=torch.float32).expand(len(prompt)) if key in options else None
 
     return generate(
         case.model,
         case.schedule,
         text=prompt,
-        frames=given.get("latent_frames", expected.shape[2]),
+        frames=options.get("latent_frames", expected.shape[2]),
         latent_size=(expected.shape[3], expected.shape[4]),
-        generators=[torch.Generator().manual_seed(given["seed"])],
-        settings=SamplingConfig(**{key: given[key] for key in _SAMPLING & set(given)}),
-        motion=each("motion_flow"),
-        fps=each("fps"),
-        first_frames=first_frames(case.golden, given["first_frame"]) if "first_frame" in given else None,
+        generators=[torch.Generator().manual_seed(options["seed"])],
+        settings=SamplingConfig(**{key: options[key] for key in _SAMPLING_KEYS & set(options)}),
+        motion=per_prompt("motion_flow"),
+        fps=per_prompt("fps"),
+        first_frames=first_frames(case.golden, options["first_frame"]) if "first_frame" in options else None,
     )

@@ -1,8 +1,11 @@
-"""NOVA as the spec reads, with nothing saved: what the fast paths are compared with, in result and in time.
+"""NOVA as the specification describes it, without optimisations: the reference for results and times.
 
-All tokens of a frame go through the denoiser and its loss, whatever the mask then discards; a set's conditioning and
-modulation are computed anew in every diffusion step, for every token; the whole grid is embedded and stepped; attention
-takes a dense mask; every layer works for every token. The weights are a `Nova`'s, the arithmetic is written out here.
+All tokens of a frame go through the denoiser and its loss, whatever the mask then discards; the conditioning and the
+modulation of a set are computed again in every diffusion step, for every token; the full grid is embedded and stepped;
+attention takes a dense mask; every layer processes every token. The weights are those of a `Nova`; its arithmetic is
+written out here.
+
+Letters: B batch, T latent frames, N spatial tokens of a frame, P values of a token, D encoder width, L text tokens.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ Past = list[tuple[Tensor, Tensor]]
 def attention(
     layer: Any, x: Tensor, mask: Tensor | None, past: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """[B, S, D] -> [B, S, D], and the keys and values so far."""
+    """Self-attention [B, S, D] -> [B, S, D], and the keys and values so far."""
     q, k, v = rearrange(layer.qkv(x), "b s (three h d) -> three b h s d", three=3, h=layer.heads)
     if past is not None:
         k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
@@ -37,7 +40,7 @@ def attention(
 
 
 def block(layer: Any, x: Tensor, mask: Tensor | None = None, past: tuple[Tensor, Tensor] | None = None) -> Any:
-    """Residual post-norm; also the keys and values so far."""
+    """A residual block with post-norm; also returns the keys and values so far."""
     out, keys, values = attention(layer.attn, x, mask, past)
     x = x + layer.norm1(out)
     x = x + layer.norm2(layer.mlp.fc2(F.gelu(layer.mlp.fc1(x))))
@@ -69,7 +72,7 @@ def adaln(layer: Any, x: Tensor, condition: Tensor) -> tuple[Tensor, ...]:
 
 
 def denoise(model: Nova, x_t: Tensor, t: Tensor, z: Tensor, chosen: Tensor | None = None) -> Tensor:
-    """What the denoiser says of noisy tokens [B, N, P], or of the chosen ones of them, for timesteps [B, n]."""
+    """Output of the denoiser for noisy tokens [B, N, P], or for the chosen ones [B, n], at timesteps [B, n]."""
     net: Any = model.image_decoder
     h = net.patch_embed.tokens(x_t)
     if chosen is not None:
@@ -83,14 +86,14 @@ def denoise(model: Nova, x_t: Tensor, t: Tensor, z: Tensor, chosen: Tensor | Non
 
 
 def losses(model: Nova, *, latents: Tensor, text: Tensor, schedule: Schedule, draws: Draws) -> Losses:
-    """A training step's losses (spec section 4), for absolute positions and text.
+    """Losses of a training step (spec section 4), for models with absolute positions and text.
 
     Args:
-        model: any.
-        latents: scaled [B, C, T, H, W].
+        model: a model of any size.
+        latents: scaled latents [B, C, T, H, W].
         text: padded features [B, L, token].
-        schedule: of the noise.
-        draws: what was drawn.
+        schedule: noise schedule.
+        draws: the step's random draws.
     """
     batch, _, frames, _, _ = latents.shape
     encoder, context = model.video_encoder, model.context(text, None, None, batch)
@@ -128,22 +131,22 @@ def generate(
     generators: Sequence[torch.Generator],
     settings: SamplingConfig,
 ) -> Tensor:
-    """As `sampling.generate`, for absolute positions and guidance by the prompt alone (spec section 5)."""
+    """Generates as `sampling.video` does, for absolute positions and guidance by the prompt alone (spec section 5)."""
     batch, (height, width), patch = len(text), latent_size, model.config.patch_size
     noise = Noise(generators, batch, text.device)
-    context = torch.cat([model.context(each, None, None, batch) for each in (text, model.null(batch))])
+    context = torch.cat([model.context(prompt, None, None, batch) for prompt in (text, model.null(batch))])
     latents = text.new_zeros(batch, model.config.image_dim, frames, height, width)
     order = noise.uniform(height // patch * (width // patch), 1).argsort(dim=1).squeeze(-1)
     past: Past = []
     anchor: Tensor | None = None
     for index in range(frames):
-        before = latents[:, :, index - 1].repeat(2, 1, 1, 1) if index else None
-        slot = model.frame_slot(before, index, frames, latents.repeat(2, 1, 1, 1, 1))
-        x, kept = slot if index else torch.cat([context, slot], dim=1), []
+        previous = latents[:, :, index - 1].repeat(2, 1, 1, 1) if index else None
+        slot = model.frame_slot(previous, index, frames, latents.repeat(2, 1, 1, 1, 1))
+        x, cache = slot if index else torch.cat([context, slot], dim=1), []
         for number, layer in enumerate(model.video_encoder.blocks):
-            x, pair = block(layer, x, past=past[number] if past else None)
-            kept.append(pair)
-        past = kept
+            x, keys_values = block(layer, x, past=past[number] if past else None)
+            cache.append(keys_values)
+        past = cache
         out = model.video_encoder.norm(x)[:, -slot.shape[1] :]
         anchor = out if anchor is None else anchor
         prefix = model.video_encoder.indicator(anchor, out) if index else out
@@ -160,8 +163,9 @@ def _frame(
     order: Tensor,
     frame: Tensor,
 ) -> Tensor:
+    """Predicts a frame [B, C, H, W] set by set, in the order [B, N]."""
     patch = model.config.patch_size
-    tokens, rows, known = ops.patchify(frame, patch), frame.shape[-2] // patch, 0
+    tokens, rows, predicted = ops.patchify(frame, patch), frame.shape[-2] // patch, 0
     sizes = masking.set_sizes(settings.set_steps, order.shape[1])
     timesteps = schedule.timesteps(settings.diffusion_steps)
 
@@ -169,14 +173,14 @@ def _frame(
         return ops.patchify(noise.normal(*frame.shape[1:]).to(frame), patch)
 
     for count, scale in zip(sizes, ramp(settings.min_guidance_scale, settings.guidance_scale, len(sizes)), strict=True):
-        chosen = order[:, known : known + count]
-        visible = order[:, :known].repeat(2, 1)
+        chosen = order[:, predicted : predicted + count]
+        visible = order[:, :predicted].repeat(2, 1)
         z = spatial(model, ops.unpatchify(tokens, patch, rows).repeat(2, 1, 1, 1), prefix, visible)
         z = z.gather(1, chosen.repeat(2, 1)[..., None].expand(-1, -1, z.shape[-1]))
         x, place = draw(), chosen[..., None].expand(-1, -1, tokens.shape[-1])
         for index, t in enumerate(timesteps):
-            said = denoise(model, x.repeat(2, 1, 1), t.expand(2 * len(x), count), z, chosen.repeat(2, 1))
-            conditional, unconditional = (x.scatter(1, place, each) for each in said.chunk(2))
+            outputs = denoise(model, x.repeat(2, 1, 1), t.expand(2 * len(x), count), z, chosen.repeat(2, 1))
+            conditional, unconditional = (x.scatter(1, place, output) for output in outputs.chunk(2))
             x = schedule.step(guide(unconditional, conditional, scale), index, len(timesteps), x, draw)
-        tokens, known = tokens.scatter(1, place, x.gather(1, place)), known + count
+        tokens, predicted = tokens.scatter(1, place, x.gather(1, place)), predicted + count
     return ops.unpatchify(tokens, patch, rows)

@@ -1,4 +1,4 @@
-"""Where bf16 pays: what a device multiplies fast."""
+"""Where bf16 is worthwhile."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether products of matrices in bf16 are faster there than in fp32; a CPU without instructions emulates them."""
+    """Whether matrix products in bf16 are faster than in fp32 on a device; CPUs without instructions emulate them."""
     if device.type != "cpu":
         return device.type == "cuda"
-    found = torch.cpu.get_capabilities()
-    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))

@@ -36,5 +36,23 @@ def test_the_last_line_is_one_json_object_with_every_case(capsys):
 
 def test_another_result_shows():
     case = bench.train_case(1, 2, torch.device("cpu"), 1, torch.float32)
-    wrong = bench.Case(lambda number: case.ours(number) * 1.5, case.plain, 1)
+    wrong = bench.Case(lambda number: case.model(number) * 1.5, case.reference, 1)
     assert bench.measure(wrong, torch.device("cpu")).difference == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--rounds", "0"], "bench: --rounds is 0; it must be at least 1"),
+        (["--threads", "many"], "bench: argument --threads: invalid int value: 'many'"),
+        (["--nothing"], "bench: unrecognized arguments: --nothing"),
+        (["--only", "nothing"], "bench: no case is called 'nothing'; they are train_step_T1_B4, "),
+    ],
+)
+def test_wrong_options_are_one_line_and_exit_status_2(arguments, match, capsys):
+    with pytest.raises(SystemExit) as ended:
+        bench.main(arguments)
+    assert ended.value.code == 2
+    output = capsys.readouterr()
+    assert (output.out, output.err.count("\n")) == ("", 1)
+    assert match in output.err

@@ -101,11 +101,22 @@ def test_the_mean_mask_ratio_is_that_of_the_draws(ratios, error):
         (["tiny", "--batch", "0"], "batch must be at least 1"),
         (["tiny", "--frames", "-1"], "frames must be at least 1"),
         (["tiny", "--set-steps", "0"], "set_steps and diffusion_steps must be at least 1"),
+        ([], "describe: the following arguments are required: PRESET; see python -m nova_model.tools.describe --help"),
+        (["tiny", "--batch", "many"], "describe: argument --batch: invalid int value: 'many'"),
+        (["tiny", "--precision", "fp8"], "describe: argument --precision: invalid choice: 'fp8'"),
     ],
 )
 def test_what_cannot_be_described_is_a_one_line_error(arguments, match, capsys):
-    assert main(arguments) == 2
+    assert exit_status(arguments) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.count("\n") == 1
     assert match in shown.err
+
+
+def exit_status(arguments):
+    """The command returns its status, and argparse raises it."""
+    try:
+        return main(arguments)
+    except SystemExit as ended:
+        return ended.code

@@ -82,7 +82,7 @@ def test_activations_grow_with_the_batch_and_bf16_keeps_less_of_them():
 
 def test_norms_are_as_ever_afterwards():
     before = torch.nn.functional.layer_norm
-    with memory._gpu_norms(wanted=True):
+    with memory._gpu_norms(enabled=True):
         assert torch.nn.functional.layer_norm is not before
         x = torch.randn(2, 8).bfloat16()
         assert torch.nn.functional.layer_norm(x, (8,)).dtype == torch.float32

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -308,7 +310,7 @@ def test_a_folder_that_cannot_be_checked_is_a_one_line_error(folder, name, capsy
 
 def test_no_folder_is_a_one_line_error(tmp_path, capsys):
     assert parity.main([str(tmp_path / "nowhere")]) == 2
-    assert "nowhere is no folder" in capsys.readouterr().err
+    assert "nowhere is not a folder" in capsys.readouterr().err
 
 
 def test_inputs_alone_are_nothing_to_check(folder, capsys):
@@ -408,3 +410,21 @@ def test_the_literal_reading_is_that_of_the_release(shared, name):
         given = golden["latents"][:, :, :1] if asked["first_frame"] else None
         made = literal.generation(golden, {**asked, "given": given}, tuple(golden["latents"].shape[-2:]))
         torch.testing.assert_close(made, golden[key], atol=3e-4, rtol=0, msg=key)
+
+
+def test_the_former_place_of_the_command_still_works(tmp_path):
+    """`python -m nova_model.parity`, for one version."""
+    done = subprocess.run(
+        [sys.executable, "-m", "nova_model.parity", str(tmp_path / "nowhere")], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("parity: ")
+    assert "is not a folder; give one with config.json" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_wrong_options_are_one_line_and_exit_status_2(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parity.main(["--nothing"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
