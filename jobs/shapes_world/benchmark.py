@@ -148,8 +148,7 @@ def _canvas(config: EvaluateConfig, parts: ResolvedCheckpoint) -> Canvas:
     """What the checkpoint makes; a length that its VAE does not code is a ValueError."""
     from nova_model.checkpoints.released import load_vae
     from nova_model.checkpoints.weights import load_config
-    from nova_model.diffusers.inputs import whole_tiles
-    from nova_model.vae.codec import Codec
+    from nova_model.vae.codec import Codec, whole_tiles
     from pipelines.core.model_hub import folder, loading
 
     model, asked = load_config(parts.transformer), config.shapes.frames

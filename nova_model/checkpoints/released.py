@@ -1,6 +1,7 @@
-"""Reads the released folder layout: model_index.json, and a folder for each part of a pipeline.
+"""Reads the released folder layout: model_index.json, and a folder for each component of a pipeline.
 
-What model_index.json calls a class is mapped to ours; no code that comes with a folder is fetched or run.
+The class names in model_index.json are mapped to classes of this project; no code that comes with a folder is
+downloaded or run.
 """
 
 from __future__ import annotations
@@ -9,231 +10,205 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+from diffusers import AutoencoderKL
 
+from nova_model.checkpoints.hub import download_released
+from nova_model.checkpoints.layout import COMPONENTS, INDEX, OPTIONAL, PIPELINE, VIDEO_VAES
 from nova_model.checkpoints.weights import fill, load_transformer, load_weights, read_json
+from nova_model.vae.video_vae import VideoVae
 
-INDEX = "model_index.json"
-PARTS = ("transformer", "scheduler", "vae", "text_encoder", "tokenizer")
-WEIGHTED = ("transformer", "vae", "text_encoder")
-OPTIONAL = ("vae", "text_encoder", "tokenizer")
-"""Parts that a pipeline can do without: it is then given features or labels, and gives latents."""
-PIPELINE = "NOVAPipeline"
-VIDEO_VAES = ("AutoencoderKLOpenSora", "VideoVae")
-"""What the video VAE is called by the release, and here."""
-VARIANTS = ("fp16", "bf16", "fp32", "ema", "non_ema")
-"""Usual ones, which are fetched only when asked for."""
-_RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Keys of a VAE's attention that older diffusers wrote."""
+_RENAMED_KEYS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Keys of a VAE's attention as older versions of diffusers wrote them, and as they are today."""
 
 
 def find(name: str | Path, variant: str | None = None, **hub: Any) -> Path:
-    """The folder itself, or the local copy of a hub id.
+    """Returns the folder itself, or the local copy of a hub id.
 
     Args:
         name: a folder, or OWNER/REPO.
-        variant: of the weights, such as fp16.
+        variant: variant of the weights, such as fp16.
         hub: revision, cache_dir, token, local_files_only, force_download or proxies.
 
     Raises:
-        ValueError: neither is there, or it holds no released pipeline.
+        ValueError: the name is neither a folder nor a repository, or there is no released pipeline in it.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
         if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
-            raise ValueError(f"{name}: no such folder, and no hub id (OWNER/REPO)")
-        folder = fetch(str(name), variant, **hub)
+            raise ValueError(f"{name}: no such folder, and not a hub id; write a folder or OWNER/REPO")
+        folder = download_released(str(name), variant, **hub)
     if not (folder / INDEX).is_file():
-        raise ValueError(f"{name} has no {INDEX}; give a folder as the releases are laid out, and download it whole")
+        raise ValueError(f"{name} has no {INDEX}; give a folder in the layout of the releases, and download it whole")
     return folder
 
 
-def fetch(repo: str, variant: str | None = None, **hub: Any) -> Path:
-    """The local copy of a hub id: configs and safetensors; .bin files only of parts that have no others; no code.
-
-    Raises:
-        ValueError: it cannot be fetched.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = [INDEX, *(f"{part}/{ending}" for part in PARTS for ending in ("*.json", "*.txt", "*.safetensors"))]
-    skipped = ["*.py", *(f"*.{each}{mark}*" for each in VARIANTS if each != variant for mark in ".-")]
-    try:
-        found = Path(snapshot_download(repo, allow_patterns=patterns, ignore_patterns=skipped, **hub))
-        bare = [part for part in WEIGHTED if (found / part).is_dir() and not any((found / part).glob("*.safetensors"))]
-        if bare:
-            patterns = [f"{part}/*.bin" for part in bare]
-            snapshot_download(repo, allow_patterns=patterns, ignore_patterns=skipped, **hub)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
-            f"{repo} is no folder here and cannot be fetched from the hub ({type(error).__name__}); "
-            "check the name and the network"
-        ) from error
-    return found
-
-
 def read_index(folder: Path, variant: str | None = None) -> dict[str, Any]:
-    """model_index.json, checked before anything heavy is read.
+    """Reads model_index.json and checks it, before anything large is read.
 
     Raises:
-        ValueError: another pipeline, a class that is not known, or a folder or a variant that is not there.
+        ValueError: the index is of another pipeline or names an unknown class, or a folder or variant is missing.
     """
     index = read_json(folder / INDEX)
-    kind = index.get("_class_name", PIPELINE)
-    if kind not in (PIPELINE, "NovaPipeline"):
-        raise ValueError(f"{folder / INDEX} is of a {kind}; a {PIPELINE} is read here")
-    for part in PARTS:
-        named = _class_of(index, part)
-        if named is None:
-            if part not in OPTIONAL:
-                raise ValueError(f"{folder / INDEX} names no {part}; download it again")
+    pipeline_class = index.get("_class_name", PIPELINE)
+    if pipeline_class not in (PIPELINE, "NovaPipeline"):
+        raise ValueError(f"{folder / INDEX} is of a {pipeline_class}; only a {PIPELINE} can be read")
+    for component in COMPONENTS:
+        class_name = _class_of(index, component)
+        if class_name is None:
+            if component not in OPTIONAL:
+                raise ValueError(f"{folder / INDEX} names no {component}; download it again")
             continue
-        if not (folder / part).is_dir():
-            raise ValueError(f"{folder} has a {INDEX} but no {part}/; download it whole")
-        _reader(part, named)
+        if not (folder / component).is_dir():
+            raise ValueError(f"{folder} has a {INDEX} but no {component}/; download it whole")
+        _loader(component, class_name)
     if variant and not any(folder.glob(f"*/*.{variant}[.-]*")):
         raise ValueError(f"{folder} holds no {variant} weights; leave the variant out or name another")
     return index
 
 
-def _class_of(index: dict[str, Any], part: str) -> str | None:
-    pair = index.get(part) or [None, None]
+def _class_of(index: dict[str, Any], component: str) -> str | None:
+    pair = index.get(component) or [None, None]  # [library, class]
     if not isinstance(pair, list) or len(pair) != 2:
-        raise ValueError(f"{INDEX} says {part}: {pair!r}, which names no class; download it again")
+        raise ValueError(f"{INDEX} has {component}: {pair!r}, which names no class; download it again")
     return pair[1]
 
 
-def load_part(part: str, name: str, folder: Path, dtype: torch.dtype, variant: str | None = None) -> Any:
-    """One part of a pipeline.
+def load_component(
+    component: str, class_name: str, folder: Path, dtype: torch.dtype, variant: str | None = None
+) -> Any:
+    """Loads one component of a pipeline.
 
     Args:
-        part: its name in model_index.json.
-        name: of its class there.
-        folder: of the part.
-        dtype: of weights.
-        variant: of weights; passed over where the part has no such files.
+        component: its name in model_index.json.
+        class_name: its class in model_index.json.
+        folder: the folder of the component.
+        dtype: data type of the weights.
+        variant: variant of the weights; ignored where the component has no such files.
 
     Raises:
-        ValueError: it cannot be loaded.
+        ValueError: the component cannot be loaded.
     """
-    own = variant if variant and any(folder.glob(f"*.{variant}[.-]*")) else None
-    return _reader(part, name)(folder, dtype, own)
+    has_variant = variant is not None and any(folder.glob(f"*.{variant}[.-]*"))
+    return _loader(component, class_name)(folder, dtype, variant if has_variant else None)
 
 
-Reader = Callable[[Path, torch.dtype, str | None], Any]
+Loader = Callable[[Path, torch.dtype, str | None], Any]
+"""Takes a component's folder, a data type and a variant of the weights."""
 
 
-def _reader(part: str, name: str) -> Reader:
-    """What reads a class that model_index.json names.
+def _loader(component: str, class_name: str) -> Loader:
+    """Returns the function that loads a class of model_index.json.
 
     Raises:
-        ValueError: a class that is not known.
+        ValueError: the class is unknown.
     """
-    ours: dict[tuple[str, str], Reader] = {
-        ("transformer", "NOVATransformer3DModel"): lambda folder, dtype, variant: load_transformer(
-            folder, dtype=dtype, variant=variant
-        ).eval(),
-        ("vae", "AutoencoderKL"): load_vae,
-        **{("vae", kind): load_vae for kind in VIDEO_VAES},
-        ("text_encoder", "PhiEncoderModel"): load_text_encoder,
-    }
-    if (part, name) in ours:
-        return ours[part, name]
-    if part == "scheduler":
-        return lambda folder, dtype, variant: load_scheduler(folder, name)
-    if part == "tokenizer":
-        return lambda folder, dtype, variant: load_tokenizer(folder, name)
-    if part == "text_encoder":
-        return lambda folder, dtype, variant: load_text_encoder(folder, dtype, variant, name)
-    known = " or ".join(each for where, each in ours if where == part)
-    raise ValueError(f"{INDEX} names a {name} as {part}; {known} can be read")
+    if component == "scheduler":
+        return lambda folder, dtype, variant: load_scheduler(folder, class_name)
+    if component == "tokenizer":
+        return lambda folder, dtype, variant: load_tokenizer(folder, class_name)
+    if component == "text_encoder":
+        return lambda folder, dtype, variant: load_text_encoder(folder, dtype, variant, class_name)
+    loaders: dict[str, Loader] = (
+        {"NOVATransformer3DModel": _load_transformer}
+        if component == "transformer"
+        else {"AutoencoderKL": load_vae, **dict.fromkeys(VIDEO_VAES, load_vae)}
+    )
+    if class_name not in loaders:
+        raise ValueError(f"{INDEX} names a {class_name} as {component}; {' or '.join(loaders)} can be read")
+    return loaders[class_name]
 
 
-def load_scheduler(folder: str | Path, name: str | None = None) -> Any:
-    """diffusers' scheduler of a folder: of the class that its config samples with, else of the one named.
+def _load_transformer(folder: Path, dtype: torch.dtype, variant: str | None) -> Any:
+    return load_transformer(folder, dtype=dtype, variant=variant).eval()
+
+
+def load_scheduler(folder: str | Path, class_name: str | None = None) -> Any:
+    """Loads diffusers' scheduler from a folder.
+
+    Args:
+        folder: the folder of scheduler_config.json.
+        class_name: class where the config names none for sampling.
 
     Raises:
-        ValueError: no such folder, or a scheduler that NOVA does not take.
+        ValueError: there is no config, or it is of a scheduler that NOVA does not support.
     """
-    import diffusers
-
     config = read_json(Path(folder) / "scheduler_config.json")
-    name = config.get("_sample_class_name") or name or config.get("_class_name", "")
-    found = getattr(diffusers, name, None)
-    if found is None or not hasattr(found, "from_config"):
+    name = config.get("_sample_class_name") or class_name or config.get("_class_name", "")
+    scheduler_class = getattr(diffusers, name, None)
+    if scheduler_class is None or not hasattr(scheduler_class, "from_config"):
         raise ValueError(f"unknown scheduler {name!r}; NOVA takes FlowMatchEulerDiscreteScheduler or DDPMScheduler")
-    return found.from_config(config)
+    return scheduler_class.from_config(config)
 
 
 def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32, variant: str | None = None) -> Any:
-    """diffusers' AutoencoderKL, or the video VAE, as the folder's config.json says.
+    """Loads diffusers' AutoencoderKL or the video VAE, whichever the folder's config.json names.
 
     Raises:
-        ValueError: a missing file, or a missing, unexpected or wrong-shaped key.
+        ValueError: a file is missing, or a key is missing, unexpected or of the wrong shape.
     """
-    from diffusers import AutoencoderKL
-
-    from nova_model.vae.video_vae import VideoVae
-
     folder = Path(folder)
     config = read_json(folder / "config.json")
-    kind = config.get("_class_name", "AutoencoderKL")
-    if kind not in ("AutoencoderKL", *VIDEO_VAES):
-        raise ValueError(f"{folder / 'config.json'} is of a {kind}; AutoencoderKL or {VIDEO_VAES[0]} can be read")
+    class_name = config.get("_class_name", "AutoencoderKL")
+    if class_name not in ("AutoencoderKL", *VIDEO_VAES):
+        raise ValueError(f"{folder / 'config.json'} is of a {class_name}; AutoencoderKL or {VIDEO_VAES[0]} can be read")
     with torch.device("meta"):
-        vae = (VideoVae if kind in VIDEO_VAES else AutoencoderKL).from_config(config)
-    weights = {_renamed(name): value for name, value in load_weights(folder, variant).items()}
-    for name, wanted in vae.state_dict().items():
-        if name in weights and weights[name].ndim == 4 and wanted.ndim == 2:  # attention that was a 1x1 convolution
-            weights[name] = weights[name].flatten(1)
+        vae = (VideoVae if class_name in VIDEO_VAES else AutoencoderKL).from_config(config)
+    weights = {_current_key(key): value for key, value in load_weights(folder, variant).items()}
+    for key, parameter in vae.state_dict().items():
+        # Older versions of diffusers computed this attention with 1x1 convolutions, today's with linear layers.
+        if key in weights and weights[key].ndim == 4 and parameter.ndim == 2:
+            weights[key] = weights[key].flatten(1)  # [out, in, 1, 1] -> [out, in]
     fill(vae, weights, dtype)
     return vae.eval()
 
 
-def _renamed(name: str) -> str:
-    if ".attentions." not in name:
-        return name
-    return ".".join(_RENAMED.get(part, part) for part in name.split("."))
+def _current_key(key: str) -> str:
+    if ".attentions." not in key:
+        return key
+    return ".".join(_RENAMED_KEYS.get(name, name) for name in key.split("."))
 
 
 def load_text_encoder(
     folder: str | Path,
     dtype: torch.dtype = torch.float32,
     variant: str | None = None,
-    name: str = "PhiEncoderModel",
+    class_name: str = "PhiEncoderModel",
 ) -> Any:
-    """transformers' model that gives last hidden states.
+    """Loads a model of transformers that returns last hidden states.
 
     Args:
-        folder: as transformers writes it.
-        dtype: of its weights.
-        variant: of its weights.
-        name: PhiEncoderModel for Phi, its head kept where there is one; else transformers' class.
+        folder: a folder as transformers writes it.
+        dtype: data type of the weights.
+        variant: variant of the weights.
+        class_name: PhiEncoderModel for Phi, which keeps its head where there is one; else a class of transformers.
 
     Raises:
-        ValueError: a class that transformers lacks, missing files, or missing or wrong-shaped keys.
+        ValueError: the class is unknown, a file is missing, or a key is missing or of the wrong shape.
     """
+    # transformers takes seconds to import, and workers that load a VAE or a scheduler do without it.
     import transformers
 
     from nova_model.diffusers.text_encoder import PhiEncoderModel
 
-    found = PhiEncoderModel if name == "PhiEncoderModel" else getattr(transformers, name, None)
-    if found is None:
-        raise ValueError(f"{INDEX} names a {name} as text_encoder, which transformers does not have")
+    encoder_class = PhiEncoderModel if class_name == "PhiEncoderModel" else getattr(transformers, class_name, None)
+    if encoder_class is None:
+        raise ValueError(f"{INDEX} names a {class_name} as text_encoder, which transformers does not have")
     if not (Path(folder) / "config.json").is_file():
         raise ValueError(f"{Path(folder) / 'config.json'} is missing; download the folder whole")
     try:
-        model, report = found.from_pretrained(
+        model, report = encoder_class.from_pretrained(
             folder, dtype=dtype, variant=variant, output_loading_info=True, ignore_mismatched_sizes=True,
             trust_remote_code=False,
         )  # fmt: skip
     except (OSError, RuntimeError) as error:
         raise ValueError(f"the text encoder in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
-    for key, is_shape, wanted_shape in sorted(report["mismatched_keys"]):
-        raise ValueError(f"text encoder: {key} has shape {tuple(is_shape)}; the config asks for {tuple(wanted_shape)}")
+    # transformers only warns about such keys and leaves those weights as they were initialised.
+    for key, shape, expected_shape in sorted(report["mismatched_keys"]):
+        raise ValueError(f"text encoder: {key} has shape {tuple(shape)}; the config asks for {tuple(expected_shape)}")
     missing = sorted(report["missing_keys"])
-    if missing and found is PhiEncoderModel and all(key.startswith("lm_head.") for key in missing):
+    if missing and encoder_class is PhiEncoderModel and all(key.startswith("lm_head.") for key in missing):
         return model.model.eval()  # saved without a head
     if missing:
         shape = tuple(model.state_dict()[missing[0]].shape)
@@ -241,16 +216,16 @@ def load_text_encoder(
     return model.eval()
 
 
-def load_tokenizer(folder: str | Path, name: str = "AutoTokenizer") -> Any:
-    """transformers' tokenizer of a folder.
+def load_tokenizer(folder: str | Path, class_name: str = "AutoTokenizer") -> Any:
+    """Loads a tokenizer of transformers from a folder.
 
     Raises:
-        ValueError: it cannot be loaded.
+        ValueError: the tokenizer cannot be loaded.
     """
     import transformers
 
-    found = getattr(transformers, name, None) or transformers.AutoTokenizer
+    tokenizer_class = getattr(transformers, class_name, None) or transformers.AutoTokenizer
     try:
-        return found.from_pretrained(folder, trust_remote_code=False)
+        return tokenizer_class.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"the tokenizer in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error

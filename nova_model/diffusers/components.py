@@ -1,4 +1,4 @@
-"""The parts of NovaPipeline and what diffusers' users do with them: load, save, move, offload, watch."""
+"""The components of NovaPipeline, and what users of diffusers do with them: load, save, offload, and watch a call."""
 
 from __future__ import annotations
 
@@ -10,32 +10,37 @@ from typing import Any, Self
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 
-from nova_model.checkpoints import released, saving
+from nova_model.checkpoints import layout, released, saving
 from nova_model.model import Nova
 from nova_model.sampling.schedule import FlowMatching, Schedule, schedule_from_config
 from nova_model.vae.codec import Codec
 from nova_model.vae.video_vae import VideoVae
 
-_HUB = {"revision", "cache_dir", "token", "local_files_only", "force_download", "proxies"}
-_IGNORED = {"low_cpu_mem_usage", "use_safetensors", "trust_remote_code"}
-"""diffusers' options that change nothing here: loading is lean and safe, and no remote code is needed."""
+_HUB_OPTIONS = {"revision", "cache_dir", "token", "local_files_only", "force_download", "proxies"}
+_IGNORED_OPTIONS = {"low_cpu_mem_usage", "use_safetensors", "trust_remote_code"}
+"""Options of diffusers without effect here: loading always saves memory and is safe, and needs no remote code."""
+_LOADING_ORDER = ("scheduler", "tokenizer", "transformer", "vae", "text_encoder")
+"""Small components first, so that a mistake in them is reported before gigabytes are read."""
 
 
-class NovaParts(DiffusionPipeline):
-    """A transformer, its scheduler, and what is around them.
+class NovaComponents(DiffusionPipeline):
+    """A transformer, its scheduler, and the networks around them.
 
     Args:
         transformer: the model.
-        scheduler: diffusers' FlowMatchEulerDiscreteScheduler or DDPMScheduler, of which the config is used.
-        vae: diffusers' AutoencoderKL or the video VAE; without one latents are given.
-        text_encoder: transformers' model with last hidden states; without one features or class labels are taken.
-        tokenizer: its own.
+        scheduler: diffusers' FlowMatchEulerDiscreteScheduler or DDPMScheduler; only its config is used.
+        vae: diffusers' AutoencoderKL or the video VAE; without one, calls take and return latents.
+        text_encoder: a model of transformers with last hidden states; without one, calls take features or labels.
+        tokenizer: the tokenizer of the text encoder.
+
+    Raises:
+        ValueError: the VAE has another stride than the model was trained with.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
-    # Sampling reads weights outside of forward calls, where layer by layer offloading would not bring them.
+    # Sampling reads weights outside of forward calls, where layer-by-layer offloading would not move them.
     _exclude_from_cpu_offload = ["transformer"]  # noqa: RUF012 (diffusers' own form)
-    _optional_components = list(released.OPTIONAL)  # noqa: RUF012
+    _optional_components = list(layout.OPTIONAL)  # noqa: RUF012
     _callback_tensor_inputs = ["latents", "prompt_embeds", "negative_prompt_embeds"]  # noqa: RUF012
 
     def __init__(
@@ -68,51 +73,53 @@ class NovaParts(DiffusionPipeline):
         variant: str | None = None,
         **options: Any,
     ) -> Self:
-        """Loads a folder as the releases are laid out.
+        """Loads a pipeline from a folder in the layout of the releases.
 
         Args:
             pretrained_model_name_or_path: the folder, or OWNER/REPO on the hub.
-            torch_dtype: of weights, fp32 by default; a dictionary names parts and `default`.
+            torch_dtype: data type of the weights, fp32 by default; a dictionary has one for each component, and
+                `default`.
             dtype: the same under diffusers' newer name.
-            variant: of weights, such as fp16.
-            options: parts that take the place of the folder's own (`vae=None` for none); for the hub `revision`,
+            variant: variant of the weights, such as fp16.
+            options: components that replace those of the folder (`vae=None` for none), and for the hub `revision`,
                 `cache_dir`, `token`, `local_files_only`, `force_download`, `proxies`.
 
         Raises:
-            ValueError: no index, a part that is missing or unknown, or a missing or wrong-shaped key.
+            ValueError: there is no index, a component is missing or unknown, or a key is missing or of the wrong shape.
         """
-        unknown = sorted(set(options) - {*released.PARTS, *_HUB, *_IGNORED})
+        unknown = sorted(set(options) - {*layout.COMPONENTS, *_HUB_OPTIONS, *_IGNORED_OPTIONS})
         if unknown:
             raise ValueError(f"from_pretrained does not take {unknown[0]}")
-        asked = torch_dtype if dtype is None else dtype
-        dtypes = asked if isinstance(asked, dict) else {"default": asked or torch.float32}
-        if not all(isinstance(each, torch.dtype) for each in dtypes.values()):
-            raise ValueError(f"torch_dtype is {asked!r}; give a torch.dtype, such as torch.bfloat16")
-        hub = {name: value for name, value in options.items() if name in _HUB}
-        folder = released.find(pretrained_model_name_or_path, variant, **hub)
+        dtypes = _dtypes(torch_dtype if dtype is None else dtype)
+        hub_options = {name: value for name, value in options.items() if name in _HUB_OPTIONS}
+        folder = released.find(pretrained_model_name_or_path, variant, **hub_options)
         index = released.read_index(folder, variant)
-        parts = {part: options[part] for part in released.PARTS if part in options}
-        for part in ("scheduler", "tokenizer", "transformer", "vae", "text_encoder"):  # what is light first
-            pair = index.get(part)
-            if part not in parts and pair and pair[1]:
-                kind = dtypes.get(part, dtypes.get("default", torch.float32))
-                parts[part] = released.load_part(part, pair[1], folder / part, kind, variant)
-            if part == "scheduler":
-                sampling_schedule(parts[part], None)
-        pipeline = cls(**parts)
+        components = {name: options[name] for name in layout.COMPONENTS if name in options}
+        for name in _LOADING_ORDER:
+            _, class_name = index.get(name) or (None, None)
+            if name not in components and class_name is not None:
+                component_dtype = dtypes.get(name, dtypes.get("default", torch.float32))
+                components[name] = released.load_component(name, class_name, folder / name, component_dtype, variant)
+            if name == "scheduler":
+                schedule_of(components[name], None)  # refuses schedulers that NOVA does not support
+        pipeline = cls(**components)
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
-        pipeline._origin = saving.origin_of(
-            folder, index, {part: component for part, component in parts.items() if part not in options}
-        )
+        from_folder = {name: component for name, component in components.items() if name not in options}
+        pipeline._origin = saving.origin_of(folder, index, from_folder)
         return pipeline
 
     def save_pretrained(
         self, save_directory: str | Path, safe_serialization: bool = True, variant: str | None = None
     ) -> None:
-        """Writes the released layout, which `from_pretrained` and the release read; weights as safetensors.
+        """Writes the layout of the releases, which `from_pretrained` and the released code read.
+
+        Args:
+            save_directory: folder of the pipeline; it is created.
+            safe_serialization: only True is supported: weights are written as safetensors.
+            variant: variant under which the weights are written, such as fp16.
 
         Raises:
-            ValueError: another form of weights is asked for.
+            ValueError: another form of weights is requested.
         """
         if not safe_serialization:
             raise ValueError("weights are written as safetensors alone; leave safe_serialization out")
@@ -123,15 +130,15 @@ class NovaParts(DiffusionPipeline):
     def enable_group_offload(
         self, *args: Any, exclude_modules: str | Sequence[str] | None = None, **settings: Any
     ) -> None:
-        """diffusers' offloading in groups, of the text encoder and the VAE; the transformer stays on its device."""
+        """diffusers' group offloading of the text encoder and the VAE; the transformer stays on its device."""
         excluded = [exclude_modules] if isinstance(exclude_modules, str) else list(exclude_modules or [])
         super().enable_group_offload(*args, exclude_modules=[*excluded, "transformer"], **settings)
 
-    # What callbacks look at.
+    # Read by callbacks.
 
     @property
     def guidance_scale(self) -> float:
-        """Of the sets to come; a callback may change `_guidance_scale`."""
+        """Guidance scale of the following sets; a callback may set `_guidance_scale`."""
         return self._guidance_scale
 
     @property
@@ -140,20 +147,32 @@ class NovaParts(DiffusionPipeline):
 
     @property
     def num_timesteps(self) -> int:
-        """Set steps of the call, over all frames."""
+        """Number of set steps of the call, over all frames."""
         return self._num_timesteps
 
     @property
     def interrupt(self) -> bool:
-        """Whether the call shall end; a callback may set `_interrupt`."""
+        """Whether the call is to end early; a callback may set `_interrupt`."""
         return self._interrupt
 
 
-def sampling_schedule(scheduler: Any, shift: float | None) -> Schedule:
-    """Our schedule of a diffusers scheduler's config.
+def _dtypes(dtype: torch.dtype | dict[str, torch.dtype] | None) -> dict[str, torch.dtype]:
+    """Data types of components by name, and `default`."""
+    dtypes = dtype if isinstance(dtype, dict) else {"default": dtype or torch.float32}
+    if not all(isinstance(value, torch.dtype) for value in dtypes.values()):
+        raise ValueError(f"torch_dtype is {dtype!r}; give a torch.dtype, such as torch.bfloat16")
+    return dtypes
+
+
+def schedule_of(scheduler: Any, shift: float | None) -> Schedule:
+    """The schedule of this project with the config of a scheduler of diffusers.
+
+    Args:
+        scheduler: diffusers' scheduler.
+        shift: replaces the shift of a flow-matching scheduler.
 
     Raises:
-        ValueError: a scheduler that NOVA does not take, or a shift where there is none.
+        ValueError: NOVA does not support the scheduler, or it has no shift.
     """
     name = type(scheduler).__name__
     config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
@@ -165,8 +184,8 @@ def sampling_schedule(scheduler: Any, shift: float | None) -> Schedule:
     return replace(schedule, shift=float(shift))
 
 
-def bring(module: torch.nn.Module) -> None:
-    """Brings an offloaded model to its device, as a forward call would."""
+def onload(module: torch.nn.Module) -> None:
+    """Moves an offloaded model to its device, as a forward call would."""
     hook = getattr(module, "_hf_hook", None)
     if hook is not None and hasattr(hook, "pre_forward"):
         hook.pre_forward(module)

@@ -1,66 +1,62 @@
-"""Frames that a call gives to go on from: their size, and how they become what a VAE takes."""
+"""First frames that a call continues from: the size of the video that follows from them, and their preprocessing."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from diffusers.video_processor import VideoProcessor
 from PIL import Image
 from torch import Tensor
 
 from nova_model.config import NovaConfig
 from nova_model.vae.codec import Codec
 
-if TYPE_CHECKING:
-    from nova_model.diffusers.inputs import Inputs
 
-
-def size_of(inputs: Inputs, config: NovaConfig) -> tuple[int, int]:
-    """Height and width in pixels: asked for, or of given arrays, tensors or latents, or as trained.
-
-    Raises:
-        ValueError: a size that latents cannot have.
-    """
-    default = _array_size(inputs.image if inputs.video is None else inputs.video) or config.pixel_size
-    if inputs.given_latents is not None:
-        rows, columns = inputs.given_latents.shape[-2:]
-        default = rows * config.image_stride, columns * config.image_stride
-    height, width = inputs.height or default[0], inputs.width or default[1]
+def check_size(height: int, width: int, config: NovaConfig) -> None:
+    """Raises ValueError for a size in pixels that does not divide into the model's tokens."""
+    # A temporal token covers two by two spatial tokens.
     unit = config.image_stride * 2 * config.patch_size
     if height < 1 or width < 1 or height % unit or width % unit:
-        near = [max(1, round(side / unit)) * unit for side in (height, width)]
+        rows, columns = (max(1, round(side / unit)) * unit for side in (height, width))
         raise ValueError(
             f"latents cannot have a size of {height}x{width} pixels; ask for height and width in multiples of {unit}, "
-            f"such as {near[0]}x{near[1]}"
+            f"such as {rows}x{columns}"
         )
-    return height, width
 
 
-def _array_size(given: Any) -> tuple[int, int] | None:
-    """Height and width of arrays and tensors; PIL images are resized, so theirs does not count."""
-    while isinstance(given, (list, tuple)) and given:
-        given = given[0]
-    if isinstance(given, np.ndarray) and given.ndim > 2:
-        return int(given.shape[-3]), int(given.shape[-2])
-    if isinstance(given, Tensor) and given.ndim > 2:
-        return int(given.shape[-2]), int(given.shape[-1])
+def array_size(frames: Any) -> tuple[int, int] | None:
+    """Height and width of arrays and tensors; None for PIL images, which are resized."""
+    while isinstance(frames, (list, tuple)) and frames:
+        frames = frames[0]
+    if isinstance(frames, np.ndarray) and frames.ndim > 2:  # [.., H, W, 3]
+        return int(frames.shape[-3]), int(frames.shape[-2])
+    if isinstance(frames, Tensor) and frames.ndim > 2:  # [.., 3, H, W]
+        return int(frames.shape[-2]), int(frames.shape[-1])
     return None
 
 
-def preprocessed(image: Any, video: Any, codec: Codec, size: tuple[int, int]) -> Tensor | None:
-    """Given frames as diffusers' processors make them, [B, 3, F, H, W] in [-1, 1].
+def preprocess(image: Any, video: Any, codec: Codec, size: tuple[int, int]) -> Tensor | None:
+    """Converts an image or a video with diffusers' processors.
+
+    Args:
+        image: the first frame, or a list of one for each prompt.
+        video: the first frames, or a list of them.
+        codec: the VAE that encodes the frames.
+        size: height and width in pixels to which PIL images are resized.
+
+    Returns:
+        [B, 3, F, H, W] in [-1, 1]; None without image and video.
 
     Raises:
-        ValueError: neither PIL images, arrays nor tensors, or not RGB.
+        ValueError: the frames are no PIL images, arrays or tensors, or not RGB.
     """
-    from diffusers.video_processor import VideoProcessor
-
     processor = VideoProcessor(vae_scale_factor=codec.stride, do_convert_rgb=True)
     if image is not None:
-        frames = processor.preprocess(_floats("image", image), *size)[:, :, None]
+        frames = processor.preprocess(_to_float("image", image), *size)[:, :, None]  # [B, 3, H, W] -> [B, 3, 1, H, W]
     elif video is not None:
-        frames = processor.preprocess_video(_floats("video", video), *size)
+        frames = processor.preprocess_video(_to_float("video", video), *size)
     else:
         return None
     if frames.shape[1] != 3:
@@ -68,19 +64,19 @@ def preprocessed(image: Any, video: Any, codec: Codec, size: tuple[int, int]) ->
     return frames.contiguous()
 
 
-def _floats(name: str, given: Any) -> Any:
-    """Bytes become 0..1, which is what diffusers' processors take of arrays and tensors."""
-    if isinstance(given, (list, tuple)):
-        made = [_floats(name, each) for each in given]
-        if len({type(each) for each in made}) != 1:
+def _to_float(name: str, frames: Any) -> Any:
+    """Scales bytes to 0..1: diffusers' processors take arrays and tensors in this range only."""
+    if isinstance(frames, (list, tuple)):
+        converted = [_to_float(name, frame) for frame in frames]
+        if len({type(frame) for frame in converted}) != 1:
             raise ValueError(f"{name} is an empty list or holds several kinds of things; give images of one kind")
-        return made
-    if isinstance(given, Image.Image):
-        return given
-    if not isinstance(given, (np.ndarray, Tensor)):
-        raise ValueError(f"{name} holds a {type(given).__name__}; give PIL images, numpy arrays or tensors")
-    if given.ndim < 3:
-        raise ValueError(f"{name} has shape {tuple(given.shape)}; a picture has rows, columns and channels")
-    whole = torch.as_tensor(given) if isinstance(given, np.ndarray) else given
-    scaled = whole.float() / 255 if whole.dtype == torch.uint8 else whole.float()
-    return scaled.numpy() if isinstance(given, np.ndarray) else scaled
+        return converted
+    if isinstance(frames, Image.Image):
+        return frames
+    if not isinstance(frames, (np.ndarray, Tensor)):
+        raise ValueError(f"{name} holds a {type(frames).__name__}; give PIL images, numpy arrays or tensors")
+    if frames.ndim < 3:
+        raise ValueError(f"{name} has shape {tuple(frames.shape)}; a picture has rows, columns and channels")
+    tensor = torch.as_tensor(frames) if isinstance(frames, np.ndarray) else frames
+    scaled = tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
+    return scaled.numpy() if isinstance(frames, np.ndarray) else scaled

@@ -1,4 +1,4 @@
-"""What a pipeline gives back, in the forms that diffusers' users know."""
+"""The outputs of a pipeline, in the forms that users of diffusers know."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from torch import Tensor
 
 @dataclass
 class NovaPipelineOutput(BaseOutput):
-    """Pictures (`images`) where one frame was asked for, else videos (`frames`); one entry a sample."""
+    """Images (`images`) where one frame was requested, else videos (`frames`); one entry for each sample."""
 
     images: Any = None
     frames: Any = None
 
 
-def shown(pixels: Tensor, output_type: str) -> Any:
-    """Videos [B, 3, F, H, W] in [-1, 1] in another form.
+def postprocess(pixels: Tensor, output_type: str) -> Any:
+    """Converts videos [B, 3, F, H, W] in [-1, 1] to an output type.
 
     Args:
-        pixels: of all samples.
+        pixels: the videos of all samples.
         output_type: pil for lists of images, np for an array [B, F, H, W, 3], pt for a tensor [B, F, 3, H, W].
     """
     if output_type != "pt":
@@ -33,17 +33,17 @@ def shown(pixels: Tensor, output_type: str) -> Any:
     return VideoProcessor().postprocess_video(pixels, output_type)
 
 
-def joined(chunks: Sequence[Any], output_type: str) -> Any:
-    """Parts of videos, one after the other."""
+def concatenate(segments: Sequence[Any], output_type: str) -> Any:
+    """Joins segments of videos, each of which holds all samples, in time."""
     if output_type == "pil":
-        return [[frame for part in parts for frame in part] for parts in zip(*chunks, strict=True)]
+        return [[frame for frames in sample for frame in frames] for sample in zip(*segments, strict=True)]
     if output_type == "np":
-        return np.concatenate(chunks, axis=1)
-    return torch.cat(list(chunks), dim=2 if output_type == "latent" else 1)
+        return np.concatenate(segments, axis=1)
+    return torch.cat(list(segments), dim=2 if output_type == "latent" else 1)
 
 
-def pictures(shown: Any, output_type: str) -> Any:
-    """Videos of one frame as pictures; latents keep their axis of time."""
+def to_images(videos: Any, output_type: str) -> Any:
+    """Takes the frame axis from videos of one frame; latents keep it."""
     if output_type == "pil":
-        return [frames[0] for frames in shown]
-    return shown if output_type == "latent" else shown[:, 0]
+        return [frames[0] for frames in videos]
+    return videos if output_type == "latent" else videos[:, 0]

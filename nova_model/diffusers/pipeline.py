@@ -1,9 +1,9 @@
-"""NovaPipeline: the model as a diffusers pipeline, for pictures and videos from text, pictures and videos.
+"""NovaPipeline: the model as a pipeline of diffusers, for images and videos from text, images and videos.
 
     pipe = NovaPipeline.from_pretrained("BAAI/nova-d48w1024-sd512", torch_dtype=torch.bfloat16).to("cuda")
     pipe("a red ball on grass", generator=torch.Generator().manual_seed(0)).images[0].save("ball.png")
 
-What a call takes is explained in `inputs.Inputs`. A generator on the CPU gives the released model's noise.
+The options of a call are documented in `inputs.Inputs`. A generator on the CPU draws the noise of the released model.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from torch import Tensor
 
 from nova_model import masking
 from nova_model.config import SamplingConfig
-from nova_model.diffusers.components import NovaParts, bring, sampling_schedule
-from nova_model.diffusers.inputs import Inputs, Plan, plan
-from nova_model.diffusers.outputs import NovaPipelineOutput, joined, pictures, shown
+from nova_model.diffusers.components import NovaComponents, onload, schedule_of
+from nova_model.diffusers.inputs import Inputs
+from nova_model.diffusers.outputs import NovaPipelineOutput, concatenate, postprocess, to_images
+from nova_model.diffusers.preparation import Dimensions, prepare
 from nova_model.diffusers.text_encoder import encode
 from nova_model.sampling.frame import Change
-from nova_model.sampling.schedule import FlowMatching, Schedule
+from nova_model.sampling.schedule import FlowMatching
 from nova_model.sampling.video import Request, SetStep, generate_frames
 from nova_model.vae.codec import Codec
 
 FLOW_STEPS, DDPM_STEPS = 25, 100
-"""Denoising steps of a token where a call names none."""
+"""Default number of diffusion steps with flow matching and with DDPM, as the releases are sampled."""
 
 
-class NovaPipeline(NovaParts):
+class NovaPipeline(NovaComponents):
     """Text-to-image, text-to-video, image-to-video, video-to-video and extrapolation."""
 
     @torch.no_grad()
@@ -46,16 +47,17 @@ class NovaPipeline(NovaParts):
         num_frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
-        num_inference_steps: int = 64,
+        sampling: SamplingConfig | None = None,
+        num_inference_steps: int | None = None,
         num_diffusion_steps: int | None = None,
-        guidance_scale: float = Inputs.guidance_scale,
+        guidance_scale: float | None = None,
         min_guidance_scale: float | None = None,
-        guidance_trunc: float = Inputs.guidance_trunc,
-        guidance_renorm: float = Inputs.guidance_renorm,
+        guidance_trunc: float | None = None,
+        guidance_renorm: float | None = None,
         image_guidance_scale: float | None = None,
         negative_motion: float | None = None,
-        temperature: float = Inputs.temperature,
-        corrections: int = 0,
+        temperature: float | None = None,
+        corrections: int | None = None,
         shift: float | None = None,
         motion_score: float | Sequence[float] = Inputs.motion_score,
         fps: float | Sequence[float] = Inputs.fps,
@@ -70,78 +72,70 @@ class NovaPipeline(NovaParts):
         callback_on_step_end: Callable[..., dict[str, Any] | None] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = Inputs.callback_on_step_end_tensor_inputs,
     ) -> NovaPipelineOutput | tuple[Any, ...]:
-        """Generates; `Inputs` explains every option.
+        """Generates images or videos.
+
+        `Inputs` documents the options. How to sample is either `sampling`, or the options from `num_inference_steps`
+        (set steps) to `corrections`, each of which is a field of `SamplingConfig` with the same default; the number of
+        diffusion steps defaults to 25 with flow matching and to 100 with DDPM.
 
         Returns:
-            `images` where one frame was asked for, else `frames`; a tuple of it without `return_dict`. What an
-            interrupted call had not made is zeros.
+            An output with `images` where one frame is requested, else with `frames`; a tuple of it without
+            `return_dict`. Latents that an interrupted call has not reached are zeros.
 
         Raises:
-            ValueError: options that do not go together or that the model cannot take, before any heavy work.
+            ValueError: options contradict each other or the model does not support them; before any network runs.
         """
-        inputs = Inputs(
+        inputs, dimensions = self._prepare(
             prompt=prompt, negative_prompt=negative_prompt, image=image, video=video, given_latents=given_latents,
-            num_frames=num_frames, height=height, width=width, num_inference_steps=num_inference_steps,
-            num_diffusion_steps=num_diffusion_steps, guidance_scale=guidance_scale,
-            min_guidance_scale=min_guidance_scale, guidance_trunc=guidance_trunc, guidance_renorm=guidance_renorm,
-            image_guidance_scale=image_guidance_scale, negative_motion=negative_motion, temperature=temperature,
-            corrections=corrections, shift=shift, motion_score=motion_score, fps=fps,
-            num_images_per_prompt=num_images_per_prompt, generator=generator, prompt_embeds=prompt_embeds,
-            negative_prompt_embeds=negative_prompt_embeds, class_labels=class_labels, window=window,
-            output_type=output_type, callback_on_step_end=callback_on_step_end,
+            num_frames=num_frames, height=height, width=width, sampling=sampling,
+            num_inference_steps=num_inference_steps, num_diffusion_steps=num_diffusion_steps,
+            guidance_scale=guidance_scale, min_guidance_scale=min_guidance_scale, guidance_trunc=guidance_trunc,
+            guidance_renorm=guidance_renorm, image_guidance_scale=image_guidance_scale,
+            negative_motion=negative_motion, temperature=temperature, corrections=corrections, shift=shift,
+            motion_score=motion_score, fps=fps, num_images_per_prompt=num_images_per_prompt, generator=generator,
+            prompt_embeds=prompt_embeds, negative_prompt_embeds=negative_prompt_embeds, class_labels=class_labels,
+            window=window, output_type=output_type, callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )  # fmt: skip
-        planned = self._plan(inputs)
-        made = list(self._latents(inputs, planned))
-        made += [torch.zeros_like(made[0])] * (planned.latent_frames - len(made))
-        chunks = [self._shown(made[start:stop], start, inputs) for start, stop in self._tiles(inputs, len(made))]
+        latents = list(self._latents(inputs, dimensions))
+        latents += [torch.zeros_like(latents[0])] * (dimensions.latent_frames - len(latents))
+        tiles = self._tiles(dimensions.latent_frames, output_type)
+        segments = [self._decode(latents[start:stop], start, output_type) for start, stop in tiles]
         self.maybe_free_model_hooks()
-        videos = joined(chunks, output_type)
-        if planned.frames > 1:
+        videos = concatenate(segments, output_type)
+        if dimensions.frames > 1:
             output = NovaPipelineOutput(frames=videos)
         else:
-            output = NovaPipelineOutput(images=pictures(videos, output_type))
+            output = NovaPipelineOutput(images=to_images(videos, output_type))
         return output if return_dict else output.to_tuple()
 
     def stream(self, prompt: str | Sequence[str] | None = None, **options: Any) -> Iterator[Any]:
         """Yields frames as soon as the VAE can decode them: frame by frame, or a tile of the video VAE at a time.
 
-        Takes what a call takes, but for `return_dict`. Each part has the form of `frames` and a sample an entry;
-        together they are the frames that a call with the same seed gives. An interrupted one ends with the last whole
-        part.
+        Takes the options of a call except `return_dict`. Each segment has the form of `frames`, with an entry for each
+        sample; together they are the frames that a call with the same seed returns. An interrupted stream ends with the
+        last complete segment.
 
         Raises:
-            ValueError: as a call, at once.
+            ValueError: as a call does, and at once, not when the first segment is requested.
         """
-        inputs = Inputs(prompt=prompt, **options)
-        return self._streamed(inputs, self._plan(inputs))
+        inputs, dimensions = self._prepare(prompt=prompt, **options)
+        return self._segments(inputs, dimensions)
 
-    def check(self, prompt: str | Sequence[str] | None = None, **options: Any) -> Plan:
-        """What a call would make; takes what `stream` takes.
+    def check(self, prompt: str | Sequence[str] | None = None, **options: Any) -> Dimensions:
+        """Returns the sizes of what a call would generate; takes the options of `stream`.
 
         Raises:
-            ValueError: what a call would raise.
+            ValueError: as a call does.
         """
-        return self._plan(Inputs(prompt=prompt, **options))
-
-    @torch.no_grad()
-    def _streamed(self, inputs: Inputs, planned: Plan) -> Iterator[Any]:
-        tiles = self._tiles(inputs, planned.latent_frames)
-        made: list[Tensor] = []
-        try:
-            for frame in self._latents(inputs, planned):
-                made.append(frame)
-                while tiles and tiles[0][1] <= len(made):
-                    start, stop = tiles.pop(0)
-                    yield joined([self._shown(made[start:stop], start, inputs)], inputs.output_type)
-        finally:
-            self.maybe_free_model_hooks()
+        _, dimensions = self._prepare(prompt=prompt, **options)
+        return dimensions
 
     def encode_prompt(self, prompt: str | Sequence[str]) -> list[Tensor]:
-        """Features of prompts, [tokens, D] each: what `prompt_embeds` takes.
+        """Features of prompts, [tokens, D] each, in the form that `prompt_embeds` takes.
 
         Raises:
-            ValueError: this pipeline has no text encoder.
+            ValueError: the pipeline has no text encoder.
         """
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError("this pipeline has no text encoder and tokenizer; give prompt_embeds")
@@ -149,115 +143,143 @@ class NovaPipeline(NovaParts):
         limit = self.transformer.config.text_token_len
         return encode(self.text_encoder, self.tokenizer, texts, limit, self._execution_device)
 
-    def _plan(self, inputs: Inputs) -> Plan:
-        """Checks a call."""
-        planned = plan(inputs, self.transformer.config, None if self.vae is None else Codec(self.vae))
-        self._settings(inputs)
-        wrong = set(inputs.callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
-        if wrong:
-            known = ", ".join(self._callback_tensor_inputs)
-            raise ValueError(f"callback_on_step_end_tensor_inputs has {min(wrong)}; one of {known}")
+    # Before generation: checks and conditions.
+
+    def _prepare(self, **options: Any) -> tuple[Inputs, Dimensions]:
+        """Checks a call; returns its inputs with one entry for each prompt, and its sizes."""
+        schedule = schedule_of(self.scheduler, options.get("shift"))
+        inputs = Inputs.from_options(options, FLOW_STEPS if isinstance(schedule, FlowMatching) else DDPM_STEPS)
+        codec = None if self.vae is None else Codec(self.vae)
+        inputs, dimensions = prepare(inputs, self.transformer.config, codec)
+        unknown = set(inputs.callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            names = ", ".join(self._callback_tensor_inputs)
+            raise ValueError(f"callback_on_step_end_tensor_inputs has {min(unknown)}; one of {names}")
         if (inputs.prompt is not None or inputs.negative_prompt is not None) and self.text_encoder is None:
             raise ValueError("this pipeline has no text encoder; give prompt_embeds and negative_prompt_embeds")
-        return planned
+        return inputs, dimensions
 
-    def _settings(self, inputs: Inputs) -> tuple[Schedule, SamplingConfig]:
-        schedule = sampling_schedule(self.scheduler, inputs.shift)
-        return schedule, inputs.settings(FLOW_STEPS if isinstance(schedule, FlowMatching) else DDPM_STEPS)
-
-    def _latents(self, inputs: Inputs, planned: Plan) -> Iterator[Tensor]:
-        """Latents of each frame as it is made, [B, C, h, w]."""
-        self._guidance_scale, self._interrupt = inputs.guidance_scale, False
-        schedule, settings = self._settings(inputs)
-        request = self._request(inputs, planned, settings)
-        tokens = request.latent_size[0] * request.latent_size[1] // self.transformer.config.patch_size**2
-        sets = sum(map(len, masking.rounds(settings, tokens)))
-        self._num_timesteps = sets * (request.frames - request.given)
-        with self.progress_bar(total=self._num_timesteps) as bar:
-            frames = generate_frames(self.transformer, schedule, request, self._teller(inputs, request, bar.update))
-            for index, frame in enumerate(frames):
-                yield frame
-                if index < request.frames - 1:
-                    bring(self.transformer)  # a stream's VAE may have taken its place
-
-    def _request(self, inputs: Inputs, planned: Plan, settings: SamplingConfig) -> Request:
-        """Runs what comes before generation: the text encoder, and the VAE on given frames."""
-        prompts = planned.embeds or self._encoded(planned.prompt, planned.prompts)
-        negative = planned.negative_embeds or self._encoded(planned.negative_prompt, planned.prompts)
-        given = inputs.given_latents
-        if planned.pixels is not None:
-            bring(self.vae)
-            given = Codec(self.vae).encode(planned.pixels.to(self._execution_device))
-        if given is not None:
-            given = given.expand(planned.prompts, -1, -1, -1, -1)
-        bring(self.transformer)
-        model, each = self.transformer, inputs.num_images_per_prompt
-        stride = model.config.image_stride
-
-        def repeated(values: Any) -> Tensor:
-            return torch.as_tensor(values, device=model.device).repeat_interleave(each, dim=0)
-
-        if planned.labels is not None:
-            text = torch.tensor(planned.labels)
-        elif model.config.text_token_dim is None:
-            text = model.null(planned.prompts)
+    def _request(self, inputs: Inputs, dimensions: Dimensions) -> Request:
+        """Runs the text encoder on the prompts and the VAE on the first frames."""
+        model, stride = self.transformer, self.transformer.config.image_stride
+        embeds = self._embeds(inputs.prompt, inputs.prompt_embeds)
+        negative_embeds = self._embeds(inputs.negative_prompt, inputs.negative_prompt_embeds)
+        first_frames = self._first_frames(inputs, dimensions)
+        onload(model)  # last, as it may push the other networks off the device
+        if inputs.class_labels is not None:
+            text = torch.as_tensor(inputs.class_labels)
         else:
-            text = model.pad_text(prompts)
+            text = model.null(dimensions.prompts) if embeds is None else model.pad_text(embeds)
+
+        def per_sample(values: Any) -> Tensor:
+            tensor = torch.as_tensor(values, device=model.device)
+            return tensor.repeat_interleave(inputs.num_images_per_prompt, dim=0)
+
         return Request(
-            text=repeated(text),
-            negative_text=None if negative[0] is None else repeated(model.pad_text(negative)),
-            frames=planned.latent_frames,
-            latent_size=(planned.height // stride, planned.width // stride),
+            text=per_sample(text),
+            negative_text=None if negative_embeds is None else per_sample(model.pad_text(negative_embeds)),
+            frames=dimensions.latent_frames,
+            latent_size=(dimensions.height // stride, dimensions.width // stride),
             generators=_generators(inputs.generator),
-            settings=settings,
-            motion=repeated([float(each) for each in planned.motion]),
-            fps=repeated([float(each) for each in planned.fps]),
-            first_frames=None if given is None else repeated(given),
-            window=planned.window,
+            settings=inputs.sampling,
+            motion=per_sample(torch.as_tensor(inputs.motion_score, dtype=torch.float32)),
+            fps=per_sample(torch.as_tensor(inputs.fps, dtype=torch.float32)),
+            first_frames=None if first_frames is None else per_sample(first_frames),
+            window=dimensions.window,
         )
 
-    def _encoded(self, prompts: list[str] | None, count: int) -> Sequence[Tensor | None]:
-        return [None] * count if prompts is None else self.encode_prompt(prompts)
+    def _embeds(
+        self, prompt: str | Sequence[str] | None, embeds: Tensor | Sequence[Tensor] | None
+    ) -> list[Tensor] | None:
+        """Features of prompts, [tokens, D] each: computed, or precomputed ones."""
+        if prompt is not None:
+            return self.encode_prompt(prompt)
+        return None if embeds is None else list(embeds)
 
-    def _teller(self, inputs: Inputs, request: Request, done: Callable[[], object]) -> Callable[[SetStep], Change]:
-        """What happens after each set: the bar moves, the callback is called, and what it changed is taken over."""
+    def _first_frames(self, inputs: Inputs, dimensions: Dimensions) -> Tensor | None:
+        """Latents of the first frames [prompts, C, t, h, w]."""
+        latents = inputs.given_latents
+        if dimensions.first_frames is not None:
+            onload(self.vae)
+            latents = Codec(self.vae).encode(dimensions.first_frames.to(self._execution_device))
+        return None if latents is None else latents.expand(dimensions.prompts, -1, -1, -1, -1)
+
+    # Generation.
+
+    def _latents(self, inputs: Inputs, dimensions: Dimensions) -> Iterator[Tensor]:
+        """Yields the latents of each frame [B, C, h, w] as it is finished."""
+        self._guidance_scale, self._interrupt = inputs.sampling.guidance_scale, False
+        schedule, request = schedule_of(self.scheduler, inputs.shift), self._request(inputs, dimensions)
+        tokens = request.latent_size[0] * request.latent_size[1] // self.transformer.config.patch_size**2
+        sets = sum(map(len, masking.rounds(inputs.sampling, tokens)))
+        self._num_timesteps = sets * (request.frames - request.given)
+        with self.progress_bar(total=self._num_timesteps) as bar:
+            on_step = self._step_callback(inputs, request, bar.update)
+            for index, frame in enumerate(generate_frames(self.transformer, schedule, request, on_step)):
+                yield frame
+                if index < request.frames - 1:
+                    onload(self.transformer)  # the VAE may have taken its place while a stream was decoded
+
+    def _step_callback(
+        self, inputs: Inputs, request: Request, advance: Callable[[], object]
+    ) -> Callable[[SetStep], Change]:
+        """A callback for generation that moves the progress bar, and translates for the callback of the call."""
         callback, names = inputs.callback_on_step_end, inputs.callback_on_step_end_tensor_inputs
         if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
             names = callback.tensor_inputs
         steps = itertools.count()
 
-        def told(made: SetStep) -> Change:
-            done()
-            tensors = {
-                "latents": made.latents,
-                "prompt_embeds": request.text,
-                "negative_prompt_embeds": request.negative_text,
-            }
-            named = {name: tensors[name] for name in names}
-            changed = None if callback is None else callback(self, next(steps), made.frame, dict(named))
-            latents = None if callback is None else {**named, **(changed or {})}.get("latents")
+        def on_step(step: SetStep) -> Change:
+            advance()
+            latents = None
+            if callback is not None:
+                tensors = {
+                    "latents": step.latents,
+                    "prompt_embeds": request.text,
+                    "negative_prompt_embeds": request.negative_text,
+                }
+                selected = {name: tensors[name] for name in names}
+                # The callback may return other latents, or change those that it is passed in place.
+                changed = callback(self, next(steps), step.frame, dict(selected)) or {}
+                latents = {**selected, **changed}.get("latents")
             return Change(latents=latents, guidance_scale=self._guidance_scale, stop=self._interrupt)
 
-        return told
+        return on_step
 
-    # What is shown.
+    # After generation: decoding.
 
-    def _tiles(self, inputs: Inputs, frames: int) -> list[tuple[int, int]]:
-        """Ranges of latent frames that are shown together."""
-        if inputs.output_type == "latent":
-            return [(index, index + 1) for index in range(frames)]
-        return Codec(self.vae).tiles(frames)
+    @torch.no_grad()
+    def _segments(self, inputs: Inputs, dimensions: Dimensions) -> Iterator[Any]:
+        """Yields decoded segments of the videos, each as soon as its latents are there."""
+        tiles = self._tiles(dimensions.latent_frames, inputs.output_type)
+        latents: list[Tensor] = []
+        try:
+            for frame in self._latents(inputs, dimensions):
+                latents.append(frame)
+                while tiles and tiles[0][1] <= len(latents):
+                    start, stop = tiles.pop(0)
+                    segment = self._decode(latents[start:stop], start, inputs.output_type)
+                    yield concatenate([segment], inputs.output_type)
+        finally:
+            self.maybe_free_model_hooks()
 
-    def _shown(self, made: Sequence[Tensor], start: int, inputs: Inputs) -> Any:
-        """One of `_tiles` in the form that was asked for, with frames."""
-        latents = torch.stack(list(made), dim=2)
-        if inputs.output_type == "latent":
+    def _tiles(self, latent_frames: int, output_type: str) -> list[tuple[int, int]]:
+        """Ranges of latent frames that are decoded together."""
+        if output_type == "latent":
+            return [(index, index + 1) for index in range(latent_frames)]
+        return Codec(self.vae).tiles(latent_frames)
+
+    def _decode(self, frames: Sequence[Tensor], start: int, output_type: str) -> Any:
+        """Decodes the latents of a tile, which starts at a latent frame, and converts them to the output type."""
+        latents = torch.stack(list(frames), dim=2)  # [B, C, h, w] each -> [B, C, t, h, w]
+        if output_type == "latent":
             return latents
-        bring(self.vae)
-        return shown(Codec(self.vae).decode(latents.to(self._execution_device), start), inputs.output_type)
+        onload(self.vae)
+        return postprocess(Codec(self.vae).decode(latents.to(self._execution_device), start), output_type)
 
 
-def _generators(given: torch.Generator | Sequence[torch.Generator] | None) -> list[torch.Generator]:
-    if given is None:
+def _generators(generator: torch.Generator | Sequence[torch.Generator] | None) -> list[torch.Generator]:
+    """One generator for the batch, or one for each sample."""
+    if generator is None:
         return [torch.Generator().manual_seed(int(torch.randint(2**62, ())))]
-    return [given] if isinstance(given, torch.Generator) else list(given)
+    return [generator] if isinstance(generator, torch.Generator) else list(generator)

@@ -1,7 +1,7 @@
-"""The release's text encoder, and prompts to features.
+"""The text encoder of the releases, and features of prompts.
 
-Features are the last hidden states, after the final norm, of a causal language model (Phi-2). What a token gives
-depends on nothing behind it, so prompts of a batch are padded on the right without a mask.
+Features are the last hidden states, after the final norm, of a causal language model (Phi-2). The state of a token
+depends on no later token, so that the prompts of a batch can be padded on the right without a mask.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from transformers import PhiForCausalLM
 
 
 class PhiEncoderModel(PhiForCausalLM):
-    """Phi without what its head says; the head's weights stay, so that a checkpoint is saved as it was loaded."""
+    """Phi without the output of its head, whose weights are kept so that a checkpoint is saved as it was loaded."""
 
     def forward(self, input_ids: Tensor, **settings: Any) -> Any:
-        """Token ids [B, S] -> an output with last_hidden_state [B, S, D]."""
+        """Token ids [B, S] -> an output with `last_hidden_state` [B, S, D]."""
         return self.model(input_ids=input_ids, use_cache=False, **settings)
 
 
@@ -26,23 +26,24 @@ class PhiEncoderModel(PhiForCausalLM):
 def encode(
     text_encoder: Any, tokenizer: Any, texts: Sequence[str], max_tokens: int, device: torch.device | str
 ) -> list[Tensor]:
-    """Features of prompts, of their true length; an empty prompt has none.
+    """Computes the features of prompts in their true length; an empty prompt has none.
 
     Args:
-        text_encoder: a transformers model with a last hidden state.
-        tokenizer: its own.
-        texts: prompts; each is encoded once.
-        max_tokens: longer prompts are cut.
-        device: where the encoder runs.
+        text_encoder: a model of transformers that returns a last hidden state.
+        tokenizer: the tokenizer of the model.
+        texts: prompts; equal ones are encoded once.
+        max_tokens: length to which longer prompts are truncated.
+        device: device of the text encoder.
 
     Returns:
-        fp32 [tokens, D] each, on that device.
+        fp32 [tokens, D] for each prompt, on that device.
     """
     ids = {text: tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"] for text in texts}
-    longest = max(map(len, ids.values()), default=0)
-    if longest == 0:
+    max_length = max(map(len, ids.values()), default=0)
+    if max_length == 0:
         return [torch.zeros(0, text_encoder.config.hidden_size, device=device) for _ in texts]
-    padded = torch.tensor([row + [0] * (longest - len(row)) for row in ids.values()], dtype=torch.long, device=device)
-    hidden = text_encoder(padded).last_hidden_state.float()
-    features = {text: row[: len(found)] for (text, found), row in zip(ids.items(), hidden, strict=True)}
+    rows = [tokens + [0] * (max_length - len(tokens)) for tokens in ids.values()]
+    padded = torch.tensor(rows, dtype=torch.long, device=device)  # [distinct texts, S]
+    hidden = text_encoder(padded).last_hidden_state.float()  # [distinct texts, S, D]
+    features = {text: row[: len(tokens)] for (text, tokens), row in zip(ids.items(), hidden, strict=True)}
     return [features[text] for text in texts]

@@ -1,10 +1,11 @@
 """Pixels to latents and back, through either VAE of the releases (spec sections 2 and 6).
 
-diffusers' AutoencoderKL codes each frame alone. The causal video VAE codes tiles of 17 frames, which are 5 latents,
-that start every 16 frames, or 4 latents; the first frame of every tile but the first is dropped.
+diffusers' AutoencoderKL codes each frame on its own. The causal video VAE codes tiles of 17 frames, which become 5
+latent frames, and starts one every 16 frames; the first frame of every tile but the first is dropped.
 
-Latents are taken at the mean of what the encoder says, so that the same picture always gives the same video. Videos of
-a batch are coded one after another: a tile of the release's size, 17 x 480 x 768, takes about 14 GiB in bf16 as it is.
+Latents are the mean of the encoder's distribution, so that the same image always gives the same video.
+
+Shapes: B batch, F pixel frames, H x W pixels, C latent channels, T latent frames, h x w latent size.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nova_model.vae.video_vae import tiles
+
 FRAMES_AT_ONCE = 8
-"""Frames that AutoencoderKL encodes together."""
+"""Frames that AutoencoderKL encodes together; it bounds the memory, whatever the length of a video."""
 
 
 def read_scaling(folder: Path) -> tuple[float, float]:
@@ -29,7 +32,7 @@ def read_scaling(folder: Path) -> tuple[float, float]:
 
 
 class Codec:
-    """What generation needs of a VAE.
+    """One interface to both VAEs.
 
     Args:
         vae: diffusers' AutoencoderKL, or the video VAE.
@@ -37,78 +40,76 @@ class Codec:
 
     def __init__(self, vae: Any) -> None:
         self.vae = vae
-        self.video = hasattr(vae, "decode_tiles")
+        self.is_video = hasattr(vae, "decode_tiles")
         self.stride = 2 ** (len(vae.config.block_out_channels) - 1)
         self.scaling = float(vae.config.scaling_factor)
         self.shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
 
     def latent_frames(self, frames: int) -> int:
-        """Latent frames of so many pixel frames.
+        """Number of latent frames of a number of pixel frames.
 
         Raises:
-            ValueError: a number that this VAE does not code without a rest.
+            ValueError: the frames do not fill the tiles of this VAE.
         """
-        return self.vae.latent_frames(frames) if self.video else frames
+        return self.vae.latent_frames(frames) if self.is_video else frames
 
     def frames(self, latents: int) -> int:
-        """Pixel frames of so many latent frames.
+        """Number of pixel frames of a number of latent frames.
 
         Raises:
-            ValueError: a number that this VAE does not code without a rest.
+            ValueError: the latent frames do not fill the tiles of this VAE.
         """
-        return self.vae.frames(latents) if self.video else latents
+        return self.vae.frames(latents) if self.is_video else latents
 
     def tiles(self, latents: int) -> list[tuple[int, int]]:
-        """Ranges of latent frames that are decoded together; a frame can be shown once its range is whole."""
-        if not self.video:
-            return [(index, index + 1) for index in range(latents)]
-        from nova_model.vae.video_vae import tiles
-
-        return tiles(latents, self.vae.tile_latents)
+        """Ranges of latent frames that are decoded together; a frame can be decoded once its range is complete."""
+        return tiles(latents, self.vae.tile_latents) if self.is_video else [(i, i + 1) for i in range(latents)]
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        """[B, 3, F, H, W] in [-1, 1] -> fp32 latents [B, C, T, h, w], as the model takes them."""
+        """[B, 3, F, H, W] in [-1, 1] -> fp32 latents [B, C, T, h, w], scaled as the model takes them."""
         mean, _ = self.moments(pixels).chunk(2, dim=1)
         return (mean - self.shift) * self.scaling
 
     @torch.no_grad()
     def moments(self, pixels: Tensor) -> Tensor:
-        """[B, 3, F, H, W] in [-1, 1] -> what the encoder says: fp32 means and log-variances [B, 2C, T, h, w]."""
-        with self._precise():
+        """[B, 3, F, H, W] in [-1, 1] -> means and log-variances of the encoder, fp32 [B, 2C, T, h, w]."""
+        with self._without_overflow():
             return self._moments(pixels.to(self.vae.dtype)).float()
 
     def _moments(self, pixels: Tensor) -> Tensor:
-        if self.video:
+        if self.is_video:
+            # One video at a time: a tile of the release's size, 17 x 480 x 768, takes about 14 GiB in bf16.
             return torch.cat([self.vae.encode(video[None]).latent_dist.parameters for video in pixels])
-        frames = pixels.transpose(1, 2).flatten(0, 1)
-        parts = [self.vae.encode(part).latent_dist.parameters for part in frames.split(FRAMES_AT_ONCE)]
-        return torch.cat(parts).unflatten(0, (len(pixels), -1)).transpose(1, 2)
+        frames = pixels.transpose(1, 2).flatten(0, 1)  # [B, 3, F, H, W] -> [B*F, 3, H, W]
+        moments = [self.vae.encode(chunk).latent_dist.parameters for chunk in frames.split(FRAMES_AT_ONCE)]
+        return torch.cat(moments).unflatten(0, (len(pixels), -1)).transpose(1, 2)  # [B*F, 2C, h, w] -> [B, 2C, F, h, w]
 
     @torch.no_grad()
     def decode(self, latents: Tensor, start: int) -> Tensor:
-        """The frames of a tile.
+        """Decodes a tile.
 
         Args:
-            latents: of one of `tiles`, [B, C, t, h, w].
-            start: where the tile starts; the first frame of later ones is the last of the tile before.
+            latents: the latent frames of one of `tiles`, [B, C, t, h, w].
+            start: the latent frame that the tile starts at; the first frame of a later tile repeats the last one of the
+                tile before it, and is dropped.
 
         Returns:
             fp32 [B, 3, f, H, W], about [-1, 1].
         """
-        with self._precise():
+        with self._without_overflow():
             return self._decode((latents.float() / self.scaling + self.shift).to(self.vae.dtype), start)
 
     def _decode(self, z: Tensor, start: int) -> Tensor:
-        if not self.video:
-            frames = self.vae.decode(z.transpose(1, 2).flatten(0, 1), return_dict=False)[0]
-            return frames.float().unflatten(0, (len(z), -1)).transpose(1, 2)
+        if not self.is_video:
+            frames = self.vae.decode(z.transpose(1, 2).flatten(0, 1), return_dict=False)[0]  # [B*t, 3, H, W]
+            return frames.float().unflatten(0, (len(z), -1)).transpose(1, 2)  # [B, 3, t, H, W]
         frames = torch.cat([self.vae.decode(video[None]).sample for video in z]).float()
         return frames if start == 0 else frames[:, :, 1:]
 
     @contextmanager
-    def _precise(self) -> Iterator[None]:
-        """Some VAEs, such as SDXL's, overflow in fp16 and say so; they then run in fp32."""
+    def _without_overflow(self) -> Iterator[None]:
+        """Runs the VAE in fp32 where it is in fp16 and overflows in it, as that of SDXL, whose config records it."""
         overflows = self.vae.dtype == torch.float16 and getattr(self.vae.config, "force_upcast", False)
         if overflows:
             self.vae.to(torch.float32)
@@ -117,3 +118,13 @@ class Codec:
         finally:
             if overflows:
                 self.vae.to(torch.float16)
+
+
+def whole_tiles(latents: int, codec: Codec) -> int:
+    """Pixel frames of the longest video of at most so many latent frames that fills the tiles of a VAE."""
+    for count in range(latents, 1, -1):
+        try:
+            return codec.frames(count)
+        except ValueError:  # not a number that fills tiles
+            continue
+    return 1

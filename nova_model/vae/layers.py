@@ -1,7 +1,9 @@
-"""Layers of the causal video VAE (spec section 6), under diffusers' key names.
+"""Layers of the causal video VAE (spec section 6), under the key names of diffusers.
 
-A layer is 2D, and then takes frames one by one, or 3D and causal in time: what a frame becomes depends on no later one
-but for the norms of 3D layers, whose statistics run over all frames of a tile. Shapes: [B, C, T, H, W] throughout.
+A layer is either 2D and works on each frame on its own, or 3D and causal in time: the output for a frame depends on no
+later frame, except through the norms of 3D layers, whose statistics are those of all frames of a tile.
+
+Shapes: [B, C, T, H, W] (batch, channels, frames, height, width) throughout.
 """
 
 from __future__ import annotations
@@ -13,30 +15,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NORM_EPS = 1e-6
+NORM_EPS = 1e-6  # as in the release; torch's default is 1e-5
 
 
 def per_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """A 2D layer on each frame."""
-    frames = layer(x.transpose(1, 2).flatten(0, 1))
+    """Applies a 2D layer to each frame."""
+    frames = layer(x.transpose(1, 2).flatten(0, 1))  # [B, C, T, H, W] -> [B*T, C, H, W]
     return frames.unflatten(0, (len(x), -1)).transpose(1, 2)
 
 
 def repeat_first(x: Tensor, times: int) -> Tensor:
-    """Copies of the first frame in front."""
+    """Prepends copies of the first frame."""
     return torch.cat([x[:, :, :1].expand(-1, -1, times, -1, -1), x], dim=2) if times else x
 
 
 class CausalConv(nn.Conv3d):
-    """A 3D convolution that sees no later frame: the first one is repeated in front, nothing is put behind."""
+    """A 3D convolution without later frames: time is padded by copies of the first frame in front, and not behind."""
 
-    def __init__(self, given: int, made: int, kernel: int | tuple[int, int, int] = 3, stride: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int | tuple[int, int, int] = 3, stride: int = 1
+    ) -> None:
         sizes = (kernel,) * 3 if isinstance(kernel, int) else kernel
         padding = (0, sizes[1] // 2, sizes[2] // 2) if stride == 1 else 0
-        super().__init__(given, made, sizes, stride=stride, padding=padding)
+        super().__init__(in_channels, out_channels, sizes, stride=stride, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2] == 1:  # a lone frame meets every time step of the kernel, so their sum: a third of the work
+        if x.shape[2] == 1:
+            # All time steps of the kernel meet copies of the same frame, so that their sum does a third of the work.
             frame = F.conv2d(x[:, :, 0], self.weight.sum(2), self.bias, self.stride[1:], self.padding[1:])  # type: ignore[arg-type]
             return frame[:, :, None]
         return super().forward(repeat_first(x, self.kernel_size[0] - 1))
@@ -45,15 +50,15 @@ class CausalConv(nn.Conv3d):
 class FrameConv(nn.Conv2d):
     """A 2D convolution of each frame."""
 
-    def __init__(self, given: int, made: int, kernel: int = 3, stride: int = 1) -> None:
-        super().__init__(given, made, kernel, stride=stride, padding=kernel // 2 if stride == 1 else 0)
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2 if stride == 1 else 0)
 
     def forward(self, x: Tensor) -> Tensor:
         return per_frame(super().forward, x)
 
 
 class Norm(nn.GroupNorm):
-    """Group norm whose statistics run over all frames, or over each frame alone."""
+    """Group norm with the statistics of all frames (3D), or of each frame on its own (2D)."""
 
     def __init__(self, groups: int, channels: int, *, three_d: bool) -> None:
         super().__init__(groups, channels, eps=NORM_EPS)
@@ -63,21 +68,22 @@ class Norm(nn.GroupNorm):
         return super().forward(x) if self.three_d else per_frame(super().forward, x)
 
 
-def conv(given: int, made: int, kernel: int = 3, *, three_d: bool) -> nn.Module:
-    """A convolution that keeps the size."""
-    return CausalConv(given, made, kernel) if three_d else FrameConv(given, made, kernel)
+def conv(in_channels: int, out_channels: int, kernel: int = 3, *, three_d: bool) -> nn.Module:
+    """A convolution that preserves the size."""
+    return (CausalConv if three_d else FrameConv)(in_channels, out_channels, kernel)
 
 
 class Resnet(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x))))))."""
 
-    def __init__(self, given: int, made: int, groups: int, *, three_d: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, groups: int, *, three_d: bool) -> None:
         super().__init__()
-        self.norm1 = Norm(groups, given, three_d=three_d)
-        self.conv1 = conv(given, made, three_d=three_d)
-        self.norm2 = Norm(groups, made, three_d=three_d)
-        self.conv2 = conv(made, made, three_d=three_d)
-        self.conv_shortcut = conv(given, made, 1, three_d=three_d) if given != made else None
+        self.norm1 = Norm(groups, in_channels, three_d=three_d)
+        self.conv1 = conv(in_channels, out_channels, three_d=three_d)
+        self.norm2 = Norm(groups, out_channels, three_d=three_d)
+        self.conv2 = conv(out_channels, out_channels, three_d=three_d)
+        changes_width = in_channels != out_channels
+        self.conv_shortcut = conv(in_channels, out_channels, 1, three_d=three_d) if changes_width else None
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -86,23 +92,23 @@ class Resnet(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the height and width, and where 3D half the frames after the first."""
+    """Halves height and width; the 3D kind also halves the number of frames after the first."""
 
     def __init__(self, channels: int, *, three_d: bool) -> None:
         super().__init__()
         self.conv = (CausalConv if three_d else FrameConv)(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return self.conv(F.pad(x, (0, 1, 0, 1)))  # at the right and the bottom only, as in diffusers' VAEs
 
 
 class Upsample(nn.Module):
-    """Twice the height and width; the temporal kind also makes two frames of every one after the first.
+    """Doubles height and width; the temporal kind also doubles the number of frames after the first.
 
     Args:
-        channels: of the input.
-        kind: `temporal` interpolates in three dimensions, `spatial` repeats pixels (a decoder's last one), `frame` does
-            so in 2D layers.
+        channels: channels of the input and the output.
+        kind: `temporal` interpolates in three dimensions, `spatial` repeats pixels (in a decoder's last 3D layer),
+            `frame` repeats pixels in 2D layers.
     """
 
     def __init__(self, channels: int, kind: str) -> None:
@@ -117,10 +123,11 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.kind != "temporal":
             return self.conv(F.interpolate(x, scale_factor=(1.0, 2.0, 2.0), mode="nearest"))
-        parts = [F.interpolate(x[:, :, :1], scale_factor=(1.0, 2.0, 2.0), mode="trilinear")]
+        # The first frame has no frames before it, and stays one frame.
+        frames = [F.interpolate(x[:, :, :1], scale_factor=(1.0, 2.0, 2.0), mode="trilinear")]
         if x.shape[2] > 1:
-            parts.append(F.interpolate(x[:, :, 1:], scale_factor=(2.0, 2.0, 2.0), mode="trilinear"))
-        return self.conv(torch.cat(parts, dim=2))
+            frames.append(F.interpolate(x[:, :, 1:], scale_factor=(2.0, 2.0, 2.0), mode="trilinear"))
+        return self.conv(torch.cat(frames, dim=2))
 
 
 class FrameAttention(nn.Module):
@@ -135,13 +142,15 @@ class FrameAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height = x.shape[-2]
         tokens = self.group_norm(x).permute(0, 2, 3, 4, 1).flatten(2, 3)  # [B, T, H*W, C]
+        # One head each: [B*T, 1, H*W, C]
         q, k, v = (project(tokens).flatten(0, 1)[:, None] for project in (self.to_q, self.to_k, self.to_v))
-        seen = self.to_out[0](F.scaled_dot_product_attention(q, k, v)[:, 0])
-        return x + seen.unflatten(0, (len(x), -1)).unflatten(2, (height, -1)).permute(0, 4, 1, 2, 3)
+        output = self.to_out[0](F.scaled_dot_product_attention(q, k, v)[:, 0])  # [B*T, H*W, C]
+        grid = output.unflatten(0, (len(x), -1)).unflatten(2, (height, -1))  # [B, T, H, W, C]
+        return x + grid.permute(0, 4, 1, 2, 3)
 
 
 class Level(nn.Module):
-    """Resnets of one resolution, then a change of it."""
+    """Resnets of one resolution, followed by a change of resolution."""
 
     def __init__(self, resnets: list[Resnet], downsample: Downsample | None, upsample: Upsample | None) -> None:
         super().__init__()
@@ -150,15 +159,14 @@ class Level(nn.Module):
             self.downsamplers = nn.ModuleList([downsample])
         if upsample is not None:
             self.upsamplers = nn.ModuleList([upsample])
-        self.change = downsample is not None, upsample is not None
+        self.has_downsample, self.has_upsample = downsample is not None, upsample is not None
 
     def forward(self, x: Tensor) -> Tensor:
         for resnet in self.resnets:
             x = resnet(x)
-        down, up = self.change
-        if down:
+        if self.has_downsample:
             x = self.downsamplers[0](x)
-        return self.upsamplers[0](x) if up else x
+        return self.upsamplers[0](x) if self.has_upsample else x
 
 
 class Middle(nn.Module):

@@ -23,9 +23,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from nova_model.checkpoints.hub import SAFE_FILES, download
 from pipelines.store.files import write_text
 
-DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 UNHASHED = {".md", ".py", ".lock", ".gitattributes"}
 """Suffixes of files in model folders that do not change a model's results: cards, code, and leftovers of downloads."""
 CACHED_DIGEST_BYTES = 1 << 26
@@ -128,20 +128,10 @@ def folder(model_id: str) -> Path:
 
 
 def _download(model_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-
     hub = HubId.parse(model_id)
     prefix = f"{hub.inside}/" if hub.inside else ""
-    try:
-        root = snapshot_download(
-            hub.repo, revision=hub.revision, allow_patterns=[prefix + pattern for pattern in DOWNLOADED]
-        )
-    except Exception as error:  # the hub's client raises its own errors, those of requests and httpx, and OSError
-        raise ValueError(
-            f"model {model_id!r} cannot be fetched from the hub ({type(error).__name__}): check the name and the "
-            "network (and that HF_HUB_OFFLINE is not set), or give a local folder"
-        ) from error
-    downloaded = Path(root) / hub.inside
+    root = download(hub.repo, [prefix + pattern for pattern in SAFE_FILES], revision=hub.revision)
+    downloaded = root / hub.inside
     if not downloaded.is_dir() or not any(downloaded.iterdir()):
         raise ValueError(f"model {model_id!r}: {hub.repo} has no folder {hub.inside!r} with configuration and weights")
     return downloaded

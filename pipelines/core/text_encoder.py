@@ -41,7 +41,7 @@ class TextEncoder:
 
         quiet()
         with loading(name):
-            model = load_text_encoder(folder(name), dtype, name="AutoModel").to(device())
+            model = load_text_encoder(folder(name), dtype, class_name="AutoModel").to(device())
         with loading(tokenizer or name):
             loaded_tokenizer = load_tokenizer(folder(tokenizer or name))
         return cls(model, loaded_tokenizer, max_tokens)

@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from nova_model.checkpoints.hub import download_released
 from pipelines.core import model_hub
 
 
@@ -85,10 +86,7 @@ def _checkpoint_folder(checkpoint: str) -> Path:
     if folder.is_dir():
         return folder.absolute()
     if checkpoint.count("/") == 1 and not checkpoint.startswith((".", "/", "~")):
-        # nova_model.checkpoints imports torch, which a wrong command line should not wait for.
-        from nova_model.checkpoints.released import fetch
-
-        return fetch(checkpoint)
+        return download_released(checkpoint)
     raise ValueError(f"--checkpoint {checkpoint}: no such folder; give a training run, a checkpoint folder or a hub id")
 
 

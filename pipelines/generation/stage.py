@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,13 +148,11 @@ class Generate(Stage):
             requests: complete ones of the same length; either all continue a picture or none does.
         """
         height, width = self.size(pipeline.transformer)
-        sampling = asdict(self.sampling)
         return {
             "negative_prompt": self.negative_prompt, "image": _first_frames(requests, (height, width)),
             "num_frames": requests[0].frames, "height": height, "width": width,
             "motion_score": [request.motion for request in requests], "fps": self.video_fps, "output_type": "np",
-            "num_inference_steps": sampling.pop("set_steps"), "num_diffusion_steps": sampling.pop("diffusion_steps"),
-            **sampling,
+            "sampling": self.sampling,
         }  # fmt: skip
 
     def process(self, model: NovaPipeline, rows: Sequence[Row]) -> list[Row | Exception]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
 
-from nova_model.diffusers.inputs import whole_tiles
+from nova_model.config import SamplingConfig
+from nova_model.diffusers.inputs import SAMPLING_OPTIONS, Inputs
 from nova_model.diffusers.pipeline import NovaPipeline
-from nova_model.vae.codec import Codec
+from nova_model.vae.codec import Codec, whole_tiles
 from nova_model.vae.video_vae import VideoVae
 from tests.nova_model.models import generator, one_line_error
 from tests.nova_model.pipes import LATENT, RED, features, quiet
@@ -58,6 +62,24 @@ def test_mistakes_are_one_line_before_any_heavy_work(pipe, monkeypatch, asked, m
         monkeypatch.setattr(part, "forward", lambda *args, **kwargs: pytest.fail("worked before it looked"))
     with one_line_error(match):
         pipe(**{"prompt": "red", "num_frames": 3, **asked})
+
+
+def test_sampling_settings_are_given_whole_or_one_by_one(pipe):
+    settings = SamplingConfig(set_steps=4, diffusion_steps=3, guidance_scale=3.0, temperature=0.9)
+    options = {"num_frames": 1, "output_type": "latent"}
+    by_config = pipe("red", sampling=settings, generator=generator(), **options).images
+    by_options = pipe("red", guidance_scale=3.0, temperature=0.9, generator=generator(), **{**options, **LATENT}).images
+    assert torch.equal(by_config, by_options)
+    with one_line_error("give sampling or guidance_scale, not both"):
+        pipe("red", sampling=settings, guidance_scale=3.0)
+    with one_line_error("give sampling or num_inference_steps, not both"):
+        pipe.stream("red", sampling=settings, num_inference_steps=4)
+
+
+def test_every_sampling_setting_is_an_option_of_a_call():
+    parameters = inspect.signature(NovaPipeline.__call__).parameters
+    assert set(SAMPLING_OPTIONS) <= set(parameters)
+    assert {field.name for field in fields(Inputs)} <= set(parameters)
 
 
 def test_what_a_pipeline_without_some_parts_cannot_do(pipe):

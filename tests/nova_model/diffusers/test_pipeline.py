@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from nova_model.checkpoints.weights import load_config
 from nova_model.config import SamplingConfig
-from nova_model.diffusers.inputs import Inputs
 from nova_model.diffusers.outputs import NovaPipelineOutput
 from nova_model.diffusers.pipeline import NovaPipeline
 from nova_model.model import Nova
@@ -230,9 +229,9 @@ def test_shift_of_a_call_is_that_of_a_scheduler(pipe):
 def test_each_scheduler_has_its_own_number_of_steps(pipe):
     from diffusers import DDPMScheduler
 
-    assert pipe._settings(Inputs(prompt="red"))[1].diffusion_steps == 25
+    assert pipe._prepare(prompt="red")[0].sampling.diffusion_steps == 25
     pipe.scheduler = DDPMScheduler(clip_sample=False)
-    assert pipe._settings(Inputs(prompt="red"))[1].diffusion_steps == 100
+    assert pipe._prepare(prompt="red")[0].sampling.diffusion_steps == 100
     with one_line_error("shift is of flow matching; this pipeline has a DDPMScheduler"):
         pipe("red", shift=2.0)
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from nova_model.config import SamplingConfig
-from nova_model.diffusers.inputs import WINDOW
+from nova_model.diffusers.preparation import WINDOW
 from nova_model.sampling.schedule import FlowMatching
 from nova_model.sampling.video import generate
 from tests.nova_model.folders import make_video_vae

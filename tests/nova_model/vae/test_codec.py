@@ -50,7 +50,7 @@ def test_latents_are_shifted_and_scaled_means(make) -> None:
     mean = moments[:, :4]
     assert moments.shape[:2] == (2, 8)
     torch.testing.assert_close(latents, (mean - codec.shift) * codec.vae.config.scaling_factor)
-    if codec.video:
+    if codec.is_video:
         torch.testing.assert_close(mean, codec.vae.encode(pixels).latent_dist.mode())
         again = codec.vae.decode(mean).sample
     else:
