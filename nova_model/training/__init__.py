@@ -1,1 +1,1 @@
-"""What training needs of pure torch: optimizers, learning rates, moving averages, precision."""
+"""Training components in pure torch: optimizers, learning rates, moving averages, precision."""
