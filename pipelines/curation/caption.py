@@ -83,7 +83,7 @@ class Captioner:
         ).to(self.model.device)
         with torch.inference_mode():
             tokens = self.model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
-        answers = tokens[:, inputs["input_ids"].shape[1] :]
+        answers = tokens[:, inputs["input_ids"].shape[1] :]  # what the model returns begins with its input
         return [" ".join(text.split()) for text in self.processor.batch_decode(answers, skip_special_tokens=True)]
 
 

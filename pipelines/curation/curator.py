@@ -68,7 +68,7 @@ class Curator:
         runner, reading = self.runner, self.curation.reading
         runner.meter = progress.start_meter()
         new = new_sources(runner, reading, sources)
-        rounds = iter(lambda: list(islice(new, runner.commits.round_items)), [])
+        rounds = iter(lambda: list(islice(new, runner.commits.round_items)), [])  # until a round is empty
         for chunk in rounds:
             register_sources(runner, reading, chunk, source_name)
             self._finish_clips()
@@ -99,7 +99,7 @@ class Curator:
         encode_clips(runner, curation.encoding)
 
     def _summary(self) -> Summary:
-        import ray
+        import ray  # slow to import, and not needed by commands that only look for work
 
         summary = self.runner.summary
         counts: Counter[str] = Counter()

@@ -73,6 +73,7 @@ def regroup(config: Dedup, new: pa.Table, placed: Callable[[], Iterable[pa.Recor
         were joined with another (the key then is the old name of the group).
     """
     links = Links()
+    # An image is no duplicate of a video that looks like it, because the video has motion in addition.
     for kind in sorted(set(new["kind"].to_pylist())):
         new_side = _Side.from_clips(_of_kind(new, kind))
         for first, second in _similar_pairs(new_side, new_side, config):

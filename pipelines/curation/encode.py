@@ -31,6 +31,7 @@ def encode_clips(runner: PassRunner, stages: Sequence[Stage]) -> None:
     """Runs accepted clips without a fresh example through `stages` (caption, text, latents) and commits examples."""
     encoded, stale_count = _encoded_clips(runner.tables, stages)
     columns = [*CLIP_FACTS, "motion_score", "source_caption", *CAPTIONS]
+    # Only where something is stale, as `Reuse` reads large columns of the table.
     reuse = (Reuse(root=runner.tables.root),) if stale_count else ()
     for rows in runner.due(columns, pc.field("accepted"), stages, done=encoded):
         sink = ExampleWriter(runner.tables.root)
@@ -101,6 +102,7 @@ class Reuse(Stage):
         ids = [row["clip_id"] for row in rows]
         columns = ["clip_id", *self.adds]
         examples = Tables(self.root).read("examples", columns=columns, where=text("clip_id").isin(ids)).to_pylist()
+        # With the features come the fingerprints of their encoders: a stage leaves rows with its own fingerprint alone.
         by_clip = {example.pop("clip_id"): example for example in examples}
         return [by_clip.get(clip_id, dict.fromkeys(self.adds)) for clip_id in ids]
 

@@ -110,6 +110,7 @@ class Latents(Stage):
         Raises:
             ValueError: it cannot be loaded, or does not encode one of the sizes or lengths.
         """
+        # These import torch and diffusers, which only the workers of this stage need.
         from nova_model.checkpoints.released import load_vae
         from nova_model.vae.codec import Codec
 

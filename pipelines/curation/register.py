@@ -37,6 +37,7 @@ def new_sources(runner: PassRunner, stages: Sequence[Stage], sources: Iterable[S
         last = np.maximum(read_at, failed_at)
         for source, is_old, microsecond in zip(chunk, is_registered | has_failed, last, strict=True):
             runner.summary.sources += 1
+            # A source whose listing gives no time of modification counts as unchanged once it was read.
             if is_old and (source.modified or 0) * 1e6 <= microsecond:
                 runner.summary.unchanged_sources += 1
             else:
@@ -67,6 +68,7 @@ def register_sources(runner: PassRunner, stages: Sequence[Stage], sources: Seque
 
 
 def _commit(runner: PassRunner, rows: list[Row]) -> None:
+    # Files with the same content in one batch are one asset, like copies of assets that are stored already.
     by_asset: dict[str, list[Row]] = {}
     for row in rows:
         by_asset.setdefault(row["asset_id"], []).append(row)
@@ -116,6 +118,7 @@ def _clips(asset: Row, captions: Sequence[str]) -> list[Row]:
 
 
 def _clip_id(asset_id: str, shot: Row) -> str:
+    # Rounded to microseconds, so that the last digits of a float cannot change an id.
     return schema.derived_id(asset_id, f"{shot['start']:.6f}", f"{shot['end']:.6f}")
 
 

@@ -80,6 +80,7 @@ class PassRunner:
             stages: stages of the pass; clips that failed under their fingerprints are left out.
             done: further clips to leave out.
         """
+        # Failures and finished clips are looked up in memory, at 16 bytes an item: Delta tables have no index.
         failed = self.failed_items(stages)
         chunk: list[Row] = []
         for batch in self.tables.scan("clips", columns=columns, where=where):
@@ -136,6 +137,7 @@ class PassRunner:
             commit(succeeded)
 
     def _record_failures(self, rows: Sequence[Row], fingerprints: dict[str, str]) -> None:
+        # A file that could not be read has no clip, and is known by its address.
         items = [row.get("clip_id") or row["uri"] for row in rows]
         earlier = self.tables.read("failures", columns=["item"], where=text("item").isin(items))
         attempts = Counter(earlier["item"].to_pylist())

@@ -31,6 +31,7 @@ def group_duplicates(runner: PassRunner, config: dedup.Dedup, embedded_by: str) 
     placed = embedded & (text("dedup_by") == fingerprint)
     unplaced = embedded & differs("dedup_by", fingerprint)
     for new in collect(tables.scan("clips", columns=columns, where=unplaced), runner.commits.round_items):
+        # Clips of earlier rounds are among the placed ones by now, so each round sees all before it.
         groups = dedup.regroup(config, new, lambda: tables.scan("clips", columns=columns, where=placed))
         members = tables.scan("clips", columns=["clip_id", "duplicate_group"], where=placed)
         changed = dedup.changes(groups, new, members)

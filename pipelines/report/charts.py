@@ -40,6 +40,7 @@ def histogram(
     scores = np.concatenate([accepted, rejected])
 
     def draw(axes: Any) -> None:
+        # Edges over both groups, so that their bars stand on the same bins.
         edges = np.histogram_bin_edges(scores, bins=bins) if len(scores) else np.linspace(0, 1, bins)
         axes.hist(
             [accepted, rejected], bins=edges, stacked=True, color=[ACCEPTED, REJECTED], label=["accepted", "rejected"]
@@ -48,7 +49,7 @@ def histogram(
             axes.axvline(limit, color=INK, linestyle="--", linewidth=1)
         axes.set_title(title)
         axes.set_ylabel("clips")
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.get_major_locator().set_params(integer=True)  # there are no half clips
         axes.legend()
 
     return _svg(draw, 4.6, 2.6)

@@ -141,6 +141,7 @@ def _wrap(
     text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int, max_lines: int = LINES
 ) -> list[str]:
     """Lines of text that fit a width in pixels; what exceeds the number of lines is cut, with an ellipsis."""
+    # "n" is of about average width; textwrap counts characters, and measuring every line would be slow.
     characters = max(8, int(width / font.getlength("n")))
     lines = textwrap.wrap(" ".join(text.split()), characters)
     if len(lines) > max_lines:

@@ -132,7 +132,8 @@ def write_report(
         sections: content, in order; None (nothing to report yet) is skipped.
         notes: remarks that a reader needs to interpret the results, on top of the page.
     """
-    # StrictUndefined: a misspelt name in the template fails instead of rendering as nothing.
+    # Captions and file names are other people's text, hence autoescape. StrictUndefined makes a misspelt name in the
+    # template an error instead of an empty string.
     environment = Environment(
         loader=PackageLoader("pipelines.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
