@@ -1,4 +1,4 @@
-"""What the place of the norms decides: how activations grow with depth, and which learning rates a training bears."""
+"""Comparison of the places of the norms: growth of activations with depth, and the largest stable learning rate."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ if TYPE_CHECKING:
 
 TENTH = 0.1
 SPIKE = 2.0
-"""Times the loss of an untrained model: a training that goes above it has exploded, even if it finds back."""
-LOOKED_AT = 64
-"""Batches among which one of videos is looked for."""
+"""Multiple of the untrained model's loss above which a training counts as unstable, even if it recovers."""
+MAX_POSITION = 64
+"""Number of batches that are searched for one of videos."""
 
 
 def variances(run: Path, config: TrainConfig) -> dict[str, Variances]:
-    """Variance of the activations behind each block of both encoders, over one batch of videos (of pictures, where
-    there are no videos), before the first step and after the last one.
+    """Variance of the activations after each block of both encoders, before the first and after the last step.
+
+    It is measured on one batch of videos, or of pictures where the tables have no videos.
 
     Args:
         run: folder of the training.
-        config: of it; `tables` names a version.
+        config: its config, with the version of its tables.
     """
     import torch
 
@@ -42,41 +43,44 @@ def variances(run: Path, config: TrainConfig) -> dict[str, Variances]:
 
     batch = _batch(config)
     schedule = schedule_from_config(config.noise.to_scheduler_config())
-    torch.manual_seed(config.seed)  # as a training draws its first weights
+    torch.manual_seed(config.seed)  # gives the same initial weights as the training
     models = {"start": Nova(config.architecture()), "end": load_transformer(resolve_checkpoint(str(run)).transformer)}
-    found = {}
+    result = {}
     for name, model in models.items():
         build_inputs = InputBuilder(config, model.eval(), schedule, torch.device("cpu"))
         inputs = build_inputs(batch, torch.Generator().manual_seed(config.seed))
-        found[name] = variance_by_depth(model, lambda model=model, inputs=inputs: model(**inputs))  # type: ignore[misc]
-    return found
+        result[name] = variance_by_depth(model, lambda model=model, inputs=inputs: model(**inputs))  # type: ignore[misc]
+    return result
 
 
 def _batch(config: TrainConfig) -> Batch:
-    """The first batch of videos, or the first of all where none comes soon."""
+    """The first batch of videos, or the first batch where there are none among the first MAX_POSITION."""
     from pipelines.dataloading.dataloader import Reader, load_plan
     from pipelines.store.tables import split_version
 
     root, version = split_version(config.tables)
     assert version is not None, config.tables
     plan = load_plan(root, version, config.data.batch_size, config.seed)
-    position = next((each for each in range(LOOKED_AT) if plan.batch(each)[0].frames > 1), 0)
+    position = next((index for index in range(MAX_POSITION) if plan.batch(index)[0].frames > 1), 0)
     return Reader(plan).read(position)
 
 
 def tries(config: TrainConfig, rates: Sequence[float], steps: int, folder: Path) -> list[dict[str, Any]]:
-    """Short trainings at rising learning rates, up to the first one that is not stable. One that was done before is
-    not done again. AdamW takes every weight, at a rate that stays: whatever the recipe does, that is what is compared.
+    """Runs short trainings at rising learning rates, up to the first unstable one; finished trainings are not repeated.
+
+    All weights are trained by AdamW at a constant rate after the warm-up, whatever optimizer and schedule the recipe
+    has, so that results can be compared across recipes.
 
     Args:
-        config: of the training; its warm-up becomes a quarter of the steps, where it is longer.
-        rates: learning rates, rising.
-        steps: of each.
-        folder: for them.
+        config: config of the training; its warm-up is shortened to at most a quarter of the steps.
+        rates: learning rates in rising order.
+        steps: number of steps of each training.
+        folder: folder for the trainings.
 
     Returns:
-        Of each: lr; loss of the first frame before the first step, at most, and over the last tenth of the steps (null
-        where it was not finite); stable, which is to end no worse than untrained, and to have no spike on the way.
+        For each training: lr; start, peak and end, which are the loss of the first frame before the first step, its
+        largest value, and its mean over the last tenth of the steps (null where a loss was not finite); and stable,
+        which means that the loss ends no higher than it started and never exceeded SPIKE times its start.
     """
     optimizer = replace(
         config.optimizer, name="adamw", muon_lr=None, cooldown=0.0,
@@ -86,26 +90,26 @@ def tries(config: TrainConfig, rates: Sequence[float], steps: int, folder: Path)
         config, steps=steps, log_every=1, optimizer=optimizer, checkpoint=replace(config.checkpoint, every=steps),
         parallel=replace(config.parallel, max_failures=0),
     )  # fmt: skip
-    found: list[dict[str, Any]] = []
+    trials: list[dict[str, Any]] = []
     for rate in rates:
         done = folder / f"{rate:g}.json"
         if not done.exists():
             rated = replace(short, optimizer=replace(optimizer, lr=rate), run=str(folder / f"{rate:g}"))
             losses = _losses(rated)
-            write_json(done, {"lr": rate, **_judged(losses)})
-        found.append(read(done))
-        if not found[-1]["stable"]:
+            write_json(done, {"lr": rate, **_summary(losses)})
+        trials.append(read(done))
+        if not trials[-1]["stable"]:
             break
-    return found
+    return trials
 
 
-def largest_stable(tries: Sequence[dict[str, Any]]) -> float | None:
-    """The largest learning rate that was stable; None where none was."""
-    return max((each["lr"] for each in tries if each["stable"]), default=None)
+def largest_stable(trials: Sequence[dict[str, Any]]) -> float | None:
+    """The largest stable learning rate; None where none was stable."""
+    return max((trial["lr"] for trial in trials if trial["stable"]), default=None)
 
 
 def _losses(config: TrainConfig) -> list[float] | None:
-    """Trains; returns the loss of the first frame, step by step; None where one was not finite."""
+    """Trains; returns the losses of the first frame in order of steps, or None where one is not finite."""
     from jobs.ablate.table import entries
     from jobs.train.job import train
 
@@ -115,11 +119,11 @@ def _losses(config: TrainConfig) -> list[float] | None:
         if not _diverged(error):
             raise
         return None
-    values = [each["loss_first_frame"] for each in entries(Path(config.run))]
+    values = [entry["loss_first_frame"] for entry in entries(Path(config.run))]
     return values if all(map(math.isfinite, values)) else None
 
 
-def _judged(losses: list[float] | None) -> dict[str, Any]:
+def _summary(losses: list[float] | None) -> dict[str, Any]:
     if losses is None:
         return {"start": None, "peak": None, "end": None, "stable": False}
     last = losses[-max(1, round(TENTH * len(losses))) :]
@@ -128,7 +132,8 @@ def _judged(losses: list[float] | None) -> dict[str, Any]:
 
 
 def _diverged(error: Exception) -> bool:
-    """Whether a training ended because its loss was not finite."""
+    """Whether a training ended because of a loss that was not finite."""
     from jobs.runtime import disk
 
-    return any(f"the loss is {value}" in str(each) for each in disk.causes(error) for value in ("nan", "inf", "-inf"))
+    messages = [str(cause) for cause in disk.causes(error)]
+    return any(f"the loss is {value}" in message for message in messages for value in ("nan", "inf", "-inf"))

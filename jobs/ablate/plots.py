@@ -1,9 +1,9 @@
-"""The pictures of `nova ablate`, as PNG files below OUTPUT/plots.
+"""The plots of `nova ablate`, as PNG files in OUTPUT/plots.
 
 losses.png      both losses of each training
-scores.png      each score of each variant, against `full`
-sampling.png    scores against the seconds that sampling takes
-norms.png       variance by depth and learning rates, with the norms in different places
+scores.png      all scores of all variants, compared with `full`
+sampling.png    scores against the seconds of sampling
+norms.png       variance by depth, and losses by learning rate, for norms in different places
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 
 COLOURS = ("#3b7dd8", "#d9663a", "#2f9e6e", "#8a63d2", "#b8912b", "#c2477f", "#4aa3a8", "#7a7f87")
 UNBOUNDED = (*LOSSES, *ROUGH)
-"""What is no score of 0 to 1."""
-SMOOTHED = 0.1
-"""Share of a curve that each of its points is the mean of."""
+"""Metrics outside of the range of 0 to 1."""
+SMOOTHING = 0.1
+"""Window of the running mean of a curve, as a share of the curve."""
 SIZES = ("quarter", "half", "full", "double")
-"""Of a sweep's variants, rising."""
+"""Sizes of a sweep's variants, in rising order."""
 SETTINGS: Any = {
     "axes.spines.top": False, "axes.spines.right": False, "font.size": 9, "axes.titlesize": 10, "legend.frameon": False,
 }  # fmt: skip
 
 
 def draw(output: Path, results: Sequence[Result], changes: Mapping[str, str], norms: Mapping[str, Any]) -> Path:
-    """Draws what there is to draw, without variants that are `full` in everything; returns the folder.
+    """Draws all plots that there are results for, without variants that equal `full`; returns the folder.
 
     Args:
-        output: of the ablation.
-        results: of `full` and others.
-        changes: what each variant changes.
-        norms: as for `ablate_table.write`.
+        output: folder of the ablation.
+        results: results of `full` and of other variants.
+        changes: the settings that each variant changes.
+        norms: as for `table.write`.
     """
     import matplotlib as mpl
 
-    results = [each for each in results if each.variant == "full" or changes[each.variant]]
+    results = [result for result in results if result.variant == "full" or changes[result.variant]]
     summary = summarise(results, changes)
     folder = output / "plots"
     folder.mkdir(exist_ok=True)
@@ -56,7 +56,7 @@ def draw(output: Path, results: Sequence[Result], changes: Mapping[str, str], no
 
 
 def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, list[Any]]:
-    """A figure and its axes, row by row; without pyplot, which keeps state."""
+    """A figure and its axes, row by row, made without pyplot, which keeps figures in global state."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
@@ -64,15 +64,15 @@ def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figur
 
 
 def _losses(results: Sequence[Result]) -> Figure:
-    """A line a training of the first seed."""
-    runs: dict[Path, str] = {}  # named after the first variant that has it
+    """One line for each training of the first seed."""
+    runs: dict[Path, str] = {}  # labelled with the first variant of the training
     for result in results:
         if result.seed == 0:
             runs.setdefault(result.run, result.variant)
     figure, axes = _figure(1, len(LOSSES), 4.8, 3.4)
     for place, loss in zip(axes, LOSSES, strict=True):
         for number, (run, variant) in enumerate(runs.items()):
-            logged = [(each["step"], each[loss]) for each in entries(run) if loss in each]
+            logged = [(entry["step"], entry[loss]) for entry in entries(run) if loss in entry]
             steps, values = [step for step, _ in logged], _smooth([value for _, value in logged])
             style, mark = "-" if number < len(COLOURS) else "--", "." if len(steps) < 2 else None
             colour = COLOURS[number % len(COLOURS)]
@@ -84,14 +84,14 @@ def _losses(results: Sequence[Result]) -> Figure:
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    length = max(1, round(SMOOTHED * len(values)))
+    length = max(1, round(SMOOTHING * len(values)))
     windows = (values[max(0, index - length + 1) : index + 1] for index in range(len(values)))
-    return [sum(each) / len(each) for each in windows]
+    return [sum(window) / len(window) for window in windows]
 
 
 def _scores(summary: Summary) -> Figure:
-    """A small chart a metric, a dot a variant, with its spread; the line is `full`."""
-    metrics = list(dict.fromkeys(name for each in summary.values() for name in each))
+    """A chart for each metric with a dot for each variant, its spread, and a line at `full`."""
+    metrics = list(dict.fromkeys(name for values in summary.values() for name in values))
     columns = min(4, len(metrics))
     rows = math.ceil(len(metrics) / columns)
     figure, axes = _figure(rows, columns, 3.2, 0.22 * len(summary) + 0.8)
@@ -99,34 +99,34 @@ def _scores(summary: Summary) -> Figure:
         if index >= len(metrics):
             place.set_visible(False)
             continue
-        held = {variant: values[metrics[index]] for variant, values in summary.items() if metrics[index] in values}
-        held = {variant: value for variant, value in held.items() if value.usual is not None}  # of the same kind
-        _dots(place, held, list(summary), names=index % columns == 0)
+        values = {variant: row[metrics[index]] for variant, row in summary.items() if metrics[index] in row}
+        comparable = {variant: value for variant, value in values.items() if value.usual is not None}
+        _dots(place, comparable, list(summary), names=index % columns == 0)
         place.set_title(metrics[index].replace("_", " "))
         if metrics[index] not in UNBOUNDED:
             place.set_xlim(-0.04, 1.04)
     return figure
 
 
-def _dots(axes: Any, held: Mapping[str, Value], variants: Sequence[str], *, names: bool) -> None:
+def _dots(axes: Any, values: Mapping[str, Value], variants: Sequence[str], *, names: bool) -> None:
     for row, name in enumerate(variants):
         axes.axhline(row, color="#dddddd", linewidth=0.6, zorder=0)
-        if name in held:
-            axes.errorbar(held[name].mean, row, xerr=held[name].spread, fmt="o", color=COLOURS[0], markersize=5)
+        if name in values:
+            axes.errorbar(values[name].mean, row, xerr=values[name].spread, fmt="o", color=COLOURS[0], markersize=5)
     axes.set_yticks(range(len(variants)), variants if names else [""] * len(variants))
     axes.set_ylim(len(variants) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
-    if "full" in held:
-        axes.axvline(held["full"].mean, color=COLOURS[1], linewidth=1, linestyle="--", zorder=0)
+    if "full" in values:
+        axes.axvline(values["full"].mean, color=COLOURS[1], linewidth=1, linestyle="--", zorder=0)
 
 
 def _swept(summary: Summary) -> dict[str, list[str]]:
-    """The variants of each sweep by their size, `full` among them, where there are any."""
-    found = {
+    """The variants of each sweep in order of size, with `full` among them; without sweeps that were not run."""
+    variants = {
         sweep: [name for name in ("full", *(f"{sweep}_{size}" for size in SIZES)) if name in summary]
         for sweep in SWEEPS
     }
-    return {sweep: sorted(names, key=_size) for sweep, names in found.items() if len(names) > 1}
+    return {sweep: sorted(names, key=_size) for sweep, names in variants.items() if len(names) > 1}
 
 
 def _size(name: str) -> int:
@@ -134,7 +134,7 @@ def _size(name: str) -> int:
 
 
 def _sampling(summary: Summary) -> Figure:
-    """Mean of all scores against seconds, a panel a sweep."""
+    """Mean of all scores against seconds of sampling, with a panel for each sweep."""
     swept = _swept(summary)
     figure, axes = _figure(1, len(swept), 4.8, 3.4)
     for place, (sweep, names) in zip(axes, swept.items(), strict=True):
@@ -151,31 +151,31 @@ def _sampling(summary: Summary) -> Figure:
 
 
 def _seconds(values: Mapping[str, Value]) -> float:
-    held = [values[name].mean for name in SECONDS if name in values]
-    return sum(held) / max(1, len(held))
+    means = [values[name].mean for name in SECONDS if name in values]
+    return sum(means) / max(1, len(means))
 
 
 def _quality(values: Mapping[str, Value]) -> float:
-    held = [value.mean for name, value in values.items() if name not in UNBOUNDED]
-    return sum(held) / max(1, len(held))
+    means = [value.mean for name, value in values.items() if name not in UNBOUNDED]
+    return sum(means) / max(1, len(means))
 
 
 def _norms(norms: Mapping[str, Any]) -> Figure:
-    """Variance by depth, before (dotted) and after the training; loss at each learning rate that was tried."""
+    """Variance by depth, before (dotted) and after the training, and the loss at each learning rate."""
     figure, axes = _figure(1, 3, 4.2, 3.4)
-    for number, (variant, found) in enumerate(norms.items()):
+    for number, (variant, norm) in enumerate(norms.items()):
         colour = COLOURS[number % len(COLOURS)]
-        for place, part in zip(axes, ("temporal", "spatial"), strict=False):
+        for place, encoder in zip(axes, ("temporal", "spatial"), strict=False):
             for when, style in (("start", ":"), ("end", "-")):
-                values = found["variance"][when][part]
+                values = norm["variance"][when][encoder]
                 label = variant if when == "end" else None
                 place.plot(range(1, len(values) + 1), values, style, marker=".", color=colour, label=label)
-        tried = [each for each in found["rates"] if each["end"] is not None]
-        axes[2].plot([each["lr"] for each in tried], [each["end"] for each in tried], "o-", color=colour, label=variant)
-        if not found["rates"][-1]["stable"]:
-            axes[2].axvline(found["rates"][-1]["lr"] * (1 + 0.06 * number), color=colour, linestyle=":")
-    for place, part in zip(axes, ("temporal encoder", "spatial encoder"), strict=False):
-        place.set(title=f"variance behind each block, {part}", xlabel="block", yscale="log")
+        points = [(trial["lr"], trial["end"]) for trial in norm["rates"] if trial["end"] is not None]
+        axes[2].plot([lr for lr, _ in points], [loss for _, loss in points], "o-", color=colour, label=variant)
+        if not norm["rates"][-1]["stable"]:
+            axes[2].axvline(norm["rates"][-1]["lr"] * (1 + 0.06 * number), color=colour, linestyle=":")
+    for place, encoder in zip(axes, ("temporal encoder", "spatial encoder"), strict=False):
+        place.set(title=f"variance after each block, {encoder}", xlabel="block", yscale="log")
         place.xaxis.get_major_locator().set_params(integer=True)
     axes[2].set(title="loss at the end of a short training", xlabel="learning rate (dotted: not stable)", xscale="log")
     axes[0].legend(fontsize=8)

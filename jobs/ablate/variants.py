@@ -1,7 +1,7 @@
-"""What `nova ablate` compares: each variant is a function of the recipe, and VARIANTS is the table of contents.
+"""The variants of `nova ablate`: each is a function from the recipe's settings to its own, listed in VARIANTS.
 
-What a variant changes says how much of it has to be done: one that trains as an earlier one does takes its run, and one
-that changes nothing at all is that one.
+Settings decide what has to be computed: variants with equal training settings share one training, and a variant with
+the same settings as an earlier one shares its results.
 """
 
 from __future__ import annotations
@@ -22,57 +22,57 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What a variant is made with."""
+    """The settings of a variant."""
 
     curate: Curation
-    """Of the tables that it trains on."""
+    """Stages of curation of the tables that it trains on."""
     train: TrainingConfig
     generate: GenerateConfig
 
 
 def full(base: Setup) -> Setup:
-    """The recipe as it is; all others are compared with it."""
+    """The recipe as it is, with which all other variants are compared."""
     return base
 
 
 def no_temporal(base: Setup) -> Setup:
-    """No frame sees those before it."""
+    """Frames do not depend on the frames before them."""
     return _architecture(base, "no_temporal")
 
 
 def no_scaling(base: Setup) -> Setup:
-    """Later frames get the temporal encoder's outputs, without scaling and shift of the anchor."""
+    """Later frames take the outputs of the temporal encoder without scaling and shift by the anchor's features."""
     return _architecture(base, "no_scaling")
 
 
 def pre_norm(base: Setup) -> Setup:
-    """Norms on what goes into a branch."""
+    """Norms on the inputs of residual branches."""
     return _architecture(post_norm(base), "pre_norm")
 
 
 def post_norm(base: Setup) -> Setup:
-    """Norms on what comes out of a branch, before the addition: as released."""
-    others = tuple(name for name in base.train.ablate if name not in ("pre_norm", "post_add_norm"))
-    return replace(base, train=replace(base.train, ablate=others))
+    """Norms on the outputs of residual branches, before the addition, as in the released models."""
+    ablate = tuple(name for name in base.train.ablate if name not in ("pre_norm", "post_add_norm"))
+    return replace(base, train=replace(base.train, ablate=ablate))
 
 
 def post_add_norm(base: Setup) -> Setup:
-    """Norms behind the addition, on the residual stream itself."""
+    """Norms after the addition, on the residual stream itself."""
     return _architecture(post_norm(base), "post_add_norm")
 
 
 def no_motion(base: Setup) -> Setup:
-    """Neither motion score nor frames per second condition the model."""
+    """The model is conditioned neither on the motion score nor on frames per second."""
     return _architecture(base, "no_motion")
 
 
 def raw_captions(base: Setup) -> Setup:
-    """Trains on the captions that came with the media, where there are any."""
+    """Training on the captions that came with the media, where there are any."""
     return replace(base, curate=replace(base.curate, text=replace(base.curate.text, captions="source")))
 
 
 def no_aesthetic_filter(base: Setup) -> Setup:
-    """Trains on clips that were rejected for beauty, too."""
+    """Training on clips that were rejected for beauty as well."""
     decide = replace(base.curate.decide, min_aesthetic=None, min_aesthetic_frame=None, keep_aesthetic=None)
     return replace(base, curate=replace(base.curate, decide=decide))
 
@@ -83,22 +83,22 @@ def flow(base: Setup) -> Setup:
 
 
 def ddpm(base: Setup) -> Setup:
-    """DDPM, with as many denoising steps as the recipe has."""
+    """DDPM, with the recipe's number of denoising steps."""
     return _noise(base, "ddpm")
 
 
 def ddpm_more_steps(base: Setup) -> Setup:
-    """DDPM with four times the denoising steps, as the releases have it."""
+    """DDPM with four times the denoising steps, as in the released models."""
     return diffusion_steps(4.0, ddpm(base))
 
 
 def set_steps(factor: float, base: Setup) -> Setup:
-    """More or fewer sets of tokens a frame."""
+    """More or fewer sets of tokens per frame."""
     return _sampling(base, "set_steps", factor)
 
 
 def diffusion_steps(factor: float, base: Setup) -> Setup:
-    """More or fewer denoising steps a token."""
+    """More or fewer denoising steps per token."""
     return _sampling(base, "diffusion_steps", factor)
 
 
@@ -127,9 +127,9 @@ VARIANTS: dict[str, Callable[[Setup], Setup]] = {
     "diffusion_steps_double": partial(diffusion_steps, 2.0),
 }
 SWEEPS = ("set_steps", "diffusion_steps")
-"""Names that stand for all variants that begin with them."""
+"""Names that stand for all variants with this prefix."""
 NORMS = ("pre_norm", "post_norm", "post_add_norm")
-"""Variants whose activations and learning rates are looked at, too."""
+"""Variants whose activations and stable learning rates are measured as well."""
 
 
 def chosen(only: str) -> list[str]:
@@ -138,22 +138,19 @@ def chosen(only: str) -> list[str]:
     Raises:
         ValueError: an unknown name; the nearest is named.
     """
-    asked = [name.strip().replace("-", "_") for name in only.split(",") if name.strip()] or list(VARIANTS)
-    for name in asked:
+    requested = [name.strip().replace("-", "_") for name in only.split(",") if name.strip()] or list(VARIANTS)
+    for name in requested:
         if name not in (*VARIANTS, *SWEEPS):
             raise ValueError(f"--only {name}: no such variant{settings.nearest(name, [*VARIANTS, *SWEEPS])}")
-    return [name for name in VARIANTS if name in ("full", *asked) or name.startswith(_prefixes(asked))]
+    prefixes = tuple(f"{name}_" for name in requested if name in SWEEPS)
+    return [name for name in VARIANTS if name in ("full", *requested) or name.startswith(prefixes)]
 
 
 def changed(setup: Setup, base: Setup) -> str:
-    """What a setup changes of another one, as --set takes it."""
+    """The settings in which a setup differs from another one, as arguments of --set."""
     before = settings.flatten(base)
     values = {key: value for key, value in settings.flatten(setup).items() if value != before[key]}
     return ", ".join(f"{key}={','.join(v) if isinstance(v, tuple) else v}" for key, v in values.items())
-
-
-def _prefixes(asked: list[str]) -> tuple[str, ...]:
-    return tuple(f"{name}_" for name in asked if name in SWEEPS)
 
 
 def _architecture(base: Setup, name: str) -> Setup:

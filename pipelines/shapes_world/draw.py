@@ -1,4 +1,4 @@
-"""Draws scenes of the shapes world as frames, with smooth edges."""
+"""Renders scenes of the shapes world as antialiased frames, and computes their true optical flow."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pipelines.curation.motion import REFERENCE_SECONDS, normalised
 from pipelines.shapes_world.scenes import BACKGROUNDS, COLOURS, Scene
 
 OVERSAMPLING = 8
-"""Masks are drawn so many times larger and averaged."""
+"""Factor by which masks are drawn larger, and then averaged, for smooth edges."""
 TEXTURE_STEP = 22
-"""Brightness levels between the two shades of a texture."""
+"""Difference of brightness between the two shades of a texture, of 255."""
 RING_HOLE = 0.55
 
 
 def render(scene: Scene, times: Sequence[float] | np.ndarray = (0.0,)) -> np.ndarray:
-    """Frames [N, H, W, 3] uint8 of a scene at the given seconds."""
+    """Frames [N, H, W, 3] uint8 of a scene at some times in seconds."""
     background = _background(scene)
     return np.stack([_frame(scene, background, time) for time in times])
 
@@ -36,11 +36,11 @@ def _frame(scene: Scene, background: Image.Image, time: float) -> np.ndarray:
 
 
 def true_flow(scene: Scene, start: float, stop: float) -> tuple[np.ndarray, np.ndarray]:
-    """Where the pixels of a frame go until a later one.
+    """The optical flow between two times.
 
     Returns:
-        [H, W, 2] pixels to the right and down, zero on the background, and [H, W] the number of the thing that covers
-        most of a pixel at the start, counted from 1, and 0 where none does.
+        The displacement [H, W, 2] of each pixel to the right and down, zero on the background, and the number [H, W] of
+        the thing that covers most of the pixel at the start, counted from 1, with 0 for none.
     """
     flow = np.zeros((scene.height, scene.width, 2), np.float32)
     owner = np.zeros((scene.height, scene.width), np.int64)
@@ -58,7 +58,7 @@ def true_flow(scene: Scene, start: float, stop: float) -> tuple[np.ndarray, np.n
 
 
 def coverage(shape: str, x: float, y: float, radius: float, turn: float, size: tuple[int, ...]) -> np.ndarray:
-    """How much of each pixel a shape covers, 0 to 1, in a frame of a size (height, width)."""
+    """Share of each pixel that a shape covers, in a frame of a size (height, width)."""
     left, top = math.floor(x - radius) - 1, math.floor(y - radius) - 1
     mask = Image.new("L", (size[1], size[0]))
     mask.paste(_mask(shape, x - left, y - top, radius, turn), (left, top))
@@ -66,7 +66,7 @@ def coverage(shape: str, x: float, y: float, radius: float, turn: float, size: t
 
 
 def _mask(shape: str, x: float, y: float, radius: float, turn: float) -> Image.Image:
-    """How much of each pixel a shape covers, in a patch where its centre is (x, y)."""
+    """Share of each pixel that a shape covers (0 to 255), in a patch in which its centre is (x, y)."""
     side = (math.ceil(2 * radius) + 3) * OVERSAMPLING
     mask = Image.new("L", (side, side))
     draw = ImageDraw.Draw(mask)
@@ -79,7 +79,7 @@ def _mask(shape: str, x: float, y: float, radius: float, turn: float) -> Image.I
 
 
 def _outlines(shape: str) -> list[tuple[np.ndarray, int]]:
-    """Polygons within the unit circle, y down, each with the mask's value inside it."""
+    """Polygons within the unit circle, with y down, each with the value of the mask inside."""
     if shape == "circle":
         return [(_regular(64), 255)]
     if shape == "ring":
@@ -94,14 +94,14 @@ def _outlines(shape: str) -> list[tuple[np.ndarray, int]]:
         return [(points, 255)]
     assert shape == "cross", shape
     arm, end = 0.32, 0.94
-    quarter = np.array([(arm, -end), (arm, -arm), (end, -arm)])  # the upper right one; the others follow clockwise
+    quarter = np.array([(arm, -end), (arm, -arm), (end, -arm)])  # the upper right arm; the others follow clockwise
     clockwise = np.array([(0.0, 1.0), (-1.0, 0.0)])
     quarters = [quarter @ np.linalg.matrix_power(clockwise, turns) for turns in range(4)]
     return [(np.concatenate(quarters), 255)]
 
 
 def _regular(corners: int, turn: float = 0.0) -> np.ndarray:
-    """Corners [N, 2] of a regular polygon; `turn` in full turns, clockwise from the right."""
+    """Corners [N, 2] of a regular polygon, the first of them `turn` full turns clockwise from the right."""
     angles = 2 * np.pi * (np.arange(corners) / corners + turn)
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
@@ -123,7 +123,7 @@ def _background(scene: Scene) -> Image.Image:
 
 
 def true_motion(scene: Scene, start: float = 0.0) -> float:
-    """The motion score of a scene at some second by its true flow, without calibration."""
+    """Motion score of a scene at a time by its true flow, without calibration."""
     flow, _ = true_flow(scene, start, start + REFERENCE_SECONDS)
     length = float(np.linalg.norm(flow, axis=-1).mean())
     return normalised(length, short_side=scene.short_side, seconds=REFERENCE_SECONDS)

@@ -1,7 +1,7 @@
 """Scenes of the shapes world: their vocabulary, their geometry, and their captions.
 
-Lengths are in pixels of the frame, times in seconds, x to the right, y down. Things stay whole and inside the central
-square of the frame for as long as the scene lasts, so that a centred crop keeps its caption true.
+Lengths are in pixels of the frame, times in seconds; x points to the right, y down. Things stay completely inside the
+central square of the frame for the length of the scene, so that its caption is still true for a centred crop.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COLOURS = {
     "white": (246, 246, 246),
 }
 SIZES = {"small": 0.13, "large": 0.21}
-"""Radius over the short side of the frame."""
+"""Radius, as a share of the short side of the frame."""
 BACKGROUNDS = {"black": (14, 14, 16), "grey": (118, 118, 122), "brown": (92, 60, 36), "navy": (22, 34, 84)}
 TEXTURES = ("plain", "striped", "checkered", "dotted")
 DIRECTIONS = {
@@ -37,44 +37,45 @@ DIRECTIONS = {
     "upper right": (1, -1),
 }
 SPEEDS = {"slowly": 0.08, "steadily": 0.16, "quickly": 0.32}
-"""Short sides of the frame per second, by the adverb of the caption."""
+"""Short sides of the frame per second, by the adverb in captions."""
 PATHS = {"straight": 0.7, "bouncing": 0.15, "turning": 0.15}
-"""How things move, and the share of moving things that do."""
+"""Kinds of motion, with their shares of the moving things."""
 TURNS = {"slowly": 0.125, "steadily": 0.25, "quickly": 0.5}
-"""Full turns per second of what turns about its centre, by the adverb of the caption."""
+"""Full turns per second of things that turn about their centres, by the adverb in captions."""
 TURNINGS = ("clockwise", "counterclockwise")
 ROUND = ("circle", "ring")
-"""Shapes whose turning nobody would see."""
+"""Shapes that look the same when they turn."""
 CROSSING_SHARE = 0.5
-"""Of the scenes with two things, one of which moves straight: the other one moves too, and they meet on the way."""
+"""Share of the scenes with two things, one of which moves straight, in which the other one crosses its path."""
 GAP = 2.0
-"""Pixels that things keep between each other and to the border."""
+"""Smallest distance in pixels between things, and to the border."""
 RELATIONS = {"to the left of": (-1, 0), "to the right of": (1, 0), "above": (0, -1), "below": (0, 1)}
-"""Where the first of two still things is, seen from the second: right and down."""
+"""Direction from the second of two still things to the first: right and down."""
 NUMBERS = {1: "one", 2: "two", 3: "three", 4: "four"}
 STILL_KINDS = {"one": 0.5, "pair": 0.15, "placed": 0.2, "several": 0.15}
-"""What scenes without motion show, and their shares: two things just so, two whose places are told, a few alike."""
+"""Kinds of scenes without motion, with their shares: one thing, two things, two things with their relation in the
+caption, or several equal things."""
 PAIR_SHARE = 0.25
-"""Of the scenes with motion: two things."""
+"""Share of the scenes with motion that have two things."""
 _HELD_OUT = (1, 3, 5)
 _HELD_OUT_OF = 8
 
 
 def held_out(colour: str, shape: str, direction: str) -> bool:
-    """Whether nothing that is trained on shows this combination: one direction in eight of every colour and shape."""
+    """Whether a combination is excluded from training data: one direction in eight for every colour and shape."""
     indices = (list(COLOURS).index(colour), SHAPES.index(shape), list(DIRECTIONS).index(direction))
     return sum(factor * index for factor, index in zip(_HELD_OUT, indices, strict=True)) % _HELD_OUT_OF == 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """One shape; `direction` and `speed` are None where it stands still."""
+    """A shape on a background; `direction` and `speed` are None where it stands still."""
 
     shape: str
     colour: str
     size: str
     direction: str | None = None
-    """One of DIRECTIONS (the first one, where it bounces); clockwise or counterclockwise, where it turns."""
+    """One of DIRECTIONS (the initial one of a bouncing thing); clockwise or counterclockwise for a turning thing."""
     speed: str | None = None
     path: str = "straight"
     """One of PATHS."""
@@ -82,10 +83,10 @@ class Thing:
     """Centre at the start."""
     y: float = 0.0
     room: tuple[float, float, float, float] | None = None
-    """Least and largest x, least and largest y of the centre of what bounces."""
+    """Bounds of the centre of a bouncing thing: smallest and largest x, smallest and largest y."""
 
     def velocity(self, short_side: int) -> tuple[float, float]:
-        """Pixels per second at the start."""
+        """Initial velocity in pixels per second."""
         if self.direction is None or self.speed is None or self.path == "turning":
             return 0.0, 0.0
         right, down = DIRECTIONS[self.direction]
@@ -93,7 +94,7 @@ class Thing:
         return right * pace, down * pace
 
     def centre(self, time: float, short_side: int) -> tuple[float, float]:
-        """Where it is after some seconds."""
+        """Its centre at a time."""
         right, down = self.velocity(short_side)
         x, y = self.x + right * time, self.y + down * time
         if self.room is not None:
@@ -101,7 +102,7 @@ class Thing:
         return x, y
 
     def turn(self, time: float) -> float:
-        """How far it has turned clockwise after some seconds, in full turns."""
+        """Its clockwise rotation at a time, in full turns."""
         if self.path != "turning" or self.speed is None:
             return 0.0
         return TURNS[self.speed] * time * (1 if self.direction == "clockwise" else -1)
@@ -112,7 +113,7 @@ class Thing:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A background with one thing on it, two, or a few that are alike."""
+    """A background with one thing, two things, or several equal ones."""
 
     width: int
     height: int
@@ -120,7 +121,7 @@ class Scene:
     texture: str
     things: tuple[Thing, ...]
     relation: str | None = None
-    """One of RELATIONS, where the caption tells it."""
+    """One of RELATIONS, where the caption states it."""
 
     @property
     def short_side(self) -> int:
@@ -128,7 +129,7 @@ class Scene:
 
 
 def _reflected(position: float, low: float, high: float) -> float:
-    """Where something is that turns back at both ends."""
+    """A coordinate that is reflected at both ends of an interval."""
     span = high - low
     along = (position - low) % (2 * span)
     return low + min(along, 2 * span - along)
@@ -146,17 +147,17 @@ def sample_scene(
     simple: float = 0.0,
     textured: float = 0.0,
 ) -> Scene:
-    """Draws a scene.
+    """Draws a random scene.
 
     Args:
-        rng: where chance comes from.
-        width, height: of the frame in pixels.
-        seconds: how long things must stay in view; 0 for a picture.
-        still: nothing moves.
-        backgrounds: names to choose from.
-        trained: without the combinations that are `held_out`.
-        simple: chance of one thing alone, which stands still or moves straight.
-        textured: chance that such a one has a textured ground, not a plain one; of other scenes half have.
+        rng: source of random numbers.
+        width, height: size of the frame in pixels.
+        seconds: time for which things must stay in view; 0 for a picture.
+        still: whether nothing moves.
+        backgrounds: names of backgrounds to choose from.
+        trained: whether to exclude the combinations that are `held_out`.
+        simple: probability of a simple scene: one thing that stands still or moves straight.
+        textured: probability that a simple scene has a textured background; for other scenes it is one half.
     """
     moving = seconds > 0 and not still
     if simple and rng.random() < simple:
@@ -179,7 +180,7 @@ def sample_scene(
         return _with_another(rng, scene, seconds, trained) if rng.random() < PAIR_SHARE else scene
     kind = str(rng.choice(list(STILL_KINDS), p=list(STILL_KINDS.values())))
     if kind == "several":
-        return _several(rng, scene, _sample_thing(rng))
+        return _with_equals(rng, scene, _sample_thing(rng))
     first = _place(rng, _sample_thing(rng), scene, seconds)
     scene = replace(scene, things=(first,))
     if kind == "placed":
@@ -187,21 +188,21 @@ def sample_scene(
     return _with_another(rng, scene, seconds, trained) if kind == "pair" else scene
 
 
-def _several(rng: np.random.Generator, scene: Scene, thing: Thing) -> Scene:
-    """Two to four small things that are alike, apart from each other."""
+def _with_equals(rng: np.random.Generator, scene: Scene, thing: Thing) -> Scene:
+    """The scene with two to four equal small things that do not touch."""
     small, count = replace(thing, size="small"), int(rng.integers(2, len(NUMBERS) + 1))
-    while True:  # four small things nearly always fit; a first one in the very middle may leave no place
+    while True:  # four small things nearly always fit, but a first one in the centre may leave too little space
         things: list[Thing] = []
         for _ in range(100):
             other = _place(rng, small, scene, 0.0)
-            if all(_apart(each, other, scene.short_side, 0.0) for each in things):
+            if all(_apart(placed, other, scene.short_side, 0.0) for placed in things):
                 things.append(other)
             if len(things) == count:
                 return replace(scene, things=tuple(things))
 
 
 def _placed(rng: np.random.Generator, scene: Scene, relation: str) -> Scene:
-    """The scene with a second, small thing of another colour, such that the first one is where the relation says."""
+    """The scene with a second, small thing of another colour, placed so that the relation holds."""
     (first,) = scene.things
     other = replace(_sample_thing(rng), size="small")
     if other.colour == first.colour:
@@ -217,7 +218,8 @@ def _placed(rng: np.random.Generator, scene: Scene, relation: str) -> Scene:
 
 
 def _with_another(rng: np.random.Generator, scene: Scene, seconds: float, trained: bool) -> Scene:
-    """The scene with a second, small thing that stands apart or meets the first; without, where no place is found."""
+    """The scene with a second, small thing that is apart from the first or crosses its path; the scene itself where
+    there is no place for one."""
     (first,) = scene.things
     crosses = first.direction is not None and first.path == "straight" and rng.random() < CROSSING_SHARE
     other = replace(_sample_thing(rng), size="small")
@@ -237,13 +239,13 @@ def _with_another(rng: np.random.Generator, scene: Scene, seconds: float, traine
 
 
 def _led_through(thing: Thing, other: Thing, time: float, short_side: int) -> Thing:
-    """The thing, begun where it meets another one at a time."""
+    """The thing, placed so that it meets another one at a time."""
     (x, y), (right, down) = other.centre(time, short_side), thing.velocity(short_side)
     return replace(thing, x=x - right * time, y=y - down * time)
 
 
 def _in_view(thing: Thing, scene: Scene, seconds: float) -> bool:
-    """Whether its whole straight way lies in the central square of the frame."""
+    """Whether its straight path lies in the central square of the frame."""
     side = scene.short_side
     reach = side / 2 - thing.radius(side) - GAP
     for time in (0.0, seconds):
@@ -258,7 +260,7 @@ def _pick(rng: np.random.Generator, names: tuple[str, ...]) -> str:
 
 
 def _sample_thing(rng: np.random.Generator) -> Thing:
-    """A thing that stands still."""
+    """A random thing that stands still."""
     return Thing(shape=_pick(rng, SHAPES), colour=_pick(rng, tuple(COLOURS)), size=_pick(rng, tuple(SIZES)))
 
 
@@ -274,15 +276,15 @@ def _sample_moving(rng: np.random.Generator, scene: Scene, seconds: float, train
 
 
 def _sent_straight(rng: np.random.Generator, thing: Thing, scene: Scene, seconds: float, trained: bool) -> Thing:
-    """The thing on a straight way, at a speed that there is room for."""
+    """The thing with a random direction, at a random speed whose path fits into the frame."""
     thing = replace(thing, direction=_pick(rng, _directions(thing, trained)))
     paced = [replace(thing, speed=speed) for speed in SPEEDS]
-    fitting = [each for each in paced if _has_room(each, scene, seconds)]
+    fitting = [candidate for candidate in paced if _has_room(candidate, scene, seconds)]
     return fitting[int(rng.integers(len(fitting)))] if fitting else paced[0]
 
 
 def _has_room(thing: Thing, scene: Scene, seconds: float) -> bool:
-    """Whether its straight way is no longer than the central square of the frame."""
+    """Whether its straight path is no longer than the central square of the frame."""
     side = scene.short_side
     return max(map(abs, thing.velocity(side))) * seconds <= side - 2 * (thing.radius(side) + GAP)
 
@@ -292,10 +294,10 @@ def _directions(thing: Thing, trained: bool) -> tuple[str, ...]:
 
 
 def _place(rng: np.random.Generator, thing: Thing, scene: Scene, seconds: float) -> Thing:
-    """Puts a thing where its whole way lies in the central square of the frame.
+    """Places a thing at random so that its path lies in the central square of the frame.
 
     Raises:
-        ValueError: its way is longer than that.
+        ValueError: its path is too long.
     """
     side, edge = scene.short_side, thing.radius(scene.short_side) + GAP
     starts, room = [], []
@@ -305,7 +307,9 @@ def _place(rng: np.random.Generator, thing: Thing, scene: Scene, seconds: float)
         room += [low, high]
         low, high = low + max(0.0, -travel), high - max(0.0, travel)
         if low > high:
-            raise ValueError(f"{seconds:g} s are too long for a {thing.size} thing to stay in view {thing.speed}")
+            raise ValueError(
+                f"a {thing.size} thing that moves {thing.speed} has no room for {seconds:g} s; give fewer seconds"
+            )
         starts.append(float(rng.uniform(low, high)))
     bounces = thing.path == "bouncing"
     return replace(thing, x=starts[0], y=starts[1], room=(room[0], room[1], room[2], room[3]) if bounces else None)
@@ -317,43 +321,43 @@ def _apart(first: Thing, second: Thing, short_side: int, *times: float) -> bool:
 
 
 def short_caption(scene: Scene) -> str:
-    """A few words on what the first moment shows and where it goes, such as "a red circle moving to the left"."""
+    """A few words on the things and their directions, such as "a red circle moving to the left"."""
     return _together(scene, sized=False) or " and ".join(_short(thing) for thing in scene.things)
 
 
 def _short(thing: Thing) -> str:
     doing = {"straight": "moving to the", "bouncing": "bouncing to the", "turning": "turning"}[thing.path]
-    return _named(thing, sized=False) + (f" {doing} {thing.direction}" if thing.direction else "")
+    return _phrase(thing, sized=False) + (f" {doing} {thing.direction}" if thing.direction else "")
 
 
 def long_caption(scene: Scene, *, video: bool) -> str:
     """One sentence with every attribute, such as "A large red circle moves slowly to the left on a plain ..."."""
-    told = _together(scene, sized=True)
-    if told is None:
-        told = " and ".join(_named(thing, sized=True) + _motion(thing, video) for thing in scene.things)
+    subject = _together(scene, sized=True)
+    if subject is None:
+        subject = " and ".join(_phrase(thing, sized=True) + _motion(thing, video) for thing in scene.things)
     elif video:
-        told += " stand still"
-    sentence = f"{told} on a {scene.texture} {scene.background} background."
+        subject += " stand still"
+    sentence = f"{subject} on a {scene.texture} {scene.background} background."
     return sentence[0].upper() + sentence[1:]
 
 
 def _together(scene: Scene, *, sized: bool) -> str | None:
-    """What still things are together: a few alike, or one placed by the other; None where each is told of alone."""
+    """A phrase for all still things of a scene, with their number or relation; None where each has its own phrase."""
     first = scene.things[0]
     if are_alike(scene):
         size = f"{first.size} " if sized else ""
         return f"{NUMBERS[len(scene.things)]} {size}{first.colour} {plural(first.shape)}"
     if scene.relation is not None:
-        return f" {scene.relation} ".join(_named(thing, sized=sized) for thing in scene.things)
+        return f" {scene.relation} ".join(_phrase(thing, sized=sized) for thing in scene.things)
     return None
 
 
 def are_alike(scene: Scene) -> bool:
-    """Whether there are a few things of one shape and colour, which captions count."""
+    """Whether there are several things of the same shape and colour, which captions count."""
     return len(scene.things) > 1 and len({(thing.shape, thing.colour) for thing in scene.things}) == 1
 
 
-def _named(thing: Thing, *, sized: bool) -> str:
+def _phrase(thing: Thing, *, sized: bool) -> str:
     words = f"{thing.size} {thing.colour} {thing.shape}" if sized else f"{thing.colour} {thing.shape}"
     return f"a{'n' * words.startswith('o')} {words}"
 

@@ -1,11 +1,12 @@
-"""zoo/captioner: a Qwen3-VL of a million parameters that says what it sees in the shapes world.
+"""zoo/captioner: a Qwen3-VL of a million parameters that captions the shapes world.
 
-It is asked for one sentence, or for detail, and answers as the world's captions do, but for how fast things go.
+A question asks for one sentence or for detail. The answers are the world's short and long captions without adverbs of
+speed.
 
-Frames of a video come in pairs, as a Qwen-VL takes them: each patch holds its part of two frames, which shows where
-things go. While it learns, a helper is asked what the words need, and is thrown away afterwards: it reads what the eye
-makes of each cell, that is how much of it a thing covers, which one, where its middle is, seen from the cell and from
-the middle of the frame, and how far it goes between the two frames.
+Qwen-VL models take frames of a video in pairs: each patch covers the same place in two frames, which shows motion.
+During training, an auxiliary linear head predicts what the words depend on from the vision features of each cell: the
+share that a thing covers, its shape and colour, the position of its centre relative to the cell and to the frame, and
+its displacement between the two frames. The head is discarded afterwards.
 """
 
 from __future__ import annotations
@@ -33,24 +34,24 @@ if TYPE_CHECKING:
 SEED = 15
 SIDE = 64
 FRAMES = 4
-"""Of a video: two pairs."""
+"""Frames of a video: two pairs."""
 PATCH, MERGE = 8, 2
 CELL = PATCH * MERGE
-"""Pixels that a picture token stands for, each way."""
+"""Side of the square of pixels that a vision token stands for."""
 PIXELS = {"shortest_edge": SIDE * SIDE, "longest_edge": FRAMES * SIDE * 2 * SIDE}
-"""Least and most pixels of a picture, or of all frames of a video."""
+"""Smallest and largest number of pixels of a picture, or of all frames of a video."""
 SHORT = "Describe this {kind} in one sentence."
 LONG = "Describe this {kind} in detail."
 PLAN = Plan(steps=6500, lr=1.5e-3, warmup=100, cool=0.6, weight_decay=0.05, ema=0.99)
 BATCH = 16
 VIDEO_TURNS = 3
-"""Of four batches, those of videos; the fourth one is of pictures."""
-HELP = 0.5
-"""Weight of the helper's loss."""
-REACH = {"place": 4.0, "way": 16.0}
-"""What places and ways are multiplied by, in short sides of the frame, for the helper."""
-OWNED = 0.3
-"""Share of a cell that makes it a thing's."""
+"""Batches of videos before each batch of pictures."""
+AUXILIARY_WEIGHT = 0.5
+"""Weight of the auxiliary head's loss."""
+SCALES = {"place": 4.0, "way": 16.0}
+"""Factors of positions and displacements, in short sides of the frame, as targets of the auxiliary head: of order 1."""
+MIN_COVERED = 0.3
+"""Smallest share of a cell that a thing covers for the cell to have targets of the thing."""
 
 
 def make() -> tuple[Any, Any]:
@@ -85,54 +86,56 @@ def make() -> tuple[Any, Any]:
     processor = make_processor(
         tokenizer, Qwen3VLProcessor, Qwen3VLVideoProcessor, patch_size=PATCH, merge_size=MERGE, size=PIXELS
     )
-    processor.video_processor.cap_pixels_per_frame = False  # frames are as small as they come
+    processor.video_processor.cap_pixels_per_frame = False  # which would enlarge small frames
     return model, processor
 
 
 def frame_times(seconds: float) -> list[float]:
-    """When a video is looked at, as the caption stage does it; a picture is one of no length."""
+    """Times of the frames of a video, as in the caption stage; a picture has a length of 0."""
     return [(index + 0.5) * seconds / FRAMES for index in range(FRAMES)] if seconds else [0.0]
 
 
 def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
-    """A trained model; `state` is where the training is kept."""
+    """Returns the trained model; `state` is the file of the training's state."""
     import torch
     from torch import nn
 
     torch.manual_seed(seed)
     model, processor = make()
     helper = nn.Linear(model.config.text_config.hidden_size, 1 + 6 + len(SHAPES) + len(COLOURS))
-    both: Any = nn.ModuleDict({"model": model, "helper": helper})
-    seen: list[Tensor] = []
-    model.model.visual.register_forward_hook(lambda module, given, made: seen.append(made.pooler_output))
+    trained: Any = nn.ModuleDict({"model": model, "helper": helper})
+    vision_features: list[Tensor] = []
+    model.model.visual.register_forward_hook(
+        lambda module, inputs, output: vision_features.append(output.pooler_output)
+    )
 
     def loss(batch: dict[str, Any], step: int) -> dict[str, Tensor]:
         words = model(**batch["inputs"]).loss
-        helped = _help(helper(seen.pop()), batch["cells"])
-        return {"loss": words + HELP * sum(helped.values()), "words": words, **helped}
+        auxiliary = _auxiliary_losses(helper(vision_features.pop()), batch["cells"])
+        return {"loss": words + AUXILIARY_WEIGHT * sum(auxiliary.values()), "words": words, **auxiliary}
 
-    fit(both, plan, partial(_batch, seed, processor), loss, state)
+    fit(trained, plan, partial(_batch, seed, processor), loss, state)
     return model
 
 
-def _help(read: Tensor, truth: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Losses of what the helper reads."""
+def _auxiliary_losses(prediction: Tensor, truth: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Losses of the auxiliary head's predictions [N, 9 + shapes + colours] for N cells."""
     import torch.nn.functional as F
 
-    owned = truth["covered"] >= OWNED
-    covered, middle, place, way, shape, colour = read.split([1, 2, 2, 2, len(SHAPES), len(COLOURS)], dim=1)
+    on = truth["covered"] >= MIN_COVERED
+    covered, middle, place, way, shape, colour = prediction.split([1, 2, 2, 2, len(SHAPES), len(COLOURS)], dim=1)
     return {
         "covered": F.binary_cross_entropy_with_logits(covered[:, 0], truth["covered"]),
-        "middle": F.smooth_l1_loss(middle[owned], truth["middle"][owned]),
-        "place": F.smooth_l1_loss(place[owned], truth["place"][owned], beta=0.1),
-        "way": F.smooth_l1_loss(way[owned], truth["way"][owned], beta=0.1),
-        "shape": F.cross_entropy(shape[owned], truth["shape"][owned]),
-        "colour": F.cross_entropy(colour[owned], truth["colour"][owned]),
+        "middle": F.smooth_l1_loss(middle[on], truth["middle"][on]),
+        "place": F.smooth_l1_loss(place[on], truth["place"][on], beta=0.1),
+        "way": F.smooth_l1_loss(way[on], truth["way"][on], beta=0.1),
+        "shape": F.cross_entropy(shape[on], truth["shape"][on]),
+        "colour": F.cross_entropy(colour[on], truth["colour"][on]),
     }
 
 
 def _batch(seed: int, processor: Any, step: int) -> dict[str, Any]:
-    """Chats with their answers, and the truth of every cell."""
+    """Chats with their answers, and the targets of the auxiliary head for every cell."""
     import torch
 
     rng, video = generator(seed, step), step % (VIDEO_TURNS + 1) < VIDEO_TURNS
@@ -143,52 +146,55 @@ def _batch(seed: int, processor: Any, step: int) -> dict[str, Any]:
         times = frame_times(seconds)
         size = _size(scene)
         clips.append(worn(rng, resized(render(scene, times), size)))
-        pairs = zip(times[::2], times[1::2] or times, strict=True)  # a picture is a pair by itself
+        pairs = zip(times[::2], times[1::2] or times, strict=True)  # a picture is paired with itself
         cells += [_cells(scene, pair, size) for pair in pairs]
         metadata.append(video_metadata(len(times), seconds))
         texts.append(_chat(scene, video, detailed=rng.random() < 0.5))
-    shown: dict[str, Any] = {"images": [Image.fromarray(clip[0]) for clip in clips]}
+    media: dict[str, Any] = {"images": [Image.fromarray(clip[0]) for clip in clips]}
     if video:
-        shown = {"videos": clips, "video_metadata": metadata, "do_sample_frames": False}
-    inputs = processor(text=texts, return_tensors="pt", padding=True, **shown)
+        media = {"videos": clips, "video_metadata": metadata, "do_sample_frames": False}
+    inputs = processor(text=texts, return_tensors="pt", padding=True, **media)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     labels = ids.masked_fill(mask == 0, -100)
     turn, opening = processor.tokenizer.convert_tokens_to_ids(TURN), _opening(processor)
-    for row, tokens in enumerate(ids.tolist()):  # only answers are learnt
+    for row, tokens in enumerate(ids.tolist()):  # only the answers have labels
         labels[row, : len(tokens) - 1 - tokens[::-1].index(turn) + opening] = -100
     columns = {name: torch.from_numpy(np.concatenate([cell[name] for cell in cells])) for name in cells[0]}
     return {"inputs": {**inputs, "labels": labels}, "cells": columns}
 
 
 def _opening(processor: Any) -> int:
-    """Tokens of the line that begins an answer."""
+    """Number of tokens of the line that begins an answer."""
     return len(processor.tokenizer(f"{TURN}assistant\n").input_ids)
 
 
 def _chat(scene: Scene, video: bool, *, detailed: bool) -> str:
-    """A question and its answer, as the chat template writes them."""
+    """A question and its answer in the format of the chat template."""
     kind = "video" if video else "image"
     question = (LONG if detailed else SHORT).format(kind=kind)
-    told = long_caption(scene, video=video) if detailed else short_caption(scene)
-    seen = f"{VISION}{VIDEO if video else IMAGE}{VISION_END}"
-    return f"{TURN}user\n{seen}{question}{TURN_END}\n{TURN}assistant\n{without_speed(told)}{TURN_END}"
+    caption = long_caption(scene, video=video) if detailed else short_caption(scene)
+    placeholder = f"{VISION}{VIDEO if video else IMAGE}{VISION_END}"
+    return f"{TURN}user\n{placeholder}{question}{TURN_END}\n{TURN}assistant\n{without_speed(caption)}{TURN_END}"
 
 
 def _size(scene: Scene) -> tuple[int, int]:
-    """Height and width that the processor brings a scene's frames to: whole cells, the short side SIDE."""
+    """Height and width of a scene's frames after the processor: multiples of CELL, with a short side of SIDE."""
     scale = SIDE / scene.short_side / CELL
     return round(scene.height * scale) * CELL, round(scene.width * scale) * CELL
 
 
 def _cells(scene: Scene, pair: tuple[float, float], size: tuple[int, int]) -> dict[str, np.ndarray]:
-    """Of each cell of two frames, row by row: share covered half way between them, and of its thing the middle seen
-    from the cell and from the middle of the frame, the way from one frame to the other, shape and colour."""
+    """Targets of the auxiliary head for the cells of a pair of frames, row by row.
+
+    They are the share that a thing covers half way between the frames, the position of its centre relative to the
+    centres of the cell and of the frame, its displacement from one frame to the other, its shape and its colour.
+    """
     rows, columns = size[0] // CELL, size[1] // CELL
     middles = (np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1) + 0.5) * CELL
     scale = (size[1] / scene.width, size[0] / scene.height)
     between, things = sum(pair) / 2, scene.things
     first, now, last = (
-        np.array([each.centre(time, scene.short_side) for each in things]) * scale
+        np.array([thing.centre(time, scene.short_side) for thing in things]) * scale
         for time in (pair[0], between, pair[1])
     )
     shares = np.zeros((len(things), rows, columns))
@@ -200,14 +206,14 @@ def _cells(scene: Scene, pair: tuple[float, float], size: tuple[int, int]) -> di
     owner = shares.argmax(axis=0)
     values = {
         "middle": (now[owner] - middles) / CELL,
-        "place": (now[owner] - (size[1] / 2, size[0] / 2)) / SIDE * REACH["place"],
-        "way": (last - first)[owner] / SIDE * REACH["way"],
+        "place": (now[owner] - (size[1] / 2, size[0] / 2)) / SIDE * SCALES["place"],
+        "way": (last - first)[owner] / SIDE * SCALES["way"],
     }
     return {
         "covered": shares.max(axis=0).reshape(-1).astype(np.float32),
-        **{name: each.reshape(-1, 2).astype(np.float32) for name, each in values.items()},
-        "shape": np.array([SHAPES.index(things[each].shape) for each in owner.reshape(-1)]),
-        "colour": np.array([list(COLOURS).index(things[each].colour) for each in owner.reshape(-1)]),
+        **{name: value.reshape(-1, 2).astype(np.float32) for name, value in values.items()},
+        "shape": np.array([SHAPES.index(things[number].shape) for number in owner.reshape(-1)]),
+        "colour": np.array([list(COLOURS).index(things[number].colour) for number in owner.reshape(-1)]),
     }
 
 

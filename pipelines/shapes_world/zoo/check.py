@@ -6,8 +6,8 @@
     aesthetic_auc      probability that a clean picture has a higher score than a spoilt one
     caption_accuracy   share of correct shapes, colours and directions in short captions
     clip_retrieval     share of captions whose picture ranks first of 64 with different captions
-    subject_auc        probability that a clip whose things stay the same has a higher subject consistency than one in
-                       which a thing changes its shape or colour half way
+    subject_auc        probability that a clip whose object stays the same has a higher subject consistency than one
+                       whose object changes its shape or colour half way
 
 Each function draws its scenes from a seed and calls the models as the pipeline's stages do. Cuts and duplicates, which
 need whole files, are checked by `jobs/shapes_world/zoo.py` on a corpus that it curates.
@@ -285,7 +285,8 @@ def _verdicts(things: Sequence[Thing], mentions: Sequence[Mention], video: bool)
 def subject(models: Models, seed: int, count: int) -> dict[str, float]:
     """`subject_auc`, and the same for changes of colour and of shape alone.
 
-    Each scene gives three clips: one as it is, and one each in which a thing changes its colour or shape half way.
+    Each scene with one moving thing gives three clips: one as it is, and one each in which the thing changes its colour
+    or shape half way.
     """
     assert models.dino is not None
     dino = DinoModel.load(models.dino)
@@ -302,8 +303,10 @@ def subject(models: Models, seed: int, count: int) -> dict[str, float]:
 
 
 def _subject_clip(rng: np.random.Generator, attribute: str | None) -> np.ndarray:
-    """Frames [T, H, W, 3] of a scene, of which one thing changes an attribute half way where one is given."""
+    """Frames [T, H, W, 3] of a scene with one moving thing, which changes an attribute half way if one is given."""
     scene = draw_scene(rng, side=SIDE, seconds=SUBJECT_SECONDS)
+    while len(scene.things) > 1:  # the subject of a clip with two things would be ambiguous
+        scene = draw_scene(rng, side=SIDE, seconds=SUBJECT_SECONDS)
     times = np.arange(round(SUBJECT_SECONDS * FPS)) / FPS
     if attribute is None:
         return worn(rng, render(scene, times))

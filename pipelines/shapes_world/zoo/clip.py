@@ -1,9 +1,9 @@
-"""zoo/clip: an open_clip model of pictures of the shapes world and what is said of them; zoo/aesthetic: a head for it.
+"""zoo/clip: an open_clip model of pictures of the shapes world and their captions; zoo/aesthetic: a head for it.
 
-Three things are learnt at once. A picture lies near its caption and far from other captions. A picture lies near a
-copy that is a little brighter, smaller or cropped, and far from others of the same things elsewhere, so that near
-duplicates are told from pictures of which one would say the same. And captions of spoilt pictures say so, so that the
-features tell ugly from clean; the head is a straight line through them.
+The model learns three things. A picture is close to its caption and far from other captions. A picture is close to a
+copy that is slightly brighter, smaller or cropped, and far from pictures of the same things in other places, which
+distinguishes near duplicates from pictures with the same caption. And captions of spoilt pictures say so, which
+separates ugly from clean pictures in feature space; the head is a linear function of the features.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
 PLAN = Plan(steps=360, lr=1e-3, warmup=60, cool=0.6, weight_decay=0.05, ema=0.99)
 BATCH = 160
 COPIES = 48
-"""Pictures of a batch of which a near duplicate is made."""
+"""Pictures of a batch that get a near duplicate."""
 UGLY_SHARE = 0.2
 SHORT_SHARE = 0.25
 SPOILT = {"blur": "blurry", "noise": "noisy", "low_contrast": "pale", "overlay": "covered by a watermark"}
-"""What a caption says of a spoilt picture."""
+"""What captions say of spoilt pictures."""
 HEAD_PICTURES = 3000
 CLEAN_SCORE, UGLY_SCORE = 6.5, 3.5
-"""What the head gives, on LAION's scale of 1 to 10."""
+"""Scores that the head is fitted to, on LAION's scale of 1 to 10."""
 
 
 def config(vocabulary: int) -> dict[str, Any]:
-    """open_clip_config.json."""
+    """The content of open_clip_config.json."""
     return {
         "model_cfg": {
             "embed_dim": WIDTH,
@@ -59,7 +59,7 @@ def config(vocabulary: int) -> dict[str, Any]:
 
 
 def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
-    """A trained model; `state` is where the training is kept."""
+    """Returns the trained model; `state` is the file of the training's state."""
     import open_clip
     import torch
 
@@ -71,19 +71,19 @@ def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
         pictures = model.encode_image(batch["pixels"], normalize=True)
         texts = model.encode_text(batch["tokens"], normalize=True)
         scale = model.logit_scale.exp().clamp(max=100)
-        told = scale * pictures[:BATCH] @ texts.T
-        order = torch.arange(BATCH, device=told.device)
+        scores = scale * pictures[:BATCH] @ texts.T
+        order = torch.arange(BATCH, device=scores.device)
         copies = scale * pictures[BATCH:] @ pictures[:BATCH].T
-        language = (_cross_entropy(told, batch["same"]) + _cross_entropy(told.T, batch["same"])) / 2
+        language = (_cross_entropy(scores, batch["same"]) + _cross_entropy(scores.T, batch["same"])) / 2
         likeness = torch.nn.functional.cross_entropy(copies, order[:COPIES])
-        first = (told.detach().argmax(1) == order).float().mean()
+        first = (scores.detach().argmax(1) == order).float().mean()
         return {"loss": language + likeness, "language": language, "likeness": likeness, "first": first}
 
     return fit(model, plan, partial(_batch, seed, tokenizer), loss, state)
 
 
 def _cross_entropy(scores: Tensor, same: Tensor) -> Tensor:
-    """Against all captions that read the same, in equal parts."""
+    """Cross entropy with equal weights on all captions of the same text."""
     target = same / same.sum(1, keepdim=True)
     return -(target * scores.log_softmax(1)).sum(1).mean()
 
@@ -100,8 +100,8 @@ def _batch(seed: int, tokenizer: Any, step: int) -> dict[str, Any]:
             how = UGLY[int(rng.integers(len(UGLY)))]
             frames, note = spoil(frames, how, rng), f", {SPOILT[how]}"
         short = rng.random() < SHORT_SHARE
-        told = short_caption(shot.scene) if short else long_caption(shot.scene, video=False).rstrip(".")
-        captions.append(told + note)
+        caption = short_caption(shot.scene) if short else long_caption(shot.scene, video=False).rstrip(".")
+        captions.append(caption + note)
         pictures.append(frames[0])
         if index < COPIES:
             copies.append(_copy(frames, rng))
@@ -115,21 +115,21 @@ def _batch(seed: int, tokenizer: Any, step: int) -> dict[str, Any]:
 
 
 def _copy(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A near duplicate, at the model's size: brighter and smaller, or shifted in brightness and cut by some pixels."""
+    """A near duplicate at the model's size: brighter and smaller, or of another brightness and slightly cropped."""
     changed = alike(frames)[0] if rng.random() < 0.7 else _cut(frames[0], rng)
     resized = Image.fromarray(changed).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     return np.asarray(resized)
 
 
 def _cut(frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    top, left, bottom, right = (int(each) for each in rng.integers(0, 3, 4))
+    top, left, bottom, right = (int(margin) for margin in rng.integers(0, 3, 4))
     height, width, _ = frame.shape
     shifted = frame[top : height - bottom, left : width - right].astype(np.int16) + int(rng.integers(-8, 9))
     return shifted.clip(0, 255).astype(np.uint8)
 
 
 def normalised(pictures: list[np.ndarray]) -> Tensor:
-    """Pictures [S, S, 3] uint8 -> [B, 3, S, S] as the model takes them."""
+    """Pictures [S, S, 3] uint8 -> inputs of the model [B, 3, S, S]."""
     import torch
 
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
@@ -148,7 +148,7 @@ def save(model: Any, folder: Path) -> None:
 
 
 def save_head(model: Any, folder: Path, seed: int = SEED) -> None:
-    """Fits the head by least squares to clean and spoilt pictures, and writes it in the form of LAION's linear ones."""
+    """Fits the head to clean and spoilt pictures by least squares, and writes it in the format of LAION's heads."""
     import torch
     from safetensors.torch import save_file
 
@@ -160,10 +160,10 @@ def save_head(model: Any, folder: Path, seed: int = SEED) -> None:
         pictures.append(spoil(frames, UGLY[index // 2 % len(UGLY)], rng)[0] if ugly else frames[0])
         scores.append(UGLY_SCORE if ugly else CLEAN_SCORE)
     with torch.inference_mode():
-        parts = [
+        batches = [
             model.encode_image(normalised(pictures[i : i + 100]), normalize=True) for i in range(0, len(pictures), 100)
         ]
-    features = torch.cat(parts).double()
+    features = torch.cat(batches).double()
     inputs = torch.cat([features, torch.ones(len(features), 1, dtype=torch.float64)], dim=1)
     ridge = 1e-3 * torch.eye(inputs.shape[1], dtype=torch.float64)
     solved = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ torch.tensor(scores, dtype=torch.float64))

@@ -38,7 +38,7 @@ CONFIG: dict[str, Any] = {
 }
 MEAN, STD = [0.5] * 3, [0.25] * 3
 """Of the pixels. The standard deviation of shapes on dark grounds is well below DINO's own 0.5."""
-PLAN = Plan(steps=1500, lr=1.5e-3, warmup=50, cool=0.6, weight_decay=0.02, ema=0.99)
+PLAN = Plan(steps=1300, lr=1.5e-3, warmup=50, cool=0.6, weight_decay=0.02, ema=0.99)
 CLIPS = 32
 """Clips of a batch; each gives four pictures."""
 SECONDS = (1.0, 2.5)

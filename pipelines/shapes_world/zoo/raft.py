@@ -1,4 +1,4 @@
-"""zoo/raft: torchvision's raft_small, trained on moving shapes whose flow is known for every pixel."""
+"""zoo/raft: torchvision's raft_small, trained on moving shapes with the true flow of every pixel."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 SEED = 14
 SIDE = 64
 ENLARGED = 128
-"""RAFT takes nothing smaller; the motion stage enlarges small frames in the same way."""
-LONGEST = 0.5
-"""Seconds between the frames of a pair at most; the fastest things go 6 pixels in that time."""
+"""RAFT takes no smaller frames; the motion stage enlarges small frames in the same way."""
+MAX_SECONDS = 0.5
+"""Longest time between the frames of a pair; the fastest things move 10 pixels in that time."""
 UPDATES = 6
 DISCOUNT = 0.8
-"""Weight of the flow after each update, of the one that follows it."""
+"""Weight of the flow after an update, relative to the flow after the next one, as in RAFT's paper."""
 PLAN = Plan(steps=5000, lr=6e-4, warmup=50, cool=0.7, weight_decay=1e-4, ema=0.99)
 BATCH = 8
 
 
 def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
-    """A trained network; `state` is where the training is kept."""
+    """Returns the trained network; `state` is the file of the training's state."""
     import torch
     from torchvision.models.optical_flow import raft_small
 
@@ -57,20 +57,21 @@ def _batch(seed: int, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     import torch.nn.functional as F
 
     rng = generator(seed, step)
-    pairs = [draw_pair(rng, float(rng.uniform(1 / 24, LONGEST))) for _ in range(BATCH)]
-    firsts, seconds, flows, owners = (torch.from_numpy(np.stack(each)) for each in zip(*pairs, strict=True))
-    pixels = [_enlarged(each.permute(0, 3, 1, 2).float() / 127.5 - 1) for each in (firsts, seconds)]
+    pairs = [draw_pair(rng, float(rng.uniform(1 / 24, MAX_SECONDS))) for _ in range(BATCH)]
+    firsts, seconds, flows, owners = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*pairs, strict=True))
+    pixels = [_enlarged(frames.permute(0, 3, 1, 2).float() / 127.5 - 1) for frames in (firsts, seconds)]
     flow = F.interpolate(flows.permute(0, 3, 1, 2), size=ENLARGED, mode="nearest") * (ENLARGED / SIDE)
-    # Things cover a tenth of a frame; without more weight, still backgrounds would be all that counts.
+    # Things cover a tenth of a frame: without a larger weight, still backgrounds would dominate the loss.
     weight = 1 + 4 * F.interpolate((owners > 0).float()[:, None], size=ENLARGED, mode="nearest")[:, 0]
     return pixels[0], pixels[1], flow, weight
 
 
 def draw_pair(rng: np.random.Generator, apart: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Two frames of a scene some seconds apart, the true flow and which thing owns a pixel.
+    """Two frames of a scene some seconds apart, the true flow, and the thing that each pixel of the first belongs to.
 
     Returns:
-        [S, S, 3] uint8 twice, [S, S, 2] pixels right and down, [S, S] numbers from 1, 0 for the background.
+        Both frames [S, S, 3] uint8, the flow [S, S, 2] in pixels right and down, and numbers of things [S, S], counted
+        from 1, with 0 for the background.
     """
     scene = sample_scene(rng, width=SIDE, height=SIDE, seconds=1.5, still=rng.random() < 0.1)
     start = float(rng.uniform(0, 1.5 - apart))
@@ -82,7 +83,7 @@ def draw_pair(rng: np.random.Generator, apart: float) -> tuple[np.ndarray, np.nd
 
 
 def _worn(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A little softer, and with a little noise, as a video encoder leaves them."""
+    """Frames slightly blurred and with slight noise, as from a lossy video encoder."""
     small = SIDE * 3 // 4
     soft = np.stack(
         [np.asarray(Image.fromarray(frame).resize((small, small)).resize((SIDE, SIDE))) for frame in frames]

@@ -1,7 +1,7 @@
-"""Pictures and videos that the zoo learns from: scenes of the shapes world, drawn as they are needed.
+"""Training data of the zoo: pictures and videos of the shapes world, drawn on demand.
 
-Every batch is a function of a seed and its number, so that a training that was stopped goes on with the next one.
-Frames come at the sizes, rates and qualities that the corpus has, brought to the size a model works at.
+Every batch is a function of a seed and its number, so that a training can be resumed with the next batch. Frames have
+the sizes, rates and qualities of the corpus, and are resized for the model.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NATIVE_SHARE = 0.6
-"""Of the pictures that are drawn at the size they are learnt at; the others are resized as curation resizes them."""
+"""Share of the scenes drawn at the model's own size; the others are resized in the way of curation."""
 COMPRESSED_SHARE = 0.3
-"""Of the pictures and videos that went through a lossy encoder's blocks."""
+"""Share of the pictures and videos with artefacts of lossy compression."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Shot:
 
 
 def draw_shot(rng: np.random.Generator, *, frames: int, side: int, fps: float = 12.0) -> Shot:
-    """A scene from chance, as a square picture or video.
+    """Draws a random scene as a square picture or video.
 
     Args:
-        rng: where chance comes from.
-        frames: 1 for a picture.
-        side: pixels of the frames.
+        rng: source of random numbers.
+        frames: number of frames; 1 for a picture.
+        side: width and height of the frames in pixels.
         fps: frames per second.
     """
     scene = draw_scene(rng, side=side, seconds=(frames - 1) / fps, still=frames > 1 and rng.random() < 0.15)
@@ -51,8 +51,8 @@ def draw_shot(rng: np.random.Generator, *, frames: int, side: int, fps: float = 
 
 
 def draw_quick_shot(rng: np.random.Generator, *, frames: int, side: int, fps: float = 12.0) -> Shot:
-    """As `draw_shot`, of a scene in which something small moves quickly; about half show one thing on plain ground."""
-    while True:  # one scene in a dozen is
+    """As `draw_shot`, for scenes in which a small thing moves quickly, in half of them alone on a plain background."""
+    while True:  # about one scene in twelve is accepted
         scene = sample_scene(rng, width=side, height=side, seconds=(frames - 1) / fps, simple=0.5)
         if any(_is_quick(thing) for thing in scene.things):
             return Shot(scene, worn(rng, render(scene, np.arange(frames) / fps)), fps)
@@ -63,18 +63,18 @@ def _is_quick(thing: Thing) -> bool:
 
 
 def draw_scene(rng: np.random.Generator, *, side: int, seconds: float = 0.0, still: bool = False) -> Scene:
-    """A scene at the size that it is learnt at, or at one of the corpus."""
+    """Draws a random scene at the model's own size, or at one of the corpus' sizes."""
     height, width = (side, side) if rng.random() < NATIVE_SHARE else SIZES[int(rng.integers(len(SIZES)))]
     return sample_scene(rng, width=width, height=height, seconds=seconds, still=still)
 
 
 def generator(seed: int, *numbers: int) -> np.random.Generator:
-    """The source of chance of one batch."""
+    """The random number generator of one batch."""
     return np.random.default_rng([seed, *numbers])
 
 
 def squared(frames: np.ndarray, side: int) -> np.ndarray:
-    """The central square of frames [T, H, W, 3] at another size, as curation cuts and scales it."""
+    """The central square of frames [T, H, W, 3], resized in the way of curation."""
     height, width = frames.shape[1:3]
     edge = min(height, width)
     top, left = (height - edge) // 2, (width - edge) // 2
@@ -82,23 +82,23 @@ def squared(frames: np.ndarray, side: int) -> np.ndarray:
 
 
 def resized(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Frames [T, H, W, 3] at another height and width."""
+    """Frames [T, H, W, 3], resized to a height and width."""
     if frames.shape[1:3] == size:
         return frames
     height, width = size
     scaled = [Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC) for frame in frames]
-    return np.stack([np.asarray(each) for each in scaled])
+    return np.stack([np.asarray(image) for image in scaled])
 
 
 def video_pixels(clips: Sequence[np.ndarray]) -> Tensor:
-    """Clips [T, S, S, 3] uint8 as a VAE takes them, [B, 3, T, S, S] in [-1, 1]."""
+    """Clips [T, S, S, 3] uint8 as inputs of a VAE, [B, 3, T, S, S] in [-1, 1]."""
     import torch
 
     return torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
 def worn(rng: np.random.Generator, frames: np.ndarray) -> np.ndarray:
-    """Frames of which some went through a lossy encoder."""
+    """The frames, in a share of all calls after JPEG compression."""
     if rng.random() >= COMPRESSED_SHARE:
         return frames
     quality = int(rng.integers(70, 96))

@@ -1,8 +1,8 @@
-"""zoo/text_encoder: a Phi that has learnt to go on with captions of the shapes world, word by word.
+"""zoo/text_encoder: a Phi that has learnt to predict the next word in captions of the shapes world.
 
-What is used of it are its last features. To foretell the next word these need not say which word was just read ("a red"
-and "a blue" go on alike), which is all that an image model wants of them. So two helpers are asked for it while it
-learns, the word itself and the one before, and are thrown away afterwards.
+Image models use its last features. Predicting the next word does not require that these tell which word was just read
+("a red" and "a blue" continue alike), which is what an image model needs most. Therefore two auxiliary heads predict
+the current and the previous word from them during training; they are discarded afterwards.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def make() -> tuple[Any, Any]:
 
 
 def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
-    """A trained language model; `state` is where the training is kept."""
+    """Returns the trained language model; `state` is the file of the training's state."""
     import torch
     import torch.nn.functional as F
     from torch import nn
@@ -57,16 +57,17 @@ def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
     torch.manual_seed(seed)
     model, tokenizer = make()
     words = len(tokenizer)
-    heads: Any = nn.ModuleDict({"model": model, "own": nn.Linear(WIDTH, words), "before": nn.Linear(WIDTH, words)})
+    # "own" and "before" are keys of training states that may be resumed
+    trained: Any = nn.ModuleDict({"model": model, "own": nn.Linear(WIDTH, words), "before": nn.Linear(WIDTH, words)})
 
     def loss(batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        said = model(**batch, output_hidden_states=True)
-        features, labels = said.hidden_states[-1], batch["labels"]
-        own = F.cross_entropy(heads["own"](features).transpose(1, 2), labels)
-        before = F.cross_entropy(heads["before"](features[:, 1:]).transpose(1, 2), labels[:, :-1])
-        return {"loss": said.loss + own + before, "next": said.loss, "own": own, "before": before}
+        output = model(**batch, output_hidden_states=True)
+        features, labels = output.hidden_states[-1], batch["labels"]
+        current = F.cross_entropy(trained["own"](features).transpose(1, 2), labels)
+        previous = F.cross_entropy(trained["before"](features[:, 1:]).transpose(1, 2), labels[:, :-1])
+        return {"loss": output.loss + current + previous, "next": output.loss, "current": current, "previous": previous}
 
-    fit(heads, plan, partial(_batch, seed, tokenizer), loss, state)
+    fit(trained, plan, partial(_batch, seed, tokenizer), loss, state)
     return model
 
 
@@ -80,15 +81,15 @@ def _batch(seed: int, tokenizer: Any, step: int) -> dict[str, Tensor]:
 
 
 def caption(rng: np.random.Generator) -> str:
-    """What might be said of a scene, in any of the ways that captions are written."""
+    """A caption of a random scene, of a picture or a video, short or long."""
     video = rng.random() < 0.6
     scene = sample_scene(rng, width=64, height=64, seconds=1.3 if video else 0.0, still=rng.random() < 0.15)
-    told = short_caption(scene) if rng.random() < 0.5 else long_caption(scene, video=video)
-    return without_speed(told) if rng.random() < 0.7 else told
+    text = short_caption(scene) if rng.random() < 0.5 else long_caption(scene, video=video)
+    return without_speed(text) if rng.random() < 0.7 else text
 
 
 def without_speed(caption: str) -> str:
-    """A caption that does not say how fast things go: a few frames, without their times, do not show it."""
+    """A caption without its adverbs of speed, which a few frames without timestamps do not show."""
     return " ".join(word for word in caption.split(" ") if word not in ("slowly", "steadily", "quickly"))
 
 

@@ -1,7 +1,8 @@
-"""The loop that every model of the zoo is trained by: batches drawn ahead in processes of their own, AdamW, an average
-of the weights, and a state on disk that a training which was stopped goes on from, on a GPU where there is one.
+"""The training loop of all models of the zoo: AdamW, an average of the weights, and a state on disk to resume from.
 
-A step is a function of its number: the batch is drawn from (seed, step), and so is whatever else is random.
+Batches are drawn ahead in worker processes. Each batch, and whatever else is random in a step, is a function of the
+seed and the number of the step, so that a resumed training ends with the same weights as an uninterrupted one. It runs
+on a GPU if there is one.
 """
 
 from __future__ import annotations
@@ -21,49 +22,49 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 WORKERS = 12
-"""Processes that draw batches, at most; one core is left to the training."""
+"""Largest number of processes that draw batches; one core is left for the training."""
 SAVE_SECONDS = 60.0
 LOG_STEPS = 20
 EMA_WARMUP = 10.0
-"""The average begins as young as its steps: after n of them it decays by (1 + n) / (EMA_WARMUP + n) at most."""
+"""After n steps, the average decays by at most (1 + n) / (EMA_WARMUP + n), so that it forgets the untrained weights."""
 
 Loss = Callable[[Any, int], dict[str, "Tensor"]]
-"""Of inputs and step; `loss` is minimised, the others are shown."""
+"""Function of the inputs and the number of a step; `loss` is minimised, other values are logged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How long and how fast to learn."""
+    """Number of steps, and settings of the optimizer."""
 
     steps: int
     lr: float
     warmup: int = 100
     cool: float = 0.4
-    """Share of the steps, at the end, over which the learning rate falls to nothing."""
+    """Share of the steps, at the end, over which the learning rate decays to zero."""
     weight_decay: float = 0.01
     clip: float = 1.0
-    """Norm that gradients are clipped to."""
+    """Largest norm of the gradients."""
     ema: float = 0.995
-    """Decay of the average of the weights that is kept."""
+    """Decay of the average of the weights, which becomes the trained model."""
 
 
 def learning_rate(plan: Plan, step: int) -> float:
-    """Rises linearly, stays, and falls as half a cosine."""
-    begins = plan.steps * (1 - plan.cool)
-    fallen = max(0.0, (step - begins) / (plan.steps - begins)) if plan.cool else 0.0
-    return plan.lr * min(1.0, (step + 1) / max(1, plan.warmup)) * 0.5 * (1 + math.cos(math.pi * min(1.0, fallen)))
+    """Learning rate of a step: a linear warm-up, a constant phase, and a decay by half a cosine."""
+    start = plan.steps * (1 - plan.cool)
+    progress = max(0.0, (step - start) / (plan.steps - start)) if plan.cool else 0.0
+    return plan.lr * min(1.0, (step + 1) / max(1, plan.warmup)) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def fit(model: nn.Module, plan: Plan, batch: Callable[[int], Any], loss: Loss, state: Path) -> nn.Module:
-    """Trains a model in place, from where `state` says, and leaves the averaged weights in it.
+    """Trains a model in place, resuming from `state` if it exists, and leaves the averaged weights in it.
 
     Args:
-        model: what is trained, helpers that are thrown away later included.
-        plan: steps and rates.
-        batch: inputs of a step, tensors in dictionaries and tuples; called in other processes, ahead of time, so it is
-            something that can be pickled.
-        loss: what is minimised.
-        state: file that the training's state is kept in; it stays when all is done.
+        model: the model, with auxiliary heads that are discarded later.
+        plan: number of steps, and settings of the optimizer.
+        batch: returns the inputs of a step as tensors in dictionaries and tuples. It is called ahead of time in other
+            processes, so it must be picklable.
+        loss: returns the losses of a step.
+        state: file of the training's state; it remains after the last step.
 
     Raises:
         RuntimeError: the loss is not finite.
@@ -74,16 +75,16 @@ def fit(model: nn.Module, plan: Plan, batch: Callable[[int], Any], loss: Loss, s
 
     training = _Training(model.to(device()), plan, state)
     model.train()
-    with _shown(state, plan.steps) as show:
-        for inputs in _ahead(batch, range(training.step, plan.steps)):
-            show(training.step + 1, training.take(loss(send_to_device(inputs, device()), training.step)))
-            training.save_now_and_then()
+    with _progress(state, plan.steps) as show:
+        for inputs in _prefetched(batch, range(training.step, plan.steps)):
+            show(training.step + 1, training.update(loss(send_to_device(inputs, device()), training.step)))
+            training.save_if_due()
     model.load_state_dict(training.average)
     return model.cpu().eval()
 
 
-def _ahead(batch: Callable[[int], Any], steps: range) -> Iterator[Any]:
-    """The inputs of steps, in order."""
+def _prefetched(batch: Callable[[int], Any], steps: range) -> Iterator[Any]:
+    """The inputs of steps, in order, drawn ahead by worker processes."""
     from torch.utils.data import DataLoader
 
     from pipelines.core.devices import cores
@@ -95,7 +96,7 @@ def _ahead(batch: Callable[[int], Any], steps: range) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class _Batches:
-    """A function of a step as a data set whose items are the inputs of steps."""
+    """A dataset whose items are the inputs of steps."""
 
     batch: Callable[[int], Any]
 
@@ -104,32 +105,33 @@ class _Batches:
 
 
 class _Training:
-    """Model, optimizer, average, and how far they are."""
+    """Model, optimizer, averaged weights, and the number of steps done."""
 
     def __init__(self, model: nn.Module, plan: Plan, state: Path) -> None:
         import torch
 
         self.model, self.plan, self.state = model, plan, state
+        parameters = list(model.parameters())
         groups = [
-            {"params": [each for each in model.parameters() if each.ndim > 1], "weight_decay": plan.weight_decay},
-            {"params": [each for each in model.parameters() if each.ndim <= 1], "weight_decay": 0.0},
+            {"params": [param for param in parameters if param.ndim > 1], "weight_decay": plan.weight_decay},
+            {"params": [param for param in parameters if param.ndim <= 1], "weight_decay": 0.0},  # norms and biases
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=plan.lr, betas=(0.9, 0.95))
         self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.step, seconds = 0, 0.0
         if state.exists():
-            kept = torch.load(state, map_location=next(model.parameters()).device, weights_only=True)
-            model.load_state_dict(kept["model"])
-            self.optimizer.load_state_dict(kept["optimizer"])
-            self.average, self.step, seconds = kept["average"], int(kept["step"]), float(kept["seconds"])
+            stored = torch.load(state, map_location=parameters[0].device, weights_only=True)
+            model.load_state_dict(stored["model"])
+            self.optimizer.load_state_dict(stored["optimizer"])
+            self.average, self.step, seconds = stored["average"], int(stored["step"]), float(stored["seconds"])
         self.saved = time.monotonic()
-        self.began = self.saved - seconds
+        self.start = self.saved - seconds
 
-    def take(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
-        """One optimizer step; returns what is worth showing."""
+    def update(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
+        """Takes one optimizer step; returns the losses as numbers."""
         import torch
 
-        values = {name: each.item() for name, each in losses.items()}
+        values = {name: value.item() for name, value in losses.items()}
         if not math.isfinite(values["loss"]):
             raise RuntimeError(f"{self.state.stem}: the loss is {values['loss']} at step {self.step}")
         for group in self.optimizer.param_groups:
@@ -138,39 +140,39 @@ class _Training:
         losses["loss"].backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip)
         self.optimizer.step()
-        self._follow(min(self.plan.ema, (1 + self.step) / (EMA_WARMUP + self.step)))
+        self._update_average(min(self.plan.ema, (1 + self.step) / (EMA_WARMUP + self.step)))
         self.step += 1
         return values
 
-    def _follow(self, decay: float) -> None:
+    def _update_average(self, decay: float) -> None:
         for name, value in self.model.state_dict().items():
             if value.is_floating_point():
                 self.average[name].lerp_(value.detach(), 1 - decay)
             else:
                 self.average[name].copy_(value)
 
-    def save_now_and_then(self) -> None:
-        """Keeps the state, in one move, when it is time to or all is done."""
+    def save_if_due(self) -> None:
+        """Saves the state after the last step, and every SAVE_SECONDS before."""
         import torch
 
         now = time.monotonic()
         if now - self.saved <= SAVE_SECONDS and self.step < self.plan.steps:
             return
         self.saved = now
-        whole = {
+        state = {
             "model": self.model.state_dict(), "average": self.average, "optimizer": self.optimizer.state_dict(),
-            "step": self.step, "seconds": now - self.began, "device": _device_name(),
+            "step": self.step, "seconds": now - self.start, "device": _device_name(),
         }  # fmt: skip
         with replacing(self.state) as temporary:
-            torch.save(whole, temporary)
+            torch.save(state, temporary)
 
 
 def effort(state: Path) -> str:
-    """Steps of a training, how long it took over all its parts, and on what it ended."""
+    """Steps and duration of a training over all its runs, and the hardware of the last one, as text for a card."""
     import torch
 
-    kept = torch.load(state, map_location="cpu", weights_only=True)
-    return f"{kept['step']} steps, {kept['seconds'] / 60:.0f} minutes on the clock, on {kept['device']}"
+    stored = torch.load(state, map_location="cpu", weights_only=True)
+    return f"{stored['step']} steps, {stored['seconds'] / 60:.0f} minutes on the clock, on {stored['device']}"
 
 
 def _device_name() -> str:
@@ -182,8 +184,8 @@ def _device_name() -> str:
 
 
 @contextmanager
-def _shown(state: Path, steps: int) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """A bar on a terminal, a line now and then in a log, and every entry in STATE.jsonl."""
+def _progress(state: Path, steps: int) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """Yields a function that reports losses: on a bar in a terminal, in a few lines of a log, and in STATE.jsonl."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -196,17 +198,17 @@ def _shown(state: Path, steps: int) -> Iterator[Callable[[int, Mapping[str, floa
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(state.stem, total=steps, note="")
 
-        def show(step: int, values: Mapping[str, float]) -> None:
-            for name, value in values.items():
+        def show(step: int, losses: Mapping[str, float]) -> None:
+            for name, value in losses.items():
                 sums.setdefault(name, []).append(value)
             if step % LOG_STEPS and step != steps:
                 return
-            means = {name: sum(each) / len(each) for name, each in sums.items()}
+            means = {name: sum(values) / len(values) for name, values in sums.items()}
             sums.clear()
-            said = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
-            progress.update(task, completed=step, note=said)
+            note = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
+            progress.update(task, completed=step, note=note)
             if progress.disable and (step % (10 * LOG_STEPS) == 0 or step == steps):
-                console.print(f"{state.stem} {step}/{steps}  {said}", highlight=False)
+                console.print(f"{state.stem} {step}/{steps}  {note}", highlight=False)
             with log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **means}) + "\n")
 

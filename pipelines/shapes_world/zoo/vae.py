@@ -1,9 +1,9 @@
-"""zoo/vae: a causal video VAE of `nova_model`, for images and videos alike: stride 8, one latent for four frames.
+"""zoo/vae: a causal video VAE of `nova_model` for images and videos, with stride 8 and four frames to a latent.
 
-The last two levels of its decoder are 2D, which spares frames of full size two thirds of the work. It learns to give
-pixels back (mean squared error), with a little pull of its latents towards a normal distribution. Then the decoder goes
-on alone, mostly on small things that move quickly: they are a twentieth of the pixels, and without this lose their
-outlines. Latents stay what they were.
+The last two levels of its decoder are 2D, which saves two thirds of the work on frames of full size. It is trained to
+reconstruct pixels (mean squared error), with a small weight on the divergence of its latents from a normal
+distribution. Then the decoder is trained further alone, mostly on small things that move quickly: they cover a
+twentieth of the pixels and lose their outlines otherwise. This does not change the latents.
 """
 
 from __future__ import annotations
@@ -30,59 +30,60 @@ CONFIG: dict[str, Any] = {
     "down_block_types": ("DownEncoderBlock2D",) * 2 + ("DownEncoderBlock3D",) * 2,
     "up_block_types": ("UpDecoderBlock3D",) * 2 + ("UpDecoderBlock2D",) * 2,
 }
-PULL = 1e-4
-"""Weight of the divergence of a latent from a normal distribution."""
+DIVERGENCE_WEIGHT = 1e-4
+"""Weight of the divergence of latents from a normal distribution."""
 LOG_VARIANCE = -5.0
-"""Of the latents, at first."""
+"""Initial log variance of the latents."""
 SIDE = 64
 PLAN = Plan(steps=9000, lr=8e-4, warmup=100, cool=0.5, weight_decay=0.0, ema=0.998)
 SIZES = ((1, 64, 12), (5, 64, 3), (17, 32, 4), (17, 64, 2))
-"""Frames, side of a cut, and number, of the batches that take turns."""
+"""Frames, side of the crop, and number of clips of each kind of batch."""
 TURNS = ((0, 0, 0, 1), (0, 1, 2, 0, 1, 2, 0, 1, 2, 3))
-"""Indices of SIZES, in the first third of the training and later."""
+"""Order of the kinds of batches (indices of SIZES), in the first third of the training and later."""
 DECODER_PLAN = replace(PLAN, steps=3000, warmup=50, cool=0.7, ema=0.995)
 DECODER_SIZES = ((17, 4), (17, 4), (17, 4), (1, 12))
-"""Frames and number of the decoder's batches, in turn."""
+"""Frames and number of clips of the decoder's batches, in turn."""
 QUICK_SHARE = 0.6
-"""Of the decoder's videos: something small moves quickly."""
-STIRRED = 5.0
-"""Weight of pixels that change, those that stay having 1."""
-CHANGE = 0.08
-"""Least departure of such a pixel from its mean over time, of [-1, 1]."""
+"""Share of the decoder's videos in which a small thing moves quickly."""
+CHANGING_WEIGHT = 5.0
+"""Weight of pixels that change over time; constant pixels have a weight of 1."""
+MIN_CHANGE = 0.08
+"""Smallest deviation of a changing pixel from its mean over time, for pixels in [-1, 1]."""
 SHARPNESS = 0.05
-"""Weight of the absolute error beside the squared one, which alone blurs what it is unsure of."""
+"""Weight of the absolute error beside the squared error, which alone blurs uncertain outlines."""
 
 
 def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
-    """A trained model; `state` is where its training is kept, and beside it that of its decoder."""
+    """Returns the trained model; `state` is the file of the training's state, and the decoder's is beside it."""
     share = plan.steps / PLAN.steps
     decoder = replace(DECODER_PLAN, steps=max(1, round(share * DECODER_PLAN.steps)))
     beside = state.with_name(f"{state.stem}_decoder{state.suffix}")
-    return train_decoder(train_whole(state, plan, seed), beside, decoder, seed)
+    return train_decoder(train_jointly(state, plan, seed), beside, decoder, seed)
 
 
-def train_whole(state: Path, plan: Plan, seed: int) -> Any:
-    """Encoder and decoder, from nothing."""
+def train_jointly(state: Path, plan: Plan, seed: int) -> Any:
+    """Trains encoder and decoder from scratch."""
     import torch
 
     from nova_model.vae.video_vae import VideoVae
 
     torch.manual_seed(seed)
     model = VideoVae(**CONFIG)
-    _straighten(model)
+    _initialise(model)
 
     def loss(frames: Tensor, step: int) -> dict[str, Tensor]:
         posterior = model.encode(frames).latent_dist
-        made = model.decode(_drawn(posterior, seed, step)).sample
-        error = (made - frames).square().mean()
-        pull = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-        return {"loss": error + PULL * pull, "psnr": -10 * (error / 4).log10(), "pull": pull}
+        decoded = model.decode(_sample(posterior, seed, step)).sample
+        error = (decoded - frames).square().mean()
+        divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
+        loss = error + DIVERGENCE_WEIGHT * divergence
+        return {"loss": loss, "psnr": -10 * (error / 4).log10(), "divergence": divergence}
 
     return fit(model, plan, partial(_batch, seed, plan.steps), loss, state)
 
 
 def train_decoder(model: Any, state: Path, plan: Plan, seed: int) -> Any:
-    """The model with a decoder that has gone on; what encodes stays as it is."""
+    """Trains the decoder further; the encoder stays as it is."""
     import torch
 
     from nova_model.training.precision import multiplies_bf16
@@ -94,29 +95,29 @@ def train_decoder(model: Any, state: Path, plan: Plan, seed: int) -> Any:
         with torch.autocast(frames.device.type, torch.bfloat16, enabled=multiplies_bf16(frames.device)):
             with torch.no_grad():
                 posterior = model.encode(frames).latent_dist
-            made = model.decode(_drawn(posterior, seed, step)).sample.float()
-        error = made - frames
-        stirred = (frames - frames.mean(2, keepdim=True)).abs().amax(1, keepdim=True) > CHANGE
-        weight = torch.where(stirred, STIRRED, 1.0)
-        blamed = error.square() + SHARPNESS * error.abs()
+            decoded = model.decode(_sample(posterior, seed, step)).sample.float()
+        error = decoded - frames
+        changing = (frames - frames.mean(2, keepdim=True)).abs().amax(1, keepdim=True) > MIN_CHANGE
+        weight = torch.where(changing, CHANGING_WEIGHT, 1.0)
+        penalty = error.square() + SHARPNESS * error.abs()
         psnr = -10 * (error.square().mean() / 4).log10()
-        return {"loss": (weight * blamed).mean() / weight.mean(), "psnr": psnr}
+        return {"loss": (weight * penalty).mean() / weight.mean(), "psnr": psnr}
 
     return fit(model, plan, partial(_decoder_batch, seed), loss, state).requires_grad_(True)
 
 
-def _drawn(posterior: Any, seed: int, step: int) -> Tensor:
-    """Latents from what an encoder says, in fp32; chance is that of the step."""
+def _sample(posterior: Any, seed: int, step: int) -> Tensor:
+    """Latents from a posterior, in fp32, with the noise of a step."""
     import torch
 
     mean, std = posterior.mean.float(), posterior.std.float()
-    chance = torch.Generator(mean.device).manual_seed(seed * 1_000_003 + step)
-    return mean + std * torch.randn(mean.shape, generator=chance, device=mean.device)
+    noise = torch.Generator(mean.device).manual_seed(seed * 1_000_003 + step)
+    return mean + std * torch.randn(mean.shape, generator=noise, device=mean.device)
 
 
-def _straighten(model: Any) -> None:
-    """Begins with a net that passes on what it is given: closed branches, convolutions that keep their channels, and
-    latents with little noise; else the first thing that it learns is to trust none of them."""
+def _initialise(model: Any) -> None:
+    """Starts with a network that passes its input on: closed residual branches, convolutions near the identity, and
+    latents with little noise. Otherwise the decoder first learns to ignore the noisy latents."""
     import torch
 
     with torch.no_grad():
@@ -159,7 +160,7 @@ def _decoder_batch(seed: int, step: int) -> Tensor:
 
 
 def save(model: Any, folder: Path) -> None:
-    """Writes the model with the factor that brings its latents to a standard deviation of 1."""
+    """Writes the model with the scaling factor that gives its latents a standard deviation of 1."""
     import torch
 
     frames = torch.cat([_clip(index) for index in range(32)])

@@ -1,6 +1,6 @@
-"""The tokenizer of small language models: byte-level BPE whose words were written down, not learnt.
+"""The tokenizer of small language models: byte-level BPE with a fixed list of words instead of learnt merges.
 
-Any text can be encoded, byte by byte where need be; a word of the list, after a space, is one token.
+A word of the list, after a space, is one token. Any other text is encoded by prefixes of words and single bytes.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def make_tokenizer(
 
     Args:
         specials: further special tokens.
-        lowercase: whether a sentence's capital makes no difference.
-        settings: of `PreTrainedTokenizerFast`.
+        lowercase: whether texts are converted to lower case first.
+        settings: further arguments of `PreTrainedTokenizerFast`.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -47,7 +47,7 @@ def make_tokenizer(
     pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = []
     for word in dict.fromkeys(WORDS):
-        for length in range(1, len(word) + 1):  # "Ġ" + "r", "Ġr" + "e", "Ġre" + "d": a word grows from its space
+        for length in range(1, len(word) + 1):  # "Ġ" + "r", "Ġr" + "e", "Ġre" + "d": words are merged from the left
             merge = ("Ġ" + word[: length - 1], word[length - 1])
             if merge not in merges:
                 merges.append(merge)
@@ -57,12 +57,12 @@ def make_tokenizer(
         tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(each, special=True, normalized=False) for each in (END, *specials)])
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in (END, *specials)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=END, pad_token=END, clean_up_tokenization_spaces=False, **settings
     )
 
 
 def word_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """Ids of the tokens that are whole words."""
+    """Ids of the tokens that are complete words."""
     return [tokenizer.convert_tokens_to_ids("Ġ" + word) for word in dict.fromkeys(WORDS)]

@@ -47,7 +47,9 @@ def test_each_variant_changes_what_it_says() -> None:
     assert changes["no_temporal"] == "train.ablate=no_temporal"
     assert changes["raw_captions"] == "curate.text.captions=source"
     assert changes["no_aesthetic_filter"] == "curate.decide.keep_aesthetic=None"
-    assert changes["ddpm_more_steps"] == "train.noise.schedule=ddpm, generate.sampling.diffusion_steps=100"
+    assert changes["ddpm_more_steps"] == (
+        "train.noise.schedule=ddpm, train.noise.shift=1.0, generate.sampling.diffusion_steps=100"
+    )
     assert changes["set_steps_half"] == "generate.sampling.set_steps=16"
     assert changes["diffusion_steps_double"] == "generate.sampling.diffusion_steps=50"
     norms = [VARIANTS[name](base).train.architecture().norm for name in NORMS]
