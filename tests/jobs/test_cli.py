@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -101,6 +103,19 @@ def test_keys_of_the_version_before_still_work_and_say_so(capsys: pytest.Capture
     assert "--global-batch is now --data.global-batch" in error
     _, out, _ = nova(capsys, "refresh", "--set", "trainer.ema_decay=0.5", "--print-config")
     assert "trainer.ema.decay=0.5" in out.splitlines()
+
+
+def test_a_command_line_is_parsed_without_heavy_libraries() -> None:
+    """They take seconds to import, which a mistyped option or --help must not cost."""
+    code = (
+        "import importlib, sys; from jobs import cli\n"
+        "for command in cli.COMMANDS:\n"
+        "    importlib.import_module(cli.MODULES.get(command, f'jobs.{command}'))\n"
+        "    if command not in cli.OWN_OPTIONS: cli.build(command, cli.take_common([]))\n"
+        "print(*sorted({'torch', 'ray', 'mlflow', 'transformers', 'diffusers', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
 
 
 def test_an_error_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
