@@ -49,7 +49,7 @@ def test_tables_hold_what_the_same_recipe_would_compute_now(workspace: Path) -> 
     assert {name: tables.count(name) for name in ("assets", "clips", "examples", "failures")} == {
         "assets": 5, "clips": 6, "examples": 6, "failures": 1,
     }  # fmt: skip
-    assert Curator(tables, config_of("debug", "curate")).settled()
+    assert Curator(tables, config_of("debug", "curate")).is_settled()
 
 
 def test_samples_have_the_ids_that_they_would_get_now(workspace: Path) -> None:
