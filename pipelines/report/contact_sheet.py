@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -114,15 +115,26 @@ def sheet_from_manifest(folder: str | Path, *, max_samples: int = 48) -> Path | 
     items = []
     for row in pq.read_table(folder / "manifest.parquet").slice(0, max_samples).to_pylist():
         try:
-            seconds = row["frames"] / row["fps"] if row["fps"] else 0.0
-            clip = {"kind": row["kind"], "start": 0.0, "end": seconds}
-            times = clip_times(clip, count=STRIP)
-            frames = read_frames(row["uri"], times)
+            frames = sample_frames(row)
         except MediaError:
             continue
         seeds = ", ".join(map(str, row["seeds"]))
         items.append(SheetItem(frames, row["prompt"], f"seed {seeds}"))
     return contact_sheet(items, folder / "contact_sheet.png") if items else None
+
+
+def sample_frames(row: Mapping[str, Any]) -> np.ndarray:
+    """Frames spread over a generated sample, uint8 [N, H, W, 3]; one of an image, `STRIP` of a video.
+
+    Args:
+        row: `uri`, `kind`, `frames` and `fps`, as in a manifest of `nova generate`.
+
+    Raises:
+        MediaError: the file cannot be read.
+    """
+    seconds = row["frames"] / row["fps"] if row["fps"] else 0.0  # images have no frame rate
+    clip = {"kind": row["kind"], "start": 0.0, "end": seconds}
+    return read_frames(row["uri"], clip_times(clip, count=STRIP))
 
 
 def _ink(item: SheetItem) -> tuple[int, int, int]:

@@ -12,9 +12,11 @@ import numpy as np
 from pipelines.core.stage import Row
 from pipelines.curation import filters
 from pipelines.curation.summary import Summary
+from pipelines.media.errors import MediaError
+from pipelines.media.frames import clip_times, read_frames
 from pipelines.report import charts
 from pipelines.report.page import Block, Charts, Heading, Picture, Pictures, Section, Table
-from pipelines.report.pictures import STRIP_HEIGHT, file_name, strip_address
+from pipelines.report.pictures import STRIP_HEIGHT, strip_address
 from pipelines.store.tables import Tables
 
 MAX_PICTURES = 12
@@ -168,17 +170,31 @@ def _picture(row: Row) -> Picture:
     numbers = ", ".join(f"{name} {value:.2f}" for name, value in scores.items() if value is not None)
     span = "" if row["kind"] == "image" else f" {row['start']:.1f}-{row['end']:.1f} s"
     return Picture(
-        image=strip_address(row, count=3, short_side=STRIP_HEIGHT),
+        image=_strip(row),
         text=row["caption_short"] or row["source_caption"] or "",
-        detail=f"{file_name(row['uri'])}{span}; {numbers}",
+        detail=f"{_file_name(row['uri'])}{span}; {numbers}",
         verdict="" if row["accepted"] else row["reason"] or "undecided",
         good=bool(row["accepted"]),
     )
 
 
+def _strip(row: Row) -> str | None:
+    """Three frames of a clip as a `data:` address; None where the file cannot be read any more."""
+    try:
+        frames = read_frames(row["uri"], clip_times(row, count=3), short_side=STRIP_HEIGHT)
+    except MediaError:
+        return None
+    return strip_address(frames)
+
+
+def _file_name(uri: str) -> str:
+    """The last component of an address."""
+    return uri.rstrip("/").rsplit("/", 1)[-1]
+
+
 def _failures(tables: Tables, count: int) -> Table:
     failures = tables.dataset("failures").head(MAX_FAILURES, columns=["stage", "uri", "message"]).to_pylist()
-    rows = [(failure["stage"], file_name(failure["uri"]), failure["message"]) for failure in failures]
+    rows = [(failure["stage"], _file_name(failure["uri"]), failure["message"]) for failure in failures]
     if count > len(rows):
         rows.append(("…", "", f"{count - len(rows)} more in the failures table"))
     return Table(("stage", "item", "what went wrong"), rows)

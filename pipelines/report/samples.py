@@ -9,6 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from pipelines.core.stage import Row
+from pipelines.media.errors import MediaError
+from pipelines.report.contact_sheet import sample_frames
 from pipelines.report.page import Block, Heading, Picture, Pictures, Section
 from pipelines.report.pictures import strip_address
 
@@ -51,10 +53,10 @@ def sample_group(folder: str | Path, title: str, max_samples: int = MAX_SAMPLES)
 
 
 def _picture(row: Row) -> Picture:
-    clip = {**row, "start": 0.0, "end": row["frames"] / row["fps"] if row["fps"] else 0.0}
     seeds = ", ".join(map(str, row["seeds"]))
     detail = f"seed {seeds}; {row['frames']} x {row['height']} x {row['width']}; {row['seconds']:.2f} s"
-    image = strip_address(clip, count=5)
-    if image is None:
+    try:
+        frames = sample_frames(row)
+    except MediaError:
         return Picture(None, row["prompt"], detail, verdict="the file is gone", good=False)
-    return Picture(image, row["prompt"], detail)
+    return Picture(strip_address(frames), row["prompt"], detail)

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.media.frames import clip_times, read_frames
-from pipelines.report.contact_sheet import STRIP, SheetItem, contact_sheet
+from pipelines.report.contact_sheet import SheetItem, contact_sheet, sample_frames
 
 SHOWN = 6
 """Samples of each task on a sheet."""
@@ -31,8 +30,7 @@ def sheets(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
 
 
 def _item(row: Mapping[str, Any]) -> SheetItem:
-    clip = {"kind": row["kind"], "start": 0.0, "end": row["frames"] / row["fps"] if row["fps"] else 0.0}
-    frames = read_frames(row["uri"], clip_times(clip, count=STRIP))
+    frames = sample_frames(row)
     if row["right"] is None:
         note = f"asked for motion {row['asked_motion']:g}, measured {row['motion_measured']:.3f}"
     else:
