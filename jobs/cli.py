@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "tables -> a trained NOVA",
     "generate": "a checkpoint and prompts -> images and videos",
     "evaluate": "generated (or any) media -> scores",
+    "benchmark": "a checkpoint -> its scores in a benchmark, such as nova benchmark shapes",
     "refresh": "curate what is new in a source, and train on it; for schedules",
     "submit": "send any of these commands to a Ray cluster as a job",
     "ablate": "short trainings that each leave one thing out, and what changed",
@@ -163,16 +164,24 @@ def build(command: str, invocation: Invocation) -> Any:
         ValueError: unknown recipe, unknown key, or a value that a config refuses.
     """
     from jobs import settings
-    from jobs.recipes.registry import config_of
+    from jobs.recipes.registry import benchmarks_of, config_of
 
-    default = config_of(invocation.recipe or ("demo" if command == "demo" else "debug"), command)
+    recipe = invocation.recipe or ("demo" if command == "demo" else "debug")
+    prog, options = f"nova {command}", list(invocation.options)
+    if command == "benchmark":
+        from jobs.benchmark import select
+
+        default, options = select(benchmarks_of(recipe), options)
+        prog += f" {default.name}"
+    else:
+        default = config_of(recipe, command)
     flags = settings.to_flags(default, invocation.assignments)
     # --flag VALUE on the command line wins over --set, whatever the order.
     return settings.parse(
         type(default),
         default=default,
-        args=[*flags, *settings.current_flags(default, invocation.options)],
-        prog=f"nova {command}",
+        args=[*flags, *settings.current_flags(default, options)],
+        prog=prog,
         description=f"{inspect.cleandoc(type(default).__doc__ or '')}\n\n{OPTIONS}\n\n{RUNS}",
     )
 

@@ -12,31 +12,32 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from jobs import settings
+from jobs.benchmark import run_benchmark
 from jobs.curate import CurateConfig, curate
 from jobs.evaluate import EvaluateConfig, evaluate
 from jobs.generate import GenerateConfig, generate
 from jobs.runtime import tracking
 from jobs.runtime.tracking import Run
-from jobs.shapes_world import benchmark
 from jobs.shapes_world.audit import audit_corpus
+from jobs.shapes_world.benchmark import ShapesBenchmarkConfig
 from jobs.shapes_world.corpus import ShapesConfig, check_items, write
 from jobs.train.config import TrainConfig, TrainingConfig
 from jobs.train.job import train
 from pipelines.curation.stages import Curation
 from pipelines.curation.summary import Summary
+from pipelines.generation.config import GenerationConfig
 from pipelines.report.audit import Audit
 from pipelines.report.curation import curation_section
 from pipelines.report.page import write_report
 from pipelines.report.samples import SamplesSection, sample_group
 from pipelines.report.scores import ScoresSection, score_group
 from pipelines.report.training import training_section
+from pipelines.shapes_world.prompts import ShapesBenchmark
 from pipelines.store.folders import check_output_folder
 from pipelines.store.tables import Tables
-
-BENCHMARK_TASKS = ("single_object", "colors", "direction")
-"""Tasks of the benchmark `shapes` that the demo runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,8 @@ class DemoConfig:
     Example: nova demo --output demo
     """
 
+    RENAMED: ClassVar = {"questions": "shapes.samples"}
+
     output: str = "demo"
     """Folder for everything."""
     items: int = 120
@@ -54,8 +57,6 @@ class DemoConfig:
     """Number of captions to generate from, as images and as videos."""
     frames: int = 17
     """Frames of the videos."""
-    questions: int = 24
-    """Samples of each task of the benchmark `shapes`."""
     seed: int = 0
     """Seed of the corpus and of the samples."""
     address: str | None = None
@@ -68,6 +69,8 @@ class DemoConfig:
     """As `nova generate`; checkpoint, prompts and output are the demo's own."""
     evaluate: EvaluateConfig
     """As `nova evaluate`; samples and output are the demo's own."""
+    shapes: ShapesBenchmark
+    """Tasks and number of samples of the benchmark `shapes`."""
 
     def __post_init__(self) -> None:
         check_items("--items", self.items)
@@ -203,12 +206,10 @@ def _scores(config: DemoConfig, output: Path, tracked: Run, groups: dict[str, st
 def _obeyed(config: DemoConfig, output: Path, tracked: Run) -> None:
     """Measures, from the pixels, whether images and videos show what their prompts say."""
     _say("benchmark: are prompts obeyed?")
-    summary = benchmark.evaluate(
-        replace(
-            config.evaluate,
-            benchmark="shapes",
-            shapes=replace(config.evaluate.shapes, tasks=BENCHMARK_TASKS, samples=config.questions),
-            generate=config.generate,
+    summary = run_benchmark(
+        ShapesBenchmarkConfig(
+            shapes=config.shapes,
+            generate=settings.extend(GenerationConfig, config.generate),
             checkpoint=str(output / "run"),
             output=str(output / "benchmark"),
             address=config.address,

@@ -1,8 +1,8 @@
 """Configs as flat `key=value` pairs: shown by --print-config, changed by --set, logged to MLflow.
 
 A config is a frozen dataclass, possibly nested; a dotted key such as `optimizer.lr` names one field of it. A class may
-list keys of earlier versions in a class variable RENAMED (old key -> new key, relative to the class): they are
-accepted with a warning.
+list keys of earlier versions in class variables: RENAMED (old key -> new key, relative to the class), which are
+accepted with a warning, and REMOVED (key -> what to do instead), which are errors.
 """
 
 from __future__ import annotations
@@ -128,6 +128,9 @@ def _current_key(config: Any, key: str, keys: Mapping[str, Any], prefix: str) ->
         return key
     owner, parents, relative = config, "", key
     while True:
+        removed = getattr(type(owner), "REMOVED", {})
+        if relative.partition(".")[0] in removed:
+            raise ValueError(f"{_spelt(prefix, key)} is gone: {removed[relative.partition('.')[0]]}")
         renamed = getattr(type(owner), "RENAMED", {})
         if relative in renamed:
             current = parents + renamed[relative]

@@ -156,6 +156,7 @@ def _check_recipe(config: AblateConfig, tables: Tables, newest: int, version: in
 def _remember(work: Work, started: dict[str, Any]) -> None:
     flat = json.loads(json.dumps(settings.flatten(work.config), default=str))  # as the file has them
     renamed = {f"train.{key}": f"train.{value}" for key, value in TrainingConfig.RENAMED.items()}
+    renamed |= {f"evaluate.{key}": key for key in flat if key.startswith(("generate.", "shapes."))}
     started = settings.current_keys(started, renamed)
     wanted = {"root": work.root, "version": work.version}
     wanted |= {

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from jobs.ablate.variants import Setup
-from jobs.evaluate import EvaluateConfig
 from jobs.train.config import TrainingConfig
 from pipelines.curation.stages import Curation
+from pipelines.generation.config import GenerationConfig
+from pipelines.shapes_world.prompts import ShapesBenchmark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +40,10 @@ class AblateConfig:
     """Stages of curation, for variants that train on tables of their own."""
     train: TrainingConfig
     """How each variant is trained, but for what the variant changes."""
-    evaluate: EvaluateConfig
-    """As `nova evaluate --benchmark shapes`; checkpoint and output follow from the variant."""
+    generate: GenerationConfig
+    """How samples are generated, but for what the variant changes."""
+    shapes: ShapesBenchmark
+    """Tasks and number of samples of the benchmark `shapes`, which judges each variant."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "seeds", "rate_steps"):
@@ -54,4 +57,4 @@ class AblateConfig:
     def base(self) -> Setup:
         """What the variants are functions of."""
         train = self.train if self.steps is None else replace(self.train, steps=self.steps)
-        return Setup(curate=self.curate, train=train, generate=self.evaluate.generate)
+        return Setup(curate=self.curate, train=train, generate=self.generate)

@@ -15,7 +15,6 @@ Trains each variant of `jobs/ablate/variants.py` for a few steps under one MLflo
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -23,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 from jobs import settings
 from jobs.ablate.config import AblateConfig
 from jobs.ablate.variants import NORMS
+from jobs.benchmark import run_benchmark
+from jobs.shapes_world.benchmark import ShapesBenchmarkConfig
 from pipelines.store.files import write_json
 
 if TYPE_CHECKING:
     from jobs.ablate.ablation import Work
     from jobs.ablate.table import Result
-    from jobs.evaluate import EvaluateConfig
     from jobs.runtime.tracking import Run
 
 
@@ -81,11 +81,11 @@ def _measured(work: Work, name: str, seed: int, tracked: Run) -> Result:
     if not path.exists():
         print(f"\n== {name}, seed {seed}: {work.changes[name] or 'the recipe as it is'}", flush=True)
         run = work.trained(name, seed, tracked.id)
-        evaluate = replace(
-            work.config.evaluate, generate=setup.generate, address=work.config.address, parent_run=tracked.id,
-            output=str(work.output / "judged" / f"{owner}-{seed}"),
+        benchmark = ShapesBenchmarkConfig(
+            generate=setup.generate, shapes=work.config.shapes, address=work.config.address, parent_run=tracked.id,
+            checkpoint=str(run), output=str(work.output / "judged" / f"{owner}-{seed}"),
         )  # fmt: skip
-        scores, samples = _judge(run, evaluate)
+        scores, samples = _judge(benchmark)
         metrics = losses(run, setup.train.steps) | scores
         write_json(path, {"run": run.name, "metrics": metrics, "samples": samples})
     stored = ablate_work.read(path)
@@ -108,19 +108,17 @@ def _norms(work: Work, name: str, tracked: Run) -> dict[str, Any]:
     return {"variance": ablate_norms.variances(run, training), "rates": tries, "largest_stable_lr": best}
 
 
-def _judge(run: Path, config: EvaluateConfig) -> tuple[dict[str, float], dict[str, int]]:
+def _judge(config: ShapesBenchmarkConfig) -> tuple[dict[str, float], dict[str, int]]:
     """Scores of a training run by the benchmark `shapes`, with what `_measures` adds, and the samples of each score."""
     import pyarrow.parquet as pq
 
-    from jobs.shapes_world.benchmark import evaluate
-
-    found = evaluate(replace(config, benchmark="shapes", checkpoint=str(run)))
-    if found["failed"]:
-        raise RuntimeError(f"{len(found['failed'])} samples failed; see above")
-    scores = {name: score["value"] for name, score in found["scores"].items()}
+    summary = run_benchmark(config)
+    if summary["failed"]:
+        raise RuntimeError(f"{len(summary['failed'])} samples failed; see above")
+    scores = {name: score["value"] for name, score in summary["scores"].items()}
     columns = ["kind", "seconds", "task", "motion_measured"]
-    rows = pq.read_table(Path(found["output"]) / "scores.parquet", columns=columns).to_pylist()
-    return scores | _measures(rows), {name: score["samples"] for name, score in found["scores"].items()}
+    rows = pq.read_table(Path(summary["output"]) / "scores.parquet", columns=columns).to_pylist()
+    return scores | _measures(rows), {name: score["samples"] for name, score in summary["scores"].items()}
 
 
 def _measures(rows: list[dict[str, Any]]) -> dict[str, float]:

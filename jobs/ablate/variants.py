@@ -15,9 +15,9 @@ from jobs import settings
 from nova_model.training.config import NoiseConfig
 
 if TYPE_CHECKING:
-    from jobs.generate import GenerateConfig
     from jobs.train.config import TrainingConfig
     from pipelines.curation.stages import Curation
+    from pipelines.generation.config import GenerationConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Setup:
     curate: Curation
     """Stages of curation of the tables that it trains on."""
     train: TrainingConfig
-    generate: GenerateConfig
+    generate: GenerationConfig
 
 
 def full(base: Setup) -> Setup:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from jobs import settings
 from jobs.ablate.config import AblateConfig
+from jobs.benchmark import BenchmarkConfig
 from jobs.curate import CurateConfig
 from jobs.demo import DemoConfig
 from jobs.evaluate import EvaluateConfig
 from jobs.generate import GenerateConfig
 from jobs.refresh import RefreshConfig
+from jobs.shapes_world.benchmark import ShapesBenchmarkConfig
 from jobs.train.config import TrainConfig, TrainingConfig
 from pipelines.core.stage import Resources
 from pipelines.curation.stages import Curation
+from pipelines.generation.config import GenerationConfig
+from pipelines.shapes_world.prompts import ShapesBenchmark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +28,8 @@ class Recipe:
     training: TrainingConfig
     generate: GenerateConfig
     evaluate: EvaluateConfig
+    shapes: ShapesBenchmark = field(default_factory=ShapesBenchmark)
+    """Settings of the benchmark `shapes`."""
 
     @property
     def curate(self) -> CurateConfig:
@@ -38,17 +44,30 @@ class Recipe:
         return settings.extend(RefreshConfig, self.curation, trainer=self.training)
 
     @property
-    def benchmark(self) -> EvaluateConfig:
-        """`evaluate`, whose benchmarks make their samples as `generate` does."""
-        return replace(self.evaluate, generate=self.generate)
+    def generation(self) -> GenerationConfig:
+        """How samples are generated, by `nova generate` and for benchmarks alike."""
+        return settings.extend(GenerationConfig, self.generate)
+
+    @property
+    def benchmarks(self) -> dict[str, BenchmarkConfig]:
+        """The benchmarks that there are, by name."""
+        return {"shapes": ShapesBenchmarkConfig(generate=self.generation, shapes=self.shapes)}
+
+    @property
+    def benchmark(self) -> BenchmarkConfig:
+        """The benchmark that `nova benchmark --help` is about where no name is given."""
+        return self.benchmarks["shapes"]
 
     @property
     def ablate(self) -> AblateConfig:
-        return AblateConfig(curate=self.curation, train=self.training, evaluate=self.benchmark)
+        return AblateConfig(curate=self.curation, train=self.training, generate=self.generation, shapes=self.shapes)
 
     @property
     def demo(self) -> DemoConfig:
-        return DemoConfig(curate=self.curation, train=self.training, generate=self.generate, evaluate=self.evaluate)
+        shapes = replace(self.shapes, tasks=("single_object", "colors", "direction"), samples=24)
+        return DemoConfig(
+            curate=self.curation, train=self.training, generate=self.generate, evaluate=self.evaluate, shapes=shapes
+        )
 
 
 def batches_of(rows: int) -> Resources:

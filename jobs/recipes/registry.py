@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from jobs.benchmark import BenchmarkConfig
 from jobs.recipes import NAMES
 from jobs.recipes.recipe import Recipe
 from jobs.recipes.released import RELEASES, released
@@ -31,5 +32,15 @@ def config_of(name: str, command: str) -> Any:
         raise ValueError(f"unknown recipe {name!r}{nearest(name, NAMES)}")
     if command == "demo" and name in RELEASES:
         raise ValueError(f"nova demo runs small models; --recipe {name} is for the other commands")
-    recipe = RECIPES[name]()
-    return recipe.benchmark if command == "evaluate" else getattr(recipe, command)
+    return getattr(RECIPES[name](), command)
+
+
+def benchmarks_of(name: str) -> dict[str, BenchmarkConfig]:
+    """The configs of the benchmarks in a recipe, by name.
+
+    Raises:
+        ValueError: no such recipe (the nearest is named).
+    """
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}{nearest(name, NAMES)}")
+    return RECIPES[name]().benchmarks

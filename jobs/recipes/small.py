@@ -102,7 +102,7 @@ def shapes() -> Recipe:
                 corrections=4,
             ),
         ),
-        evaluate=replace(base.evaluate, shapes=replace(base.evaluate.shapes, calibration=CALIBRATION)),
+        shapes=replace(base.shapes, calibration=CALIBRATION),
     )  # fmt: skip
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 from nova_model.config import SamplingConfig
 from pipelines.core.stage import Resources
@@ -38,6 +37,8 @@ class GenerationConfig:
     resources: Resources = field(default_factory=lambda: Resources(batch_size=4))
     """Resources of a worker that generates."""
 
-    def shared_settings(self) -> dict[str, Any]:
-        """The settings by name, without those that a subclass adds."""
-        return {setting.name: getattr(self, setting.name) for setting in fields(GenerationConfig)}
+    def __post_init__(self) -> None:
+        sampling = self.sampling
+        guided = max(sampling.guidance_scale, sampling.min_guidance_scale or 0.0) > 1
+        if self.negative_prompt is not None and not guided and sampling.image_guidance_scale is None:
+            raise ValueError("negative_prompt has no effect without guidance; set sampling.guidance_scale above 1")

@@ -8,31 +8,33 @@ from typing import Any
 
 from pipelines.report.contact_sheet import SheetItem, contact_sheet, sample_frames
 
-SHOWN = 6
+SAMPLES_PER_TASK = 6
 """Samples of each task on a sheet."""
 
 
 def sheets(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-    """FOLDER/images.png and FOLDER/videos.png, where there are some: the first samples of each task.
+    """Draws the first samples of each task: FOLDER/images.png and FOLDER/videos.png, each where there are samples.
 
     Args:
         rows: judged samples.
-        folder: for the sheets.
+        folder: folder for the sheets.
     """
-    made = []
+    paths = []
     for kind in ("image", "video"):
-        judged = [row for row in rows if row["kind"] == kind and row["failed_stage"] is None]
-        tasks = list(dict.fromkeys(row["task"] for row in judged))
-        shown = [row for task in tasks for row in [each for each in judged if each["task"] == task][:SHOWN]]
-        if shown:
-            made.append(contact_sheet([_item(row) for row in shown], folder / f"{kind}s.png"))
-    return made
+        by_task: dict[str, list[Mapping[str, Any]]] = {}
+        for row in rows:
+            if row["kind"] == kind and row["failed_stage"] is None:
+                by_task.setdefault(row["task"], []).append(row)
+        items = [_item(row) for samples in by_task.values() for row in samples[:SAMPLES_PER_TASK]]
+        if items:
+            paths.append(contact_sheet(items, folder / f"{kind}s.png"))
+    return paths
 
 
 def _item(row: Mapping[str, Any]) -> SheetItem:
     frames = sample_frames(row)
     if row["right"] is None:
-        note = f"asked for motion {row['asked_motion']:g}, measured {row['motion_measured']:.3f}"
+        note = f"motion {row['asked_motion']:g} requested, {row['motion_measured']:.3f} measured"
     else:
         note = "right" if row["right"] else f"wrong: {row['fault']}"
     return SheetItem(frames, f"{row['task'].replace('_', ' ')}: {row['prompt']}", note, row["right"])

@@ -21,7 +21,12 @@ def test_the_whole_loop(work: Path, ray_session: None, capsys: pytest.CaptureFix
     base = config_of("debug", "demo")
     output = work / "demo"
     wanted = replace(
-        base, output=str(output), items=24, prompts=1, questions=2, train=replace(base.train, steps=4, log_every=2)
+        base,
+        output=str(output),
+        items=24,
+        prompts=1,
+        train=replace(base.train, steps=4, log_every=2),
+        shapes=replace(base.shapes, samples=2),
     )
     assert demo.run(wanted) == 0
     said = capsys.readouterr().out
@@ -48,7 +53,7 @@ def test_the_whole_loop(work: Path, ray_session: None, capsys: pytest.CaptureFix
     parent = next(run for run in runs if run.data.tags["nova.command"] == "demo")
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert Counter(run.data.tags["nova.command"] for run in children) == {
-        "curate": 1, "train": 1, "generate": 3, "evaluate": 4,
+        "curate": 1, "train": 1, "generate": 3, "evaluate": 3, "benchmark": 1,
     }  # fmt: skip
     assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
     assert parent.data.metrics["planted_broken_failed"] == 1.0

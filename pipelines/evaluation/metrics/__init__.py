@@ -1,12 +1,13 @@
-"""Evaluation of images and videos, a metric a file; the ordered list of metrics and their summary.
+"""Metrics of images and videos, one a file; their ordered list and the summary of their scores.
 
     clip_alignment        does a sample show what its prompt says          clip_alignment.py
-    aesthetic             the curation stage, as it is                      ../aesthetic.py
+    aesthetic             the stage of curation                            pipelines/curation/aesthetic.py
     temporal_flickering   do adjacent frames differ                        flickering.py
     dynamic_degree        does a video move                                dynamic_degree.py
-    subject_consistency   does the subject stay itself                     subject_consistency.py
+    subject_consistency   does the subject keep its appearance             subject_consistency.py
 
-Definitions are VBench's where it has one. Scores count as VBench's own only with its models (recipe names say which).
+Where VBench defines a metric, its definition is used. Scores are comparable to published ones only with VBench's own
+models, which the recipes of released checkpoints name.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pipelines.evaluation.metrics.dynamic_degree import DynamicDegree
 from pipelines.evaluation.metrics.flickering import TemporalFlickering
 from pipelines.evaluation.metrics.subject_consistency import SubjectConsistency
 
+# Columns of stages, and the times of the manifest: means over samples are reported for them.
 AVERAGED = (
     "clip_alignment", "aesthetic_mean", "temporal_flickering", "dynamic_degree", "subject_consistency", "seconds",
     "device_seconds",
@@ -30,7 +32,7 @@ AVERAGED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """The metrics, in order."""
+    """Settings of all metrics."""
 
     clip_alignment: ClipAlignment
     aesthetic: Aesthetic
@@ -40,6 +42,7 @@ class Metrics:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
+        """The metrics in the order in which they run."""
         return (
             self.clip_alignment, self.aesthetic, self.flickering, self.dynamic_degree, self.subject_consistency,
         )  # fmt: skip
@@ -47,7 +50,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Score:
-    """A metric's mean and the number of samples it is over."""
+    """Mean of a metric over a number of samples."""
 
     value: float
     samples: int
@@ -56,10 +59,9 @@ class Score:
 def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Score]:
     """Means over the samples that a metric applies to; metrics that apply to none are left out.
 
-    Flickering is given twice: over all videos, and over the static ones that VBench's protocol compares.
+    Flickering is reported twice: over all videos, and over static videos alone, as VBench's protocol compares it.
     """
-    listed = list(rows)
-    columns = {name: [row[name] for row in listed if row.get(name) is not None] for name in AVERAGED}
-    static = [row["temporal_flickering"] for row in listed if row.get("static")]
-    columns["temporal_flickering_static"] = static
+    samples = list(rows)
+    columns = {name: [row[name] for row in samples if row.get(name) is not None] for name in AVERAGED}
+    columns["temporal_flickering_static"] = [row["temporal_flickering"] for row in samples if row.get("static")]
     return {name: Score(sum(values) / len(values), len(values)) for name, values in columns.items() if values}

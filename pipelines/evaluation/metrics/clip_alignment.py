@@ -1,23 +1,21 @@
-"""CLIP alignment: cosine of a sample's frames and its prompt, mean over frames."""
+"""CLIP alignment: cosine similarity of a sample's frames and its prompt, mean over frames."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from pipelines.core.stage import Row, Stage
+from pipelines.curation.aesthetic import ClipModel
 from pipelines.media.frames import clip_times, read_frames
-
-if TYPE_CHECKING:
-    from pipelines.curation.aesthetic import ClipModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipAlignment(Stage):
-    """Null where a sample has no prompt."""
+    """Scores how well a sample matches its prompt; null for samples without a prompt."""
 
     name: ClassVar[str] = "clip_alignment"
     reads: ClassVar[tuple[str, ...]] = ("uri", "kind", "start", "end", "prompt")
@@ -29,13 +27,11 @@ class ClipAlignment(Stage):
     pretrained: str | None = None
     """Weights of an architecture, such as openai."""
     frames: int = 8
-    """Frames looked at, evenly spread."""
+    """Number of frames to score, evenly spread over the clip."""
     short_side: int = 224
-    """Pixels that frames are decoded at."""
+    """Short side in pixels that frames are decoded to."""
 
     def load(self) -> ClipModel:
-        from pipelines.curation.aesthetic import ClipModel
-
         return ClipModel.load(self.model, self.pretrained)
 
     def process(self, model: ClipModel, rows: Sequence[Row]) -> list[Row | Exception]:

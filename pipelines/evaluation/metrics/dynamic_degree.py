@@ -1,4 +1,4 @@
-"""Dynamic degree: does a video move (VBench), by the largest flow of each pair of sampled frames."""
+"""Dynamic degree: does a video move? VBench's metric, from the largest optical flow of pairs of sampled frames."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from pipelines.media.frames import clip_times, read_frames
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Constants of VBench's protocol, which is tuned on videos of 16 frames with a short side of 256 pixels.
 SAMPLED_PER_SECOND = 8
 LARGEST_SHARE = 0.05
 THRESHOLD = 6.0
 THRESHOLD_SIDE = 256
-PAIRS, OF_FRAMES = 4, 16
+MIN_PAIRS, PROTOCOL_FRAMES = 4, 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class DynamicDegree(Stage):
-    """1 where a video moves, 0 where it does not; null for images."""
+    """Scores 1 for a video that moves and 0 for one that does not; null for images."""
 
     name: ClassVar[str] = "dynamic_degree"
     reads: ClassVar[tuple[str, ...]] = ("uri", "kind", "start", "end", "fps")
@@ -32,13 +33,13 @@ class DynamicDegree(Stage):
     stamps: ClassVar[bool] = False
 
     model: Literal["raft_small", "raft_large"] = "raft_small"
-    """torchvision architecture; the protocol takes raft_large."""
+    """Architecture of torchvision; VBench's protocol uses raft_large."""
     weights: str
-    """Folder or file with its weights, or a name of torchvision's weights such as C_T_V2."""
+    """Folder or file of its weights, or a name of torchvision's weights such as C_T_V2."""
     updates: int = 20
-    """Refinements of the flow; the protocol's number."""
+    """Iterative refinements of the flow; VBench's number by default."""
     pairs_at_once: int = 8
-    """Pairs in one call of the network."""
+    """Pairs of frames in one call of the network."""
 
     def load(self) -> Flow:
         return Raft.load(self.model, self.weights, self.updates)
@@ -49,8 +50,8 @@ class DynamicDegree(Stage):
     def _score(self, flow: Flow, row: Row) -> Row:
         if row["kind"] == "image":
             return dict.fromkeys(self.adds)
-        every = max(1, round(row["fps"] / SAMPLED_PER_SECOND))
-        times = clip_times(row, fps=row["fps"])[::every]
+        stride = max(1, round(row["fps"] / SAMPLED_PER_SECOND))
+        times = clip_times(row, fps=row["fps"])[::stride]
         if len(times) < 2:
             return dict.fromkeys(self.adds)
         frames = read_frames(row["uri"], times)
@@ -67,22 +68,27 @@ class DynamicDegree(Stage):
 
         pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
         first, second = pixels[:-1], pixels[1:]
-        parts = [slice(at, at + self.pairs_at_once) for at in range(0, len(first), self.pairs_at_once)]
-        return np.concatenate([largest_magnitudes(flow(first[part], second[part])) for part in parts])
+        batches = [slice(start, start + self.pairs_at_once) for start in range(0, len(first), self.pairs_at_once)]
+        return np.concatenate([largest_magnitudes(flow(first[batch], second[batch])) for batch in batches])
 
 
 def largest_magnitudes(flow: Tensor) -> np.ndarray:
-    """Mean of the largest 5 % of flow lengths of each pair, [P, 2, H, W] -> [P] pixels."""
+    """Mean length of the longest 5 % of flow vectors of each pair, [P, 2, H, W] -> [P] in pixels."""
     lengths = flow.float().norm(dim=1).flatten(1)
     count = int(lengths.shape[1] * LARGEST_SHARE)
     return lengths.topk(max(1, count), dim=1).values.mean(dim=1).cpu().numpy()
 
 
 def moving_pairs(magnitudes: np.ndarray, *, short_side: int) -> int:
-    """How many pairs move: above 6 pixels at a short side of 256."""
+    """Number of pairs that move by more than 6 pixels, scaled to a short side of 256."""
     return int((magnitudes > THRESHOLD * short_side / THRESHOLD_SIDE).sum())
 
 
 def moves(pairs: int, *, sampled: int) -> bool:
-    """Whether a video of so many sampled frames moves: at least round(4 * sampled / 16) pairs do."""
-    return pairs >= round(PAIRS * sampled / OF_FRAMES)
+    """Whether a video moves: at least round(4 * sampled / 16) of its pairs do.
+
+    Args:
+        pairs: number of pairs that move.
+        sampled: number of sampled frames.
+    """
+    return pairs >= round(MIN_PAIRS * sampled / PROTOCOL_FRAMES)

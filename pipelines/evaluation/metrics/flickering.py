@@ -1,6 +1,6 @@
-"""Temporal flickering: how much adjacent frames differ (VBench).
+"""Temporal flickering: how much do adjacent frames differ? VBench's metric.
 
-VBench compares it over static videos only, as motion is no flicker: `static` says which ones those are.
+Motion also makes frames differ, so VBench compares it over static videos only; the column `static` tells which are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipelines.media.frames import clip_times, read_frames
 
 @dataclass(frozen=True, kw_only=True)
 class TemporalFlickering(Stage):
-    """(255 - mean absolute difference of adjacent frames) / 255; null for images."""
+    """Scores (255 - mean absolute difference of adjacent frames) / 255; null for images."""
 
     name: ClassVar[str] = "flickering"
     reads: ClassVar[tuple[str, ...]] = ("uri", "kind", "start", "end", "fps")
@@ -26,9 +26,9 @@ class TemporalFlickering(Stage):
     stamps: ClassVar[bool] = False
 
     static_above: float = 0.98
-    """A video whose first and last frame agree to at least this is static."""
+    """A video is static where the score of its first and last frame is at least this."""
     max_frames: int = 256
-    """Frames looked at, from the start."""
+    """Maximum number of frames to score, from the start of the clip."""
 
     def process(self, model: None, rows: Sequence[Row]) -> list[Row | Exception]:
         return [self._score(row) for row in rows]
@@ -52,10 +52,11 @@ def steadiness(frames: np.ndarray) -> float | None:
         frames: uint8 [N, H, W, 3].
 
     Returns:
-        1 for frames that are all the same, 0 for black and white in turn, None for fewer than two frames.
+        1 for identical frames, 0 for alternating black and white, None for fewer than two frames.
     """
     if len(frames) < 2:
         return None
     pairs = pairwise(frames)
+    # In uint8, a negative difference would wrap around to a large positive one.
     differences = [np.abs(after.astype(np.int16) - before).mean() for before, after in pairs]
     return float((255 - np.mean(differences)) / 255)

@@ -1,4 +1,4 @@
-"""Subject consistency: does the subject stay itself (VBench), by DINO features of the frames."""
+"""Subject consistency: does the subject keep its appearance? VBench's metric, from DINO features of the frames."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from pipelines.core.devices import device
+from pipelines.core.model_hub import folder, loading
 from pipelines.core.stage import Row, Stage
 from pipelines.media.frames import clip_times, read_frames
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class DinoModel:
-    """A DINO ViT of transformers: unit-length features of the class token."""
+    """A DINO vision transformer: unit-length features of its class token."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model, self.processor = model, processor
@@ -26,12 +28,9 @@ class DinoModel:
         """Loads a folder or hub id.
 
         Raises:
-            ValueError: it cannot be loaded.
+            ValueError: the model cannot be loaded.
         """
         from transformers import AutoImageProcessor, AutoModel
-
-        from pipelines.core.devices import device
-        from pipelines.core.model_hub import folder, loading
 
         with loading(name):
             place = folder(name)
@@ -42,18 +41,18 @@ class DinoModel:
         import torch
         import torch.nn.functional as F
 
-        parts = []
+        batches = []
         for start in range(0, len(frames), at_once):
             inputs = self.processor(images=list(frames[start : start + at_once]), return_tensors="pt")
             with torch.inference_mode():
-                out = self.model(**inputs.to(self.model.device)).last_hidden_state[:, 0]
-            parts.append(F.normalize(out.float(), dim=-1).cpu())
-        return torch.cat(parts)
+                class_tokens = self.model(**inputs.to(self.model.device)).last_hidden_state[:, 0]  # [B, D]
+            batches.append(F.normalize(class_tokens.float(), dim=-1).cpu())
+        return torch.cat(batches)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubjectConsistency(Stage):
-    """Similarity of each frame to the first and the previous one; null for images."""
+    """Scores the similarity of each frame to the first and to the previous one; null for images."""
 
     name: ClassVar[str] = "subject_consistency"
     reads: ClassVar[tuple[str, ...]] = ("uri", "kind", "start", "end", "fps")
@@ -61,11 +60,11 @@ class SubjectConsistency(Stage):
     stamps: ClassVar[bool] = False
 
     model: str
-    """transformers ViT with its processor; the protocol takes facebook/dino-vitb16."""
+    """Vision transformer of transformers with its image processor; VBench's protocol uses facebook/dino-vitb16."""
     max_frames: int = 256
-    """Frames looked at, from the start."""
+    """Maximum number of frames to score, from the start of the clip."""
     short_side: int = 256
-    """Pixels that frames are decoded at."""
+    """Short side in pixels that frames are decoded to."""
 
     def load(self) -> DinoModel:
         return DinoModel.load(self.model)
@@ -88,7 +87,7 @@ def consistency(features_ND: np.ndarray) -> float | None:
         features_ND: unit-length features of the frames; negative cosines count as 0.
 
     Returns:
-        1 where all frames look the same, None for fewer than two frames.
+        1 for frames with the same features, None for fewer than two frames.
     """
     if len(features_ND) < 2:
         return None

@@ -33,7 +33,7 @@ LITTLE = ShapesBenchmark(tasks=("single_object", "speed"), samples=1, per_level=
 
 def config(**changes: Any) -> ablate.AblateConfig:
     base = config_of("debug", "ablate")
-    return replace(base, evaluate=replace(base.evaluate, shapes=LITTLE), **changes)
+    return replace(base, shapes=LITTLE, **changes)
 
 
 # What is compared
@@ -128,7 +128,7 @@ def test_two_variants(work: Path, curated: Path, calls: Counter[str], capsys: py
     client = MlflowClient(tracking_uri=stored["uri"])
     parent = client.get_run(stored["run_id"])
     children = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-    assert Counter(run.data.tags["nova.command"] for run in children) == {"train": 2, "evaluate": 3}
+    assert Counter(run.data.tags["nova.command"] for run in children) == {"train": 2, "benchmark": 3}
     assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
     assert parent.data.metrics["no_motion/loss_first_frame"] == first["no_motion"]
     artifacts = {each.path for each in client.list_artifacts(parent.info.run_id)}
@@ -355,5 +355,5 @@ def test_plots_of_every_kind(results: list[Result], tmp_path: Path) -> None:
 
 def test_the_config_can_be_shown_and_set() -> None:
     shown = settings.show(config_of("demo", "ablate")).splitlines()
-    assert "evaluate.generate.sampling.set_steps=32" in shown
+    assert "generate.sampling.set_steps=32" in shown
     assert "train.steps=100" in shown

@@ -1,4 +1,4 @@
-"""`nova evaluate --benchmark shapes`: a checkpoint is asked, its samples judged, and nothing is made twice."""
+"""`nova benchmark shapes`: a checkpoint generates samples, they are judged, and none is generated twice."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import cli
-from jobs.evaluate import EvaluateConfig
+from jobs.benchmark import output_folder, run, run_benchmark
 from jobs.recipes.registry import config_of
-from jobs.shapes_world import benchmark as evaluate_shapes
+from jobs.shapes_world.benchmark import ShapesBenchmarkConfig
 from nova_model.config import SamplingConfig
 from pipelines.core.stage import Resources
 from pipelines.shapes_world.prompts import IMAGE_TASKS, TASKS, ShapesBenchmark
@@ -27,27 +27,26 @@ TINY = (
 
 
 def nova(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str], str]:
-    """Exit status, lines of standard output, and standard error of `nova evaluate`."""
+    """Exit status, lines of standard output, and standard error of a command."""
     with pytest.raises(SystemExit) as ended:
-        cli.main(["evaluate", *arguments])
+        cli.main(list(arguments))
     said = capsys.readouterr()
     return int(ended.value.code or 0), said.out.splitlines(), said.err
 
 
 def tiny(checkpoint: Path, *more: str) -> list[str]:
     settings = [word for each in (*TINY, *more) for word in ("--set", each)]
-    return ["--recipe", "debug", "--benchmark", "shapes", "--checkpoint", str(checkpoint), "--json", *settings]
+    return ["benchmark", "shapes", "--recipe", "debug", "--checkpoint", str(checkpoint), "--json", *settings]
 
 
-def config(checkpoint: Path, **changes: Any) -> EvaluateConfig:
-    base = config_of("debug", "evaluate")
+def config(checkpoint: Path, **changes: Any) -> ShapesBenchmarkConfig:
+    base = config_of("debug", "benchmark")
     generate = replace(
-        config_of("debug", "generate"),
+        base.generate,
         sampling=SamplingConfig(set_steps=1, diffusion_steps=1, guidance_scale=1.0),
         resources=Resources(batch_size=4),
     )
-    given = {"benchmark": "shapes", "checkpoint": str(checkpoint), "generate": generate, **changes}
-    return replace(base, **given)
+    return replace(base, checkpoint=str(checkpoint), generate=generate, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +135,7 @@ def test_run_again_it_makes_only_what_is_missing(
 def test_some_tasks_alone_and_at_the_length_that_was_trained(trained: Path, work: Path) -> None:
     output = work / "directions"
     shapes = ShapesBenchmark(tasks=("direction", "colors"), samples=1)
-    found = evaluate_shapes.evaluate(config(trained, output=str(output), shapes=shapes))
+    found = run_benchmark(config(trained, output=str(output), shapes=shapes))
     assert set(found["scores"]) == {
         "colors", "color_accuracy", "shape_accuracy", "direction", "direction_accuracy", "color_kept", "shape_kept",
         "permanence",
@@ -149,13 +148,13 @@ def test_some_tasks_alone_and_at_the_length_that_was_trained(trained: Path, work
 def test_what_could_not_be_made_is_named_and_the_status_says_so(
     trained: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jobs import generate
+    from jobs import benchmark
 
-    made = generate.generate
-    monkeypatch.setattr(generate, "generate", lambda config, wanted: made(config, wanted[:1]))
+    generate = benchmark.generate
+    monkeypatch.setattr(benchmark, "generate", lambda config, requests: generate(config, requests[:1]))
     shapes = ShapesBenchmark(tasks=IMAGE_TASKS[:2], samples=1)
     wanted = config(trained, output=str(work / "half"), shapes=shapes)
-    assert evaluate_shapes.run(wanted) == 1
+    assert run(wanted) == 1
     found = json.loads((work / "half" / "summary.json").read_text())
     assert [Path(each["uri"]).parent.name for each in found["failed"]] == ["two_objects"]
     assert set(found["scores"]) == {"single_object", "color_accuracy", "shape_accuracy"}
@@ -165,7 +164,15 @@ def test_scores_of_media_are_one_object_too(
     trained: Path, evaluated: Path, work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, said, _ = nova(
-        capsys, "--samples", str(evaluated / "samples"), "--limit", "1", "--output", str(work / "plain"), "--json"
+        capsys,
+        "evaluate",
+        "--samples",
+        str(evaluated / "samples"),
+        "--limit",
+        "1",
+        "--output",
+        str(work / "plain"),
+        "--json",
     )
     assert status == 0
     assert json.loads(said[-1]) == json.loads((work / "plain" / "summary.json").read_text())
@@ -181,36 +188,64 @@ def test_scores_go_beside_the_run_where_nobody_says_where(place: str, name: str,
     (tmp_path / "release").mkdir(exist_ok=True)
     (tmp_path / "run").mkdir(exist_ok=True)
     (tmp_path / "run" / "run.json").write_text("{}")
-    assert evaluate_shapes._output(config(tmp_path / place)) == tmp_path / name
+    assert output_folder(config(tmp_path / place)) == tmp_path / name
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("line", "message"),
     [
-        (["--benchmark", "shapes"], "needs --checkpoint"),
-        (["--benchmark", "shpes", "--checkpoint", "RUN"], "did you mean shapes?"),
-        (["--benchmark", "geneval", "--checkpoint", "RUN"], "nova generate --benchmark geneval"),
-        (["--checkpoint", "RUN"], "needs --benchmark shapes"),
-        (["--benchmark", "shapes", "--checkpoint", "RUN", "--samples", "x"], "leave out --samples"),
-        (["--benchmark", "shapes", "--checkpoint", "RUN", "--limit", "3"], "shapes.samples=8"),
-        (["--benchmark", "shapes", "--checkpoint", "/nowhere"], "no such folder"),
-        (["--benchmark", "shapes", "--checkpoint", "RUN", "--output", "FILE"], "is a file"),
-        (["--benchmark", "shapes", "--checkpoint", "RUN", "--output", "FOLDER"], "holds other files"),
-        (["--benchmark", "shapes", "--checkpoint", "RUN", "--set", "shapes.frames=6"], "takes 1+4k"),
-        (["--benchmark", "shapes", "--checkpoint", "RUN", "--set", "generate.prompt=x"], "leave out generate.prompt"),
-        (["--benchmark", "shapes", "--checkpoint", "RUN", "--set", "shapes.tasks=colours"], "did you mean colors"),
-        (["--benchmark", "shapes", "--checkpoint", "RUN", "--set", "shapes.samples=0"], "at least 1"),
-        (["--benchmark", "shapes", "--checkpoint", "RUN", "--set", "shapes.sample=1"], "did you mean shapes.samples"),
+        ("benchmark", "write nova benchmark NAME, with one of shapes"),
+        ("benchmark --checkpoint RUN", "write nova benchmark NAME, with one of shapes"),
+        ("benchmark shpes --checkpoint RUN", "did you mean shapes?"),
+        ("benchmark geneval --checkpoint RUN", "nova generate --benchmark geneval"),
+        ("benchmark shapes", "--checkpoint is missing"),
+        ("benchmark shapes --checkpoint /nowhere", "no such folder"),
+        ("benchmark shapes --checkpoint RUN --output FILE", "is a file"),
+        ("benchmark shapes --checkpoint RUN --output FOLDER", "holds other files"),
+        ("benchmark shapes --checkpoint RUN --samples x", "unrecognized option --samples"),
+        ("benchmark shapes --checkpoint RUN --limit 3", "unrecognized option --limit"),
+        ("benchmark shapes --checkpoint RUN --set shapes.frames=6", "takes 1+4k"),
+        ("benchmark shapes --checkpoint RUN --set generate.prompt=x", "unknown key 'generate.prompt'"),
+        ("benchmark shapes --checkpoint RUN --set shapes.tasks=colours", "did you mean colors"),
+        ("benchmark shapes --checkpoint RUN --set shapes.samples=0", "at least 1"),
+        ("benchmark shapes --checkpoint RUN --set shapes.sample=1", "did you mean shapes.samples"),
+        (
+            "benchmark shapes --checkpoint RUN --set shapes.tasks=colors --set shapes.frames=5",
+            "shapes.frames has no effect on tasks of pictures",
+        ),
+        (
+            "benchmark shapes --set generate.negative_prompt=x --set generate.sampling.guidance_scale=1",
+            "negative_prompt has no effect without guidance",
+        ),
+        ("evaluate --benchmark shapes --checkpoint RUN", "nova benchmark shapes --checkpoint RUN"),
+        ("evaluate --set shapes.samples=8", "nova benchmark shapes --checkpoint RUN"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_2(
-    arguments: list[str], message: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    line: str, message: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     places = {"RUN": str(trained), "FILE": str(tmp_path / "thesis.txt"), "FOLDER": str(tmp_path)}
-    status, said, error = nova(capsys, *(places.get(each, each) for each in arguments))
+    status, said, error = nova(capsys, *(places.get(argument, argument) for argument in line.split()))
     assert (status, said) == (2, [])
     assert message in " ".join(error.split())
     assert error.startswith("nova: error: ")
     assert error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_help_shows_every_option_that_the_benchmark_uses(capsys: pytest.CaptureFixture[str]) -> None:
+    status, lines, _ = nova(capsys, "benchmark", "shapes", "--help")
+    text = " ".join(lines)
+    assert status == 0
+    assert all(option in text for option in ("--checkpoint", "--generate.sampling.set-steps", "--shapes.samples"))
+    assert not any(option in text for option in ("--generate.prompt ", "--generate.frames", "--generate.image "))
+    assert nova(capsys, "benchmark", "--help")[1] == lines, "without a name, the help is about the first benchmark"
+
+
+def test_the_printed_config_is_what_set_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    _, lines, _ = nova(capsys, "benchmark", "shapes", "--recipe", "shapes", "--print-config")
+    assert "shapes.calibration=16.0" in lines
+    assignments = [f"--set={line}" for line in lines if not line.endswith(("=None", "="))]
+    _, repeated, error = nova(capsys, "benchmark", "shapes", *assignments, "--print-config")
+    assert (repeated, error) == (lines, "")

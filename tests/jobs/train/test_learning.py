@@ -24,10 +24,10 @@ from pipelines.dataloading.dataloader import Batch, Bucket
 from pipelines.generation.checkpoint_resolution import resolve_checkpoint
 from pipelines.generation.requests import SampleRequest
 from pipelines.generation.stage import Generate
-from pipelines.shapes_world.benchmark import judge_sample
 from pipelines.shapes_world.draw import render
 from pipelines.shapes_world.prompts import Canvas, ShapesBenchmark, questions
 from pipelines.shapes_world.scenes import COLOURS, Scene, sample_scene, short_caption
+from pipelines.shapes_world.verdicts import judge_sample
 from pipelines.shapes_world.zoo.scenes import video_pixels
 
 SECONDS = 60

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,12 @@ from pipelines.core.stage import apply
 from pipelines.curation.motion import normalised
 from pipelines.media.write import write_image, write_video
 from pipelines.report.contact_sheet import BAD, GOOD
-from pipelines.shapes_world.benchmark import (
-    JudgeShapes,
-    judge_sample,
-    read_scene,
-    spearman,
-    speed_details,
-    summarise,
-    write_scene,
-)
 from pipelines.shapes_world.draw import coverage, render, true_flow
 from pipelines.shapes_world.prompts import IMAGE_TASKS, TASKS, Canvas, Question, ShapesBenchmark, questions
 from pipelines.shapes_world.scenes import DIRECTIONS, SHAPES, Scene
+from pipelines.shapes_world.scores import spearman, speed_details, summarise
 from pipelines.shapes_world.sheets import sheets
+from pipelines.shapes_world.verdicts import JudgeShapes, judge_sample, read_scene, write_scene
 
 BAR = 0.98
 CANVAS = Canvas(height=64, width=64, frames=17, extended=33)
@@ -49,7 +42,7 @@ def drawn(question: Question) -> np.ndarray:
 
 def judged(question: Question, frames: np.ndarray) -> dict[str, Any]:
     verdict = judge_sample(question.task, question.scene, frames, CANVAS.fps)
-    return {**asdict(verdict), "task": question.task, "asked_motion": question.motion}
+    return {**verdict.columns(), "task": question.task, "asked_motion": question.motion}
 
 
 def asked(task: str, samples: int = 4, seed: int = 3) -> list[Question]:

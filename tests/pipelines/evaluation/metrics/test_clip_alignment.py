@@ -46,18 +46,18 @@ def turning(path: Path, *degrees: int, prompt: str | None, fps: float = 8) -> Ro
 
 def test_the_mean_over_frames_of_the_cosine_with_the_prompt(tmp_path: Path) -> None:
     row = turning(tmp_path / "v.mkv", 0, 30, 60, 90, prompt="60")
-    (found,) = apply(ClipAlignment(frames=4), Degrees(), [row])
+    (found,) = apply(ClipAlignment(model="fake/clip", frames=4), Degrees(), [row])
     assert found["clip_alignment"] == pytest.approx(np.mean(np.cos(np.radians([60, 30, 0, 30]))), abs=1e-5)
 
 
 def test_frames_are_spread_over_the_clip_and_small(tmp_path: Path) -> None:
     row = turning(tmp_path / "v.mkv", *range(0, 160, 10), prompt="0")
     eyes = Degrees()
-    apply(ClipAlignment(frames=4, short_side=16), eyes, [row])
+    apply(ClipAlignment(model="fake/clip", frames=4, short_side=16), eyes, [row])
     assert eyes.seen == [20, 60, 100, 140]
     assert eyes.shape == (16, 24, 3)
     eyes = Degrees()
-    apply(ClipAlignment(frames=2), eyes, [{**row, "start": 0.5, "end": 1.0}])
+    apply(ClipAlignment(model="fake/clip", frames=2), eyes, [{**row, "start": 0.5, "end": 1.0}])
     assert eyes.seen == [50, 70]
 
 
@@ -65,7 +65,7 @@ def test_an_image_is_looked_at_once(tmp_path: Path) -> None:
     write_image(tmp_path / "p.png", np.full((32, 48, 3), 45, np.uint8))
     row = {"uri": str(tmp_path / "p.png"), "kind": "image", "start": 0.0, "end": 0.0, "fps": None, "prompt": "90"}
     eyes = Degrees()
-    (found,) = apply(ClipAlignment(), eyes, [row])
+    (found,) = apply(ClipAlignment(model="fake/clip"), eyes, [row])
     assert found["clip_alignment"] == pytest.approx(np.cos(np.pi / 4), abs=1e-5)
     assert eyes.seen == [45]
 
@@ -78,6 +78,6 @@ def test_each_sample_meets_its_own_prompt_and_bad_files_fail_alone(tmp_path: Pat
         turning(tmp_path / "d.mkv", 0, 0, prompt=""),
         {**turning(tmp_path / "e.mkv", 0, 0, prompt="0"), "uri": str(tmp_path / "gone.mkv")},
     ]
-    *good, bad = apply(ClipAlignment(), Degrees(), rows)
+    *good, bad = apply(ClipAlignment(model="fake/clip"), Degrees(), rows)
     assert [row["clip_alignment"] for row in good] == [pytest.approx(0, abs=1e-6), pytest.approx(0.5), None, None]
     assert (bad["failed_stage"], bad["failed_error"]) == ("clip_alignment", "MediaError")

@@ -35,7 +35,7 @@ def clip(path: Path, frames: int, fps: float, *, side: int = 64) -> Row:
 
 
 def scored(row: Row, flow: Moving, **settings: int) -> Row:
-    (result,) = apply(DynamicDegree(**settings), flow, [row])  # type: ignore[arg-type]
+    (result,) = apply(DynamicDegree(weights="fake/raft", **settings), flow, [row])  # type: ignore[arg-type]
     assert result["failed_stage"] is None, result["failed_message"]
     return result
 
@@ -127,7 +127,7 @@ def test_one_frame_says_nothing(tmp_path: Path) -> None:
 
 
 def test_a_network_reads_what_the_protocol_gives_it(tmp_path: Path) -> None:
-    stage = DynamicDegree(updates=1)
+    stage = DynamicDegree(weights="fake/raft", updates=1)
     (row,) = apply(stage, stage.load(), [clip(tmp_path / "v.mp4", 3, 8)])
     assert row["failed_stage"] is None, row["failed_message"]
     assert row["dynamic_degree"] in (0.0, 1.0)

@@ -72,7 +72,7 @@ def test_every_second_frame_of_16_a_second_is_compared(tmp_path: Path) -> None:
         return torch.full((len(first), 2, *first.shape[-2:]), 10.0)
 
     row = video(tmp_path / "a.mp4", levels(*range(0, 160, 10)), fps=16)
-    found = apply(DynamicDegree(), flow, [row, image(tmp_path / "b.png")])
+    found = apply(DynamicDegree(weights="fake/raft"), flow, [row, image(tmp_path / "b.png")])
     assert [round(float(before) / 10) for before, _ in compared] == list(range(0, 14, 2))
     assert (found[0]["dynamic_degree"], found[0]["dynamic_pairs"]) == (1.0, 7)
     assert found[0]["dynamic_magnitude"] == pytest.approx(200**0.5)
@@ -88,7 +88,7 @@ def test_consistency_with_the_first_and_the_previous_frame() -> None:
 
 
 def test_a_still_video_is_consistent_and_an_image_has_no_score(tmp_path: Path) -> None:
-    stage = SubjectConsistency()
+    stage = SubjectConsistency(model="fake/dino")
     picture = np.random.default_rng(0).integers(0, 255, (1, 64, 64, 3), dtype=np.uint8) // 16 * 16
     rows = [video(tmp_path / "a.mp4", np.repeat(picture, 6, axis=0)), image(tmp_path / "b.png")]
     still, none = apply(stage, stage.load(), rows)
@@ -98,7 +98,7 @@ def test_a_still_video_is_consistent_and_an_image_has_no_score(tmp_path: Path) -
 
 def test_alignment_is_the_mean_cosine_of_frames_and_prompt(tmp_path: Path) -> None:
     assert alignment(np.array([[1.0, 0.0], [0.6, 0.8]]), np.array([0.0, 1.0])) == pytest.approx(0.4)
-    stage = ClipAlignment(frames=2)
+    stage = ClipAlignment(model="fake/clip", frames=2)
     with_prompt, without = apply(
         stage, stage.load(), [image(tmp_path / "a.png"), video(tmp_path / "b.mp4", levels(0, 9))]
     )
@@ -108,7 +108,7 @@ def test_alignment_is_the_mean_cosine_of_frames_and_prompt(tmp_path: Path) -> No
 
 def test_a_bad_file_keeps_to_itself(tmp_path: Path) -> None:
     bad = {**video(tmp_path / "a.mp4", levels(0, 9)), "uri": str(tmp_path / "gone.mp4")}
-    for stage in (TemporalFlickering(), DynamicDegree()):
+    for stage in (TemporalFlickering(), DynamicDegree(weights="fake/raft")):
         found = apply(stage, None, [bad])[0]
         assert found["failed_error"] == "MediaError"
 
@@ -126,8 +126,8 @@ def test_the_summary_is_over_the_samples_that_a_metric_applies_to() -> None:
     assert summarise([]) == {}
 
 
-def test_the_metrics_stages_agree_with_the_schema() -> None:
+def test_the_metrics_stages_agree_with_the_schema(metrics: Metrics) -> None:
     from pipelines.store import schema
 
-    for stage in Metrics().stages:
+    for stage in metrics.stages:
         assert set(stage.adds) <= set(schema.COLUMNS), stage.name

@@ -38,7 +38,9 @@ def cosine(degrees: float) -> float:
 
 @pytest.mark.parametrize("fps", [8, 24, 29.97])
 def test_each_frame_is_compared_with_the_first_and_the_previous(fps: float, tmp_path: Path) -> None:
-    (row,) = apply(SubjectConsistency(), Angles(), [turning(tmp_path / "v.mkv", 0, 60, 90, 30, fps=fps)])
+    (row,) = apply(
+        SubjectConsistency(model="fake/dino"), Angles(), [turning(tmp_path / "v.mkv", 0, 60, 90, 30, fps=fps)]
+    )
     # (first, previous): 60 and 60, 90 and 30, 30 and 60 degrees
     pairs = [(60, 60), (90, 30), (30, 60)]
     expected = np.mean([(cosine(first) + cosine(previous)) / 2 for first, previous in pairs])
@@ -57,11 +59,11 @@ def test_frames_that_stay_the_same_are_wholly_consistent() -> None:
 
 def test_frames_behind_the_most_and_outside_the_clip_are_not_looked_at(tmp_path: Path) -> None:
     row = turning(tmp_path / "v.mkv", 0, 60, 90, 30, 180, 90)
-    stage, eyes = SubjectConsistency(max_frames=2), Angles()
+    stage, eyes = SubjectConsistency(model="fake/dino", max_frames=2), Angles()
     assert apply(stage, eyes, [row])[0]["subject_consistency"] == pytest.approx(cosine(60), abs=1e-5)
     assert eyes.seen == 2
     inside = {**row, "start": 1 / 8, "end": 3 / 8}
-    assert apply(SubjectConsistency(), Angles(), [inside])[0]["subject_consistency"] == pytest.approx(
+    assert apply(SubjectConsistency(model="fake/dino"), Angles(), [inside])[0]["subject_consistency"] == pytest.approx(
         cosine(30), abs=1e-5
     )
 
@@ -75,7 +77,7 @@ def test_images_single_frames_and_bad_files(tmp_path: Path) -> None:
         {**row, "uri": str(tmp_path / "bad.mp4")},
         row,
     ]
-    image, single, bad, good = apply(SubjectConsistency(), Angles(), rows)
+    image, single, bad, good = apply(SubjectConsistency(model="fake/dino"), Angles(), rows)
     assert (image["subject_consistency"], image["failed_stage"]) == (None, None)
     assert (single["subject_consistency"], single["failed_stage"]) == (None, None)
     assert (bad["failed_stage"], bad["failed_error"]) == ("subject_consistency", "MediaError")

@@ -30,8 +30,8 @@ def test_static_flickering_is_over_static_videos_alone() -> None:
     assert "temporal_flickering_static" not in summarise(rows[:1])
 
 
-def test_every_metric_is_averaged_by_one_of_its_columns() -> None:
-    stages = Metrics().stages
+def test_every_metric_is_averaged_by_one_of_its_columns(metrics: Metrics) -> None:
+    stages = metrics.stages
     assert len({stage.name for stage in stages}) == len(stages) == 5
     for stage in stages:
         assert set(stage.adds) & set(AVERAGED), f"{stage.name} never gets into the summary"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from nova_model.vae.video_vae import VideoVae
-from pipelines.shapes_world.benchmark import judge_sample
+from pipelines.shapes_world.verdicts import judge_sample
 from pipelines.shapes_world.zoo import path, vae
 from pipelines.shapes_world.zoo.scenes import draw_quick_shot, generator, video_pixels
 
