@@ -97,16 +97,7 @@ class NovaPipeline(NovaComponents):
             window=window, output_type=output_type, callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )  # fmt: skip
-        latents = list(self._latents(inputs, dimensions))
-        latents += [torch.zeros_like(latents[0])] * (dimensions.latent_frames - len(latents))
-        tiles = self._tiles(dimensions.latent_frames, output_type)
-        segments = [self._decode(latents[start:stop], start, output_type) for start, stop in tiles]
-        self.maybe_free_model_hooks()
-        videos = concatenate(segments, output_type)
-        if dimensions.frames > 1:
-            output = NovaPipelineOutput(frames=videos)
-        else:
-            output = NovaPipelineOutput(images=to_images(videos, output_type))
+        output = self._output(inputs, dimensions)
         return output if return_dict else output.to_tuple()
 
     def stream(self, prompt: str | Sequence[str] | None = None, **options: Any) -> Iterator[Any]:
@@ -247,6 +238,18 @@ class NovaPipeline(NovaComponents):
         return on_step
 
     # After generation: decoding.
+
+    def _output(self, inputs: Inputs, dimensions: Dimensions) -> NovaPipelineOutput:
+        """Generates and decodes all frames."""
+        latents = list(self._latents(inputs, dimensions))
+        latents += [torch.zeros_like(latents[0])] * (dimensions.latent_frames - len(latents))  # an interrupted call
+        tiles = self._tiles(dimensions.latent_frames, inputs.output_type)
+        segments = [self._decode(latents[start:stop], start, inputs.output_type) for start, stop in tiles]
+        self.maybe_free_model_hooks()
+        videos = concatenate(segments, inputs.output_type)
+        if dimensions.frames > 1:
+            return NovaPipelineOutput(frames=videos)
+        return NovaPipelineOutput(images=to_images(videos, inputs.output_type))
 
     @torch.no_grad()
     def _segments(self, inputs: Inputs, dimensions: Dimensions) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""A pipeline with small parts, read from a folder as the releases are laid out."""
+"""A pipeline of small networks, read from a folder in the layout of the releases."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def loaded(released_folder):
 
 @pytest.fixture
 def pipe(loaded):
-    """A pipeline of its own, of the same parts."""
+    """A new pipeline of the same components, which a test may change."""
     return quiet(NovaPipeline(**loaded.components))
 
 
 @pytest.fixture(scope="session")
 def precise(loaded):
-    """In fp64, where rounding does not hide what a sample depends on."""
-    parts = {**loaded.components, "transformer": tiny().double()}
-    return quiet(NovaPipeline(**parts))
+    """A pipeline in fp64, where rounding does not hide what a sample depends on."""
+    components = {**loaded.components, "transformer": tiny().double()}
+    return quiet(NovaPipeline(**components))
 
 
 @pytest.fixture
 def video_pipe(pipe):
-    """With the video VAE."""
+    """A pipeline with the video VAE."""
     return quiet(NovaPipeline(**{**pipe.components, "vae": make_video_vae()}))

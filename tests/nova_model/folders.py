@@ -1,4 +1,4 @@
-"""A folder as the releases are laid out, with small parts: their classes, files and key names."""
+"""A folder in the layout of the releases, with small networks: their classes, files and key names."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write(folder: Path, content: Any) -> None:
 
 
 def make_released(folder: Path, *, binary: bool = False, **changes: Any) -> Path:
-    """Writes every part; `changes` are of the tiny transformer."""
+    """Writes every component; `changes` are of the tiny transformer."""
     from safetensors.torch import save_file
 
     save_transformer(tiny(**changes), folder / "transformer")

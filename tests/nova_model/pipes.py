@@ -1,4 +1,4 @@
-"""What tests of the pipeline share: quick settings, inputs, and a pipeline that says nothing."""
+"""Shared by tests of the pipeline: quick settings, inputs, and a pipeline without progress bars."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def quiet(pipeline: Any) -> Any:
 
 
 def features(count: int = 1) -> list[Tensor]:
-    """Features of so many prompts, one after the other."""
+    """Features of a number of prompts."""
     return [randn(5, 64, seed=index) for index in range(count)]

@@ -1,4 +1,4 @@
-"""Released folders: read by their names and keys, written again as they were, and told where something is wrong."""
+"""Released folders: read by their names and keys, written as they were, and one line where something is wrong."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ FILE = "diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def released(tmp_path_factory):
     return make_released(tmp_path_factory.mktemp("released") / "nova")
 
 
 @pytest.fixture
-def folder(made, tmp_path):
+def folder(released, tmp_path):
     """A copy that a test may change."""
-    return shutil.copytree(made, tmp_path / "nova")
+    return shutil.copytree(released, tmp_path / "nova")
 
 
 def states(pipeline):
-    return {part: getattr(pipeline, part).state_dict() for part in WEIGHTED}
+    return {component: getattr(pipeline, component).state_dict() for component in WEIGHTED}
 
 
-def same_weights(one, other):
-    for part, tensors in states(one).items():
-        others = states(other)[part]
-        assert list(tensors) == list(others)
-        assert all(torch.equal(value, others[name]) for name, value in tensors.items()), part
+def same_weights(pipeline, reference):
+    for component, tensors in states(pipeline).items():
+        expected = states(reference)[component]
+        assert list(tensors) == list(expected)
+        assert all(torch.equal(value, expected[name]) for name, value in tensors.items()), component
 
 
 def jsons(folder: Path) -> dict[str, Any]:
     """Every JSON file of a folder."""
-    found = sorted(path.relative_to(folder) for path in folder.rglob("*.json"))
-    return {str(path): json.loads((folder / path).read_text()) for path in found}
+    paths = sorted(path.relative_to(folder) for path in folder.rglob("*.json"))
+    return {str(path): json.loads((folder / path).read_text()) for path in paths}
 
 
-def test_a_released_folder_is_read_by_its_names(made):
-    pipeline = NovaPipeline.from_pretrained(made)
-    kinds = {part: type(component).__name__ for part, component in pipeline.components.items()}
-    assert kinds == {
+def test_a_released_folder_is_read_by_its_names(released):
+    pipeline = NovaPipeline.from_pretrained(released)
+    classes = {name: type(component).__name__ for name, component in pipeline.components.items()}
+    assert classes == {
         "transformer": "Nova",
         "scheduler": "FlowMatchEulerDiscreteScheduler",
         "vae": "AutoencoderKL",
         "text_encoder": "PhiEncoderModel",
         "tokenizer": "CodeGenTokenizer",
     }
-    assert not any(getattr(pipeline, part).training for part in WEIGHTED)
+    assert not any(getattr(pipeline, component).training for component in WEIGHTED)
     read = states(pipeline)
     assert all(torch.equal(value, tiny().state_dict()[name]) for name, value in read["transformer"].items())
     assert all(torch.equal(value, make_vae().state_dict()[name]) for name, value in read["vae"].items())
@@ -67,24 +67,24 @@ def test_a_released_folder_is_read_by_its_names(made):
 
 @pytest.mark.parametrize("binary", [False, True], ids=["safetensors", "bin"])
 def test_what_is_saved_is_what_was_read(tmp_path, binary):
-    made = make_released(tmp_path / "made", binary=binary)
-    pipeline = NovaPipeline.from_pretrained(made)
+    released = make_released(tmp_path / "released", binary=binary)
+    pipeline = NovaPipeline.from_pretrained(released)
     pipeline.save_pretrained(tmp_path / "saved")
-    again = NovaPipeline.from_pretrained(tmp_path / "saved")
-    same_weights(pipeline, again)
+    reloaded = NovaPipeline.from_pretrained(tmp_path / "saved")
+    same_weights(pipeline, reloaded)
     files = jsons(tmp_path / "saved")
     files.pop("text_encoder/generation_config.json")  # transformers' own addition
-    assert files == jsons(made)
-    assert (tmp_path / "saved/tokenizer/merges.txt").read_text() == (made / "tokenizer/merges.txt").read_text()
+    assert files == jsons(released)
+    assert (tmp_path / "saved/tokenizer/merges.txt").read_text() == (released / "tokenizer/merges.txt").read_text()
     assert not list((tmp_path / "saved").rglob("*.bin"))
-    again.save_pretrained(tmp_path / "third")
+    reloaded.save_pretrained(tmp_path / "third")
     assert jsons(tmp_path / "third") == jsons(tmp_path / "saved")
 
 
-def test_transformers_reads_the_saved_text_encoder_as_a_language_model(made, tmp_path):
+def test_transformers_reads_the_saved_text_encoder_as_a_language_model(released, tmp_path):
     from transformers import PhiForCausalLM
 
-    pipeline = NovaPipeline.from_pretrained(made)
+    pipeline = NovaPipeline.from_pretrained(released)
     pipeline("red", output_type="np", num_inference_steps=1, num_diffusion_steps=1, num_frames=1)
     pipeline.save_pretrained(tmp_path)
     model, report = PhiForCausalLM.from_pretrained(tmp_path / "text_encoder", output_loading_info=True)
@@ -92,34 +92,37 @@ def test_transformers_reads_the_saved_text_encoder_as_a_language_model(made, tmp
     assert torch.equal(model.lm_head.weight, pipeline.text_encoder.lm_head.weight)
 
 
-def test_a_pipeline_of_parts_is_written_with_the_released_names(made, tmp_path):
-    parts = NovaPipeline.from_pretrained(made).components
-    NovaPipeline(**parts).save_pretrained(tmp_path)
+def test_a_pipeline_of_components_is_written_with_the_released_names(released, tmp_path):
+    components = NovaPipeline.from_pretrained(released).components
+    NovaPipeline(**components).save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
-    assert {part: index[part] for part in WEIGHTED} == {part: INDEX[part] for part in WEIGHTED}
+    assert {component: index[component] for component in WEIGHTED} == {
+        component: INDEX[component] for component in WEIGHTED
+    }
     assert index["_class_name"] == "NOVAPipeline"
-    same_weights(NovaPipeline(**parts), NovaPipeline.from_pretrained(tmp_path))
+    same_weights(NovaPipeline(**components), NovaPipeline.from_pretrained(tmp_path))
 
 
-def test_a_part_that_was_replaced_is_written_as_it_is_now(made, tmp_path):
+def test_a_component_that_was_replaced_is_written_as_it_is_now(released, tmp_path):
     from diffusers import DDPMScheduler
 
-    pipeline = NovaPipeline.from_pretrained(made)
+    pipeline = NovaPipeline.from_pretrained(released)
     pipeline.scheduler = DDPMScheduler(clip_sample=False, beta_end=0.01)
     pipeline.save_pretrained(tmp_path)
-    again = NovaPipeline.from_pretrained(tmp_path)
-    assert (type(again.scheduler).__name__, again.scheduler.config.beta_end) == ("DDPMScheduler", 0.01)
+    reloaded = NovaPipeline.from_pretrained(tmp_path)
+    assert (type(reloaded.scheduler).__name__, reloaded.scheduler.config.beta_end) == ("DDPMScheduler", 0.01)
 
 
 def test_saving_over_the_folder_that_was_read_keeps_the_weights(folder):
     pipeline = NovaPipeline.from_pretrained(folder)
     expected = {
-        part: {name: value.clone() for name, value in state.items()} for part, state in states(pipeline).items()
+        component: {name: value.clone() for name, value in state.items()}
+        for component, state in states(pipeline).items()
     }
     pipeline.save_pretrained(folder)
     read = states(NovaPipeline.from_pretrained(folder))
-    for part, tensors in expected.items():
-        assert all(torch.equal(value, read[part][name]) for name, value in tensors.items())
+    for component, tensors in expected.items():
+        assert all(torch.equal(value, read[component][name]) for name, value in tensors.items())
 
 
 def test_variants_lie_beside_the_plain_weights(folder):
@@ -147,19 +150,21 @@ def test_sharded_variants(folder, monkeypatch):
         NovaPipeline.from_pretrained(folder, variant="fp16")
 
 
-def test_each_part_can_have_its_own_precision(made):
-    pipeline = NovaPipeline.from_pretrained(made, torch_dtype={"transformer": torch.bfloat16, "default": torch.float32})
+def test_each_component_can_have_its_own_precision(released):
+    pipeline = NovaPipeline.from_pretrained(
+        released, torch_dtype={"transformer": torch.bfloat16, "default": torch.float32}
+    )
     assert (pipeline.transformer.dtype, pipeline.vae.dtype) == (torch.bfloat16, torch.float32)
-    assert NovaPipeline.from_pretrained(made, dtype=torch.float16).text_encoder.dtype == torch.float16
+    assert NovaPipeline.from_pretrained(released, dtype=torch.float16).text_encoder.dtype == torch.float16
 
 
-def test_parts_can_be_given_or_left_out(made, tmp_path):
+def test_components_can_be_replaced_or_left_out(released, tmp_path):
     vae = make_vae()
-    pipeline = NovaPipeline.from_pretrained(made, vae=vae, text_encoder=None, tokenizer=None)
+    pipeline = NovaPipeline.from_pretrained(released, vae=vae, text_encoder=None, tokenizer=None)
     assert pipeline.vae is vae
     assert pipeline.text_encoder is None
     vae.register_to_config(scaling_factor=3.0)
-    pipeline = NovaPipeline.from_pretrained(made, vae=vae, text_encoder=None, tokenizer=None)
+    pipeline = NovaPipeline.from_pretrained(released, vae=vae, text_encoder=None, tokenizer=None)
     pipeline.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "model_index.json").read_text())["text_encoder"] == [None, None]
     assert NovaPipeline.from_pretrained(tmp_path).vae.config.scaling_factor == 3.0
@@ -209,8 +214,8 @@ def test_a_text_encoder_that_was_saved_without_its_head(folder):
 
 
 def test_code_in_a_folder_is_not_run(folder):
-    for part in ("transformer", "tokenizer", "text_encoder"):
-        (folder / part / "evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
+    for component in ("transformer", "tokenizer", "text_encoder"):
+        (folder / component / "evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
     config = json.loads((folder / "text_encoder/config.json").read_text())
     write(folder / "text_encoder/config.json", {**config, "auto_map": {"AutoModel": "evil.Evil"}})
     NovaPipeline.from_pretrained(folder)
@@ -220,26 +225,26 @@ def test_code_in_a_folder_is_not_run(folder):
 # Mistakes.
 
 
-def drop(key, part="transformer", file=FILE):
+def drop(key, component="transformer", file=FILE):
     def change(folder):
-        weights = load_file(folder / part / file)
+        weights = load_file(folder / component / file)
         weights.pop(key)
-        save_file(weights, folder / part / file, metadata={"format": "pt"})
+        save_file(weights, folder / component / file, metadata={"format": "pt"})
 
     return change
 
 
-def reshape(key, part="transformer", file=FILE):
+def reshape(key, component="transformer", file=FILE):
     def change(folder):
-        weights = load_file(folder / part / file)
+        weights = load_file(folder / component / file)
         weights[key] = torch.zeros(7)
-        save_file(weights, folder / part / file, metadata={"format": "pt"})
+        save_file(weights, folder / component / file, metadata={"format": "pt"})
 
     return change
 
 
-def rename(part, pair):
-    return lambda folder: write(folder / "model_index.json", {**INDEX, part: pair})
+def rename(component, pair):
+    return lambda folder: write(folder / "model_index.json", {**INDEX, component: pair})
 
 
 def schedule(name):
@@ -288,21 +293,21 @@ def test_a_name_that_leads_nowhere_is_a_one_line_error(name):
         NovaPipeline.from_pretrained(name)
 
 
-def test_an_option_that_is_not_known_is_a_one_line_error(made):
+def test_an_option_that_is_not_known_is_a_one_line_error(released):
     with one_line_error("does not take torch_dtyp"):
-        NovaPipeline.from_pretrained(made, torch_dtyp=torch.float16)
+        NovaPipeline.from_pretrained(released, torch_dtyp=torch.float16)
 
 
-def test_a_precision_that_is_none_is_a_one_line_error(made):
+def test_a_precision_that_is_none_is_a_one_line_error(released):
     with one_line_error("torch_dtype is 'bf16'; give a torch.dtype"):
-        NovaPipeline.from_pretrained(made, torch_dtype="bf16")
+        NovaPipeline.from_pretrained(released, torch_dtype="bf16")
 
 
-def test_a_variant_that_is_nowhere_is_a_one_line_error(made):
+def test_a_variant_that_is_nowhere_is_a_one_line_error(released):
     with one_line_error("holds no bf16 weights"):
-        NovaPipeline.from_pretrained(made, variant="bf16")
+        NovaPipeline.from_pretrained(released, variant="bf16")
 
 
-def test_a_vae_of_another_stride_is_a_one_line_error(made):
+def test_a_vae_of_another_stride_is_a_one_line_error(released):
     with one_line_error("the vae has a stride of 8, the model wants 16"):
-        NovaPipeline(tiny(image_stride=16), NovaPipeline.from_pretrained(made).scheduler, vae=make_vae())
+        NovaPipeline(tiny(image_stride=16), NovaPipeline.from_pretrained(released).scheduler, vae=make_vae())

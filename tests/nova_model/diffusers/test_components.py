@@ -1,4 +1,4 @@
-"""What is as elsewhere in diffusers: callbacks, progress, moving and offloading."""
+"""What users of diffusers expect of any pipeline: callbacks, progress, moving and offloading."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.nova_model.models import generator
 from tests.nova_model.pipes import LATENT, QUICK, RED, quiet
 
 
-def test_callbacks_are_told_of_every_set_step(pipe):
-    told = []
+def test_callbacks_run_after_every_set_step(pipe):
+    calls = []
 
     def callback(pipeline, step, frame, tensors):
-        told.append((step, frame, sorted(tensors), pipeline.num_timesteps))
+        calls.append((step, frame, sorted(tensors), pipeline.num_timesteps))
         assert tensors["latents"].shape == (1, 4, 3, 8, 8)
         assert tensors["latents"][:, :, frame + 1 :].abs().sum() == 0
         return tensors
@@ -30,7 +30,7 @@ def test_callbacks_are_told_of_every_set_step(pipe):
         "red", num_frames=3, generator=generator(), callback_on_step_end=callback,
         callback_on_step_end_tensor_inputs=names, **LATENT,
     ).frames  # fmt: skip
-    assert told == [(step, step // 4, names, 12) for step in range(12)]
+    assert calls == [(step, step // 4, names, 12) for step in range(12)]
     assert torch.equal(made, plain)
 
 
@@ -96,7 +96,7 @@ def test_an_interrupted_call_gives_what_it_has(pipe):
     assert torch.equal(pipe("red", num_frames=3, generator=generator(), **LATENT).frames, plain)
 
 
-def test_callbacks_hear_of_corrections_and_can_end_them(pipe):
+def test_callbacks_run_after_corrections_and_can_end_them(pipe):
     """Four sets, the last of which sees half of the tokens and more; each correction repeats that one."""
     settings = {**LATENT, "num_frames": 2, "corrections": 2}
     steps = []
@@ -128,7 +128,7 @@ def test_progress_is_shown_unless_switched_off(loaded, capsys):
     assert not capsys.readouterr().err
 
 
-def test_parts_move_together(released_folder):
+def test_components_move_together(released_folder):
     pipe = quiet(NovaPipeline.from_pretrained(released_folder))
     assert (pipe.device, pipe.dtype) == (torch.device("cpu"), torch.float32)
     pipe.to(torch.bfloat16)
@@ -139,12 +139,12 @@ def test_parts_move_together(released_folder):
     assert pipe.to("meta").device.type == "meta"
 
 
-def test_whole_parts_are_offloaded(released_folder, loaded):
+def test_whole_networks_are_offloaded(released_folder, loaded):
     pytest.importorskip("accelerate")
     asked = {**LATENT, "image": RED, "num_frames": 3, "negative_prompt": "blue"}
     expected = loaded("red", generator=generator(), **asked).frames
     pipe = quiet(NovaPipeline.from_pretrained(released_folder))
-    pipe.enable_model_cpu_offload(device="cpu")  # hooks as on a GPU; every part passes through them
+    pipe.enable_model_cpu_offload(device="cpu")  # hooks as on a GPU; every network passes through them
     order = watch(pipe)
     made = pipe("red", generator=generator(), **asked).frames
     torch.testing.assert_close(made, expected, atol=1e-4, rtol=0)
@@ -155,17 +155,17 @@ def test_whole_parts_are_offloaded(released_folder, loaded):
 
 
 def watch(pipe):
-    """Notes which parts are brought to the device."""
+    """Records the order in which networks are moved to the device."""
     order = []
     for name in ("text_encoder", "vae", "transformer"):
         hook = getattr(pipe, name)._hf_hook
 
-        def brought(*args, name=name, before=hook.pre_forward, **kwargs):
+        def pre_forward(*args, name=name, before=hook.pre_forward, **kwargs):
             if not order or order[-1] != name:
                 order.append(name)
             return before(*args, **kwargs)
 
-        hook.pre_forward = brought
+        hook.pre_forward = pre_forward
     return order
 
 
@@ -173,9 +173,9 @@ def test_layers_are_offloaded(released_folder, loaded):
     """What enable_sequential_cpu_offload does on a GPU: weights of text encoder and VAE come layer by layer."""
     accelerate = pytest.importorskip("accelerate")
     pipe = quiet(NovaPipeline.from_pretrained(released_folder))
-    for name, part in pipe.components.items():
-        if isinstance(part, torch.nn.Module) and name not in pipe._exclude_from_cpu_offload:
-            accelerate.cpu_offload(part, torch.device("cpu"))
+    for name, component in pipe.components.items():
+        if isinstance(component, torch.nn.Module) and name not in pipe._exclude_from_cpu_offload:
+            accelerate.cpu_offload(component, torch.device("cpu"))
     assert {str(pipe.vae.device), str(pipe.text_encoder.device)} == {"meta"}
     made = pipe("red", image=RED, generator=generator(), **LATENT).frames
     torch.testing.assert_close(made, loaded("red", image=RED, generator=generator(), **LATENT).frames)

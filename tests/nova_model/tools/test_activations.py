@@ -45,6 +45,6 @@ def test_pre_norm_grows_with_depth():
 
 
 def test_of_several_passes_the_mean_is_told():
-    """Without the temporal part, the temporal encoder runs once a frame."""
+    """In the ablation without temporal modelling, the temporal encoder runs once a frame."""
     found = measured(tiny(sees_frames=False))
     assert {name: len(values) for name, values in found.items()} == {"temporal": 2, "spatial": 4}

@@ -12,10 +12,10 @@ from tests.nova_model.models import one_line_error, randn
 SIZE = 16
 
 
-def sizes_seen(part: torch.nn.Module) -> list[tuple[int, ...]]:
+def input_sizes(module: torch.nn.Module) -> list[tuple[int, ...]]:
     """Collects the shape of every input from now on."""
     seen: list[tuple[int, ...]] = []
-    part.register_forward_hook(lambda _, args, out: seen.append(tuple(args[0].shape)))
+    module.register_forward_hook(lambda _, args, out: seen.append(tuple(args[0].shape)))
     return seen
 
 
@@ -62,16 +62,16 @@ def test_latents_are_shifted_and_scaled_means(make) -> None:
 
 def test_tiles_one_after_another_are_the_whole_video() -> None:
     codec, latents = Codec(make_video_vae()), randn(1, 4, 9, 2, 2)
-    parts = [codec.decode(latents[:, :, start:stop], start) for start, stop in codec.tiles(9)]
-    assert [part.shape[2] for part in parts] == [17, 16]
+    tiles = [codec.decode(latents[:, :, start:stop], start) for start, stop in codec.tiles(9)]
+    assert [tile.shape[2] for tile in tiles] == [17, 16]
     with torch.no_grad():
         whole = codec.vae.decode(latents / codec.scaling).sample
-    torch.testing.assert_close(torch.cat(parts, dim=2), whole)
+    torch.testing.assert_close(torch.cat(tiles, dim=2), whole)
 
 
 def test_one_video_of_a_batch_is_coded_at_a_time() -> None:
     codec, pixels, latents = Codec(make_video_vae()), randn(3, 3, 5, SIZE, SIZE), randn(3, 4, 2, 2, 2)
-    encoded, decoded = sizes_seen(codec.vae.encoder), sizes_seen(codec.vae.decoder)
+    encoded, decoded = input_sizes(codec.vae.encoder), input_sizes(codec.vae.decoder)
     moments, frames = codec.moments(pixels), codec.decode(latents, 0)
     assert encoded == [(1, 3, 5, SIZE, SIZE)] * 3
     assert decoded == [(1, 4, 2, 2, 2)] * 3
@@ -81,7 +81,7 @@ def test_one_video_of_a_batch_is_coded_at_a_time() -> None:
 
 def test_few_frames_are_coded_at_a_time_frame_by_frame() -> None:
     codec = Codec(make_vae())
-    encoded = sizes_seen(codec.vae.encoder)
+    encoded = input_sizes(codec.vae.encoder)
     assert codec.moments(randn(2, 3, 5, SIZE, SIZE)).shape == (2, 8, 5, 2, 2)
     assert [shape[0] for shape in encoded] == [FRAMES_AT_ONCE, 2]
 
