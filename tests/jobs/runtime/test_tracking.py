@@ -353,8 +353,8 @@ def test_many_long_and_odd_settings_and_numbers_are_kept(store: Path) -> None:
 
 @pytest.mark.parametrize("key", ["hub_token", "AWS_SECRET_ACCESS_KEY", "api_key", "apikey", "db.password"])
 def test_whatever_looks_like_a_secret_is_masked(key: str) -> None:
-    assert tracking._shown(key, "hidden") == "***"
-    assert tracking._shown(key, None) == "None"
+    assert tracking._masked(key, "hidden") == "***"
+    assert tracking._masked(key, None) == "None"
 
 
 @pytest.mark.parametrize(
@@ -368,7 +368,7 @@ def test_whatever_looks_like_a_secret_is_masked(key: str) -> None:
     ],
 )
 def test_credentials_in_addresses_are_left_out(value: object, shown: str) -> None:
-    assert tracking._shown("input", value) == shown
+    assert tracking._masked("input", value) == shown
 
 
 def test_a_figure_and_files_lie_beside_the_local_store(store: Path, tmp_path: Path) -> None:
