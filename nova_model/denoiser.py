@@ -1,4 +1,12 @@
-"""The denoiser: a small MLP that predicts noise (or velocity) for each token (paper section 3.4, spec section 3)."""
+"""The denoiser: an MLP that predicts each token's noise or velocity (section 3.4 of the paper, equation 4).
+
+    L(x_n | z_n) = E || eps - eps_theta(x_n^t | t, z_n) ||^2
+
+with token x_n, its noised version x_n^t, and its features z_n from the spatial encoder.
+
+Shapes: K timesteps, P = p*p*C values of a token, D width of the condition z, E width of the denoiser, F frequencies.
+Leading axes `...` are batch and tokens.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +19,7 @@ from torch import Tensor, nn
 
 from nova_model import ops
 from nova_model.embeddings import PatchEmbed
-from nova_model.layers import LAYER_NORM_EPS, AdaLayerNorm, SiluMlp, run
+from nova_model.layers import LAYER_NORM_EPS, AdaLayerNorm, SiluMlp, maybe_checkpoint
 
 
 class TimeConditionEmbed(nn.Module):
@@ -28,11 +36,12 @@ class TimeConditionEmbed(nn.Module):
         Args:
             t: timesteps.
             z: conditions.
-            index: where given, t is a table [K], of which each token's timestep is an entry.
+            index: with it, t is a table [K], and each token's timestep is the entry t[index].
         """
-        times = self.timestep_proj(ops.cosine_sine(t).to(self.timestep_proj.fc1.weight.dtype))
+        waves = ops.cosine_sine(t).to(self.timestep_proj.fc1.weight.dtype)  # [..., 2F]
+        times = self.timestep_proj(waves)  # [..., E]
         if index is not None:
-            times = F.embedding(index, times)
+            times = F.embedding(index, times)  # [K, E] -> [..., E]
         return self.condition_proj(z) + times
 
 
@@ -45,39 +54,39 @@ class DenoiserBlock(nn.Module):
         self.proj = SiluMlp(width, width)
         self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
 
-    def forward(self, h: Tensor, statistics: tuple[Tensor, ...]) -> Tensor:
-        """h [..., E], and what `norm1` says of the condition."""
-        normed, gate = self.norm1(h, statistics)
+    def forward(self, h: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
+        """h [..., E]; the modulation is that of `norm1`."""
+        normed, gate = self.norm1(h, modulation)
         assert gate is not None
         return torch.addcmul(h, gate, self.norm2(self.proj(normed)))
 
-    def conditioned(self, h: Tensor, condition: Tensor) -> Tensor:
-        """The same, given the condition [..., E] after the SiLU that all blocks share."""
-        return self(h, self.norm1.statistics(condition))
+    def forward_conditioned(self, h: Tensor, condition: Tensor) -> Tensor:
+        """`forward` with the modulation computed from the condition [..., E], which has passed the shared SiLU."""
+        return self(h, self.norm1.modulation(condition))
 
 
 class Modulation(NamedTuple):
-    """What conditions a denoiser's layers, for each token and timestep."""
+    """Scales, shifts and gates of all layers, for each token and timestep."""
 
     blocks: tuple[tuple[Tensor, ...], ...]
     """1 + scale, shift and gate of every block, [..., E] each."""
-    last: tuple[Tensor, ...]
-    """1 + scale and shift before the head."""
+    head: tuple[Tensor, ...]
+    """1 + scale and shift before the head, [..., E] each."""
 
-    def at(self, step: int) -> Modulation:
-        """That of one timestep, where the leading axis is time."""
-        return self._each(lambda values: values[step])
+    def at_step(self, step: int) -> Modulation:
+        """The modulation at one timestep, where the leading axis is time."""
+        return self._map(lambda values: values[step])
 
-    def first(self, count: int) -> Modulation:
-        """That of the first samples."""
-        return self._each(lambda values: values[:count])
+    def first_rows(self, count: int) -> Modulation:
+        """The modulation of the first rows of the batch."""
+        return self._map(lambda values: values[:count])
 
-    def _each(self, pick: Callable[[Tensor], Tensor]) -> Modulation:
-        return Modulation(tuple(tuple(map(pick, block)) for block in self.blocks), tuple(map(pick, self.last)))
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Modulation:
+        return Modulation(tuple(tuple(map(function, block)) for block in self.blocks), tuple(map(function, self.head)))
 
 
 class Denoiser(nn.Module):
-    """Noisy tokens to noise or velocity."""
+    """Noisy tokens, timesteps and conditions to predicted noise or velocity."""
 
     def __init__(
         self, *, channels: int, patch: int, condition: int, width: int, depth: int, checkpointing: bool = False
@@ -91,36 +100,37 @@ class Denoiser(nn.Module):
         self.head = nn.Linear(width, patch * patch * channels)
 
     def forward(self, *, x_t: Tensor, t: Tensor, z: Tensor, index: Tensor | None = None) -> Tensor:
-        """What the schedule's step needs; leading axes broadcast.
+        """The prediction; what it means (noise, velocity, clean tokens) is up to the schedule. Leading axes broadcast.
 
         Args:
-            x_t: noisy tokens [..., p*p*C].
+            x_t: noisy tokens [..., P].
             t: timesteps [...] in 0..1000.
             z: conditions [..., D].
-            index: where given, t is a table [K], of which each token's timestep is an entry; cheaper, where there are
+            index: with it, t is a table [K], and each token's timestep is the entry t[index]; cheaper where there are
                 more tokens than timesteps.
 
         Returns:
-            [..., p*p*C].
+            [..., P].
         """
-        condition = F.silu(self.time_cond_embed(t, z, index))
-        h = self.patch_embed.tokens(x_t)
+        condition = F.silu(self.time_cond_embed(t, z, index))  # [..., E]
+        h = self.patch_embed.embed_tokens(x_t)  # [..., E]
         for block in self.blocks:
-            h = run(cast(DenoiserBlock, block).conditioned, h, condition, checkpointing=self.checkpointing)
-        normed, _ = self.norm(h, self.norm.statistics(condition))
+            layer = cast(DenoiserBlock, block).forward_conditioned
+            h = maybe_checkpoint(layer, h, condition, checkpointing=self.checkpointing)
+        normed, _ = self.norm(h, self.norm.modulation(condition))
         return self.head(normed)
 
     def modulation(self, *, t: Tensor, z: Tensor, index: Tensor | None = None) -> Modulation:
-        """What depends on timestep and condition alone; sampling knows all its timesteps beforehand."""
-        condition = F.silu(self.time_cond_embed(t, z, index))
+        """Everything that depends on timestep and condition alone; sampling computes it for many timesteps at once."""
+        condition = F.silu(self.time_cond_embed(t, z, index))  # [..., E]
         norms = (cast(DenoiserBlock, block).norm1 for block in self.blocks)
-        blocks = tuple(norm.statistics(condition) for norm in norms)
-        return Modulation(blocks, self.norm.statistics(condition))
+        blocks = tuple(norm.modulation(condition) for norm in norms)
+        return Modulation(blocks, self.norm.modulation(condition))
 
-    def denoised(self, x_t: Tensor, modulation: Modulation) -> Tensor:
-        """`forward`, where the modulation is known."""
-        h = self.patch_embed.tokens(x_t)
-        for block, statistics in zip(self.blocks, modulation.blocks, strict=True):
-            h = block(h, statistics)
-        normed, _ = self.norm(h, modulation.last)
+    def predict(self, x_t: Tensor, modulation: Modulation) -> Tensor:
+        """`forward` with a precomputed modulation."""
+        h = self.patch_embed.embed_tokens(x_t)  # [..., E]
+        for block, block_modulation in zip(self.blocks, modulation.blocks, strict=True):
+            h = block(h, block_modulation)
+        normed, _ = self.norm(h, modulation.head)
         return self.head(normed)

@@ -1,4 +1,11 @@
-"""What turns inputs into tokens: patches, text, labels, motion and fps, frame times, mask tokens (spec section 3)."""
+"""Embeddings of the inputs: patches, text, class labels, motion score and frame rate, frame times, special tokens.
+
+They make the conditioning of section 3.2 of the paper (text P, motion score m, begin-of-video tokens B) and the tokens
+of the three networks.
+
+Shapes: B batch, C latent channels, H x W latent size, p patch size, N tokens of a frame, P = p*p*C values of a token,
+L text tokens of a prompt, D width.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +19,11 @@ from nova_model.config import TEXT_ROWS
 from nova_model.layers import LAYER_NORM_EPS
 
 STD = 0.02
+"""Standard deviation of the initial values of embedding tables."""
 
 
 class PatchEmbed(nn.Module):
-    """Latents [B, C, H, W] -> tokens [B, N, D]: a convolution whose stride is its kernel."""
+    """Latents [B, C, H, W] -> tokens [B, N, D]: a convolution whose stride is its kernel size."""
 
     def __init__(self, channels: int, width: int, patch: int) -> None:
         super().__init__()
@@ -23,16 +31,19 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(channels, width, patch, stride=patch)
 
     def forward(self, latents: Tensor) -> Tensor:
-        return self.proj(latents).flatten(2).transpose(1, 2)
+        return self.proj(latents).flatten(2).transpose(1, 2)  # [B, D, H/p, W/p] -> [B, D, N] -> [B, N, D]
 
-    def tokens(self, tokens_BNP: Tensor) -> Tensor:
-        """The same for patchified latents [..., p*p*C]: a matrix product."""
-        weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)  # [D, p*p*C]
+    def embed_tokens(self, tokens_BNP: Tensor) -> Tensor:
+        """The same for patchified latents [..., P] -> [..., D], as a matrix product.
+
+        Only some tokens of a frame are embedded (visible or noisy ones), which a convolution cannot do.
+        """
+        weight = self.proj.weight.permute(0, 2, 3, 1).flatten(1)  # [D, C, p, p] -> [D, p, p, C] -> [D, P]
         return nn.functional.linear(tokens_BNP, weight, self.proj.bias)
 
 
 class TextEmbed(nn.Module):
-    """norm(proj(text)), and the rows that pad prompts and stand for no prompt."""
+    """norm(proj(text)), and a buffer of rows that pads short prompts and stands for the unconditional one."""
 
     weight: Tensor
 
@@ -41,22 +52,23 @@ class TextEmbed(nn.Module):
         self.length = length
         self.proj = nn.Linear(token_dim, width)
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        # A buffer, not a parameter: the release saves it with the weights and never trains it.
         self.register_buffer("weight", torch.randn(TEXT_ROWS, token_dim) * STD)
 
     def pad(self, prompts: Sequence[Tensor | None]) -> Tensor:
-        """Features [tokens, dim] of each prompt -> [B, L, dim]; row i of the buffer stands at a free position i.
+        """Features [tokens, dim] of each prompt -> [B, L, dim]; position i, where free, holds row i of the buffer.
 
         Raises:
-            ValueError: a prompt of other features, or longer than L.
+            ValueError: a prompt with features of another size, or longer than L.
         """
-        padded = self.weight[: self.length].repeat(len(prompts), 1, 1)
+        padded = self.weight[: self.length].repeat(len(prompts), 1, 1)  # [B, L, dim]
         for index, prompt in enumerate(prompts):
             if prompt is None:
                 continue
             if prompt.ndim != 2 or prompt.shape[1] != padded.shape[2] or prompt.shape[0] > self.length:
-                wanted = f"[up to {self.length}, {padded.shape[2]}]"
                 raise ValueError(
-                    f"prompt {index} has features of shape {tuple(prompt.shape)}; the model takes {wanted}"
+                    f"prompt {index} has features of shape {tuple(prompt.shape)}; "
+                    f"the model takes [up to {self.length}, {padded.shape[2]}]"
                 )
             padded[index, : prompt.shape[0]] = prompt.to(padded)
         return padded
@@ -67,7 +79,7 @@ class TextEmbed(nn.Module):
 
 
 class LabelEmbed(nn.Module):
-    """One context token a class; the last one means no class."""
+    """One context token per class; the last embedding is the null class."""
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
@@ -80,41 +92,43 @@ class LabelEmbed(nn.Module):
         return self.norm(self.weight[labels])[:, None]
 
 
-def _projection(width: int) -> nn.Sequential:
+def _scalar_mlp(width: int) -> nn.Sequential:
+    """Projection of a scalar's sine-cosine embedding."""
     return nn.Sequential(nn.Linear(2 * ops.FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
 
-def _weight(projection: nn.Sequential) -> Tensor:
-    return next(projection.parameters())
+def _first_weight(module: nn.Module) -> Tensor:
+    """A weight of a module, for its device and dtype."""
+    return next(module.parameters())
 
 
 class MotionEmbed(nn.Module):
-    """A token for the motion score and one for the frames per second."""
+    """One token for the motion score and one for the frames per second."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.flow_proj = _projection(width)
-        self.fps_proj = _projection(width)
+        self.flow_proj = _scalar_mlp(width)
+        self.fps_proj = _scalar_mlp(width)
 
     def forward(self, motion: Tensor, fps: Tensor) -> Tensor:
         """[B], [B] -> [B, 2, D]."""
-        flow = self.flow_proj(ops.sine_cosine(motion).to(_weight(self.flow_proj)))
-        rate = self.fps_proj(ops.sine_cosine(fps).to(_weight(self.fps_proj)))
+        flow = self.flow_proj(ops.sine_cosine(motion).to(_first_weight(self.flow_proj)))  # [B, D]
+        rate = self.fps_proj(ops.sine_cosine(fps).to(_first_weight(self.fps_proj)))  # [B, D]
         return torch.stack([flow, rate], dim=1)
 
 
 class TimeEmbed(nn.Module):
-    """norm(time_proj(sine-cosine of t * T_base / T)): a longer video interpolates between trained times."""
+    """norm(time_proj(sine-cosine of t * T_base / T)): a longer video interpolates between the trained times."""
 
     def __init__(self, base_frames: int, width: int) -> None:
         super().__init__()
         self.base_frames = base_frames
-        self.time_proj = _projection(width)
+        self.time_proj = _scalar_mlp(width)
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
 
     def forward(self, start: int, stop: int, frames: int) -> Tensor:
         """Embeddings of frames start..stop-1 of a video of `frames` frames, [stop - start, D]."""
-        weight = _weight(self.time_proj)
+        weight = _first_weight(self.time_proj)
         times = torch.arange(start, stop, device=weight.device).float() * (self.base_frames / frames)
         return self.norm(self.time_proj(ops.sine_cosine(times).to(weight)))
 

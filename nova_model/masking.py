@@ -1,4 +1,9 @@
-"""Which tokens are masked, in which order, and how many at each set step (spec sections 4 and 5). Pure."""
+"""Masking: which tokens are masked in training, and which sets of tokens sampling predicts in turn.
+
+Section 3.3 of the paper; both follow MAR (arXiv 2406.11838). Pure functions.
+
+Shapes: F frames of the whole batch (B*T), N tokens of a frame, V visible tokens of a frame.
+"""
 
 from __future__ import annotations
 
@@ -14,60 +19,65 @@ PUBLISHED = MaskRatios()
 
 
 def draw_mask_ratio(generator: torch.Generator, ratios: MaskRatios = PUBLISHED) -> float:
-    """Share of tokens that are masked in a training step: by default normal (1, 0.25), truncated to [0.7, 1]."""
-    low = torch.special.ndtr(torch.tensor((ratios.least - 1.0) / ratios.std, dtype=torch.float64))
+    """Share of tokens that is masked in a training step: by default normal (1, 0.25), truncated to [0.7, 1]."""
+    # A uniform draw through the inverse of the distribution function takes one number from the generator, whatever the
+    # truncation; rejection would take a random count of them. The upper bound is the mean, whose quantile is 0.5.
+    low = torch.special.ndtr(torch.tensor((ratios.min_ratio - 1.0) / ratios.std, dtype=torch.float64))
     uniform = torch.rand((), generator=generator, device=generator.device, dtype=torch.float64).cpu()
     return float(1.0 + ratios.std * torch.special.ndtri(low + (0.5 - low) * uniform))
 
 
 def mean_mask_ratio(ratios: MaskRatios = PUBLISHED) -> float:
-    """Expected value of what `draw_mask_ratio` draws, 0.867 by default."""
-    low = (ratios.least - 1.0) / ratios.std
-    density = [math.exp(-0.5 * each**2) / math.sqrt(2 * math.pi) for each in (low, 0.0)]
-    return 1.0 + ratios.std * (density[0] - density[1]) / (0.5 * math.erf(-low / math.sqrt(2)))
+    """Expected value of `draw_mask_ratio`, 0.867 by default."""
+    # Mean of a truncated normal: mu + sigma * (density(low) - density(high)) / (probability between the bounds).
+    low = (ratios.min_ratio - 1.0) / ratios.std
+    density_low, density_high = (math.exp(-0.5 * bound**2) / math.sqrt(2 * math.pi) for bound in (low, 0.0))
+    return 1.0 + ratios.std * (density_low - density_high) / (0.5 * math.erf(-low / math.sqrt(2)))
 
 
 def visible_count(ratio: float, tokens: int) -> int:
-    """Tokens that stay visible; halves are rounded to even."""
+    """Number of tokens that stay visible; halves are rounded to even, as numpy does."""
     return round((1 - ratio) * tokens)
 
 
 def draw_visible(frames: int, tokens: int, count: int, generator: torch.Generator) -> Tensor:
-    """Ids of the visible tokens, [frames, count]: the first ones of a random order for each frame."""
-    order = torch.rand(frames, tokens, generator=generator, device=generator.device).argsort(dim=1)
+    """Ids of the visible tokens [F, V]: the first V of a random order of each frame's tokens."""
+    order = torch.rand(frames, tokens, generator=generator, device=generator.device).argsort(dim=1)  # [F, N]
     return order[:, :count]
 
 
 def mask_of(visible: Tensor, tokens: int) -> Tensor:
-    """[F, count] ids of visible tokens -> [F, N] mask, True where a token is masked."""
+    """[F, V] ids of visible tokens -> [F, N] mask, True where a token is masked."""
     mask = torch.ones(visible.shape[0], tokens, dtype=torch.bool, device=visible.device)
     return mask.scatter(1, visible, False)
 
 
 def hidden_ids(visible: Tensor, tokens: int) -> Tensor:
-    """[F, count] ids of visible tokens -> [F, N - count] ids of the masked ones, ascending."""
-    order = mask_of(visible, tokens).to(torch.int8).argsort(dim=1, descending=True, stable=True)
+    """[F, V] ids of visible tokens -> [F, N - V] ids of the masked ones, ascending."""
+    # Every row of the mask has the same number of masked tokens, so a stable sort gives a rectangular tensor without
+    # the synchronisation that nonzero() would need on a GPU. Booleans cannot be sorted on every device, int8 can.
+    order = mask_of(visible, tokens).to(torch.int8).argsort(dim=1, descending=True, stable=True)  # [F, N]
     return order[:, : tokens - visible.shape[1]]
 
 
 def set_sizes(steps: int, tokens: int) -> list[int]:
-    """Tokens predicted at each set step, those that predict none left out; cosine schedule.
+    """Tokens predicted at each set step, on a cosine schedule; steps that predict none are left out.
 
-    Tokens still masked after step k of K: round(cos(pi/2 * k/K) * N).
+    After step k of K, round(cos(pi/2 * k/K) * N) tokens are still masked.
     """
     masked = [round(math.cos(math.pi / 2 * step / steps) * tokens) for step in range(steps + 1)]
-    masked[-1] = 0
+    masked[-1] = 0  # cos(pi/2) is not exactly 0 in floating point
     return [before - after for before, after in pairwise(masked) if before > after]
 
 
 def sets(steps: int, tokens: int) -> list[tuple[int, int]]:
-    """Tokens known before each set step, and tokens it predicts."""
+    """Of each set step: the number of tokens that are visible to it, and the number that it predicts."""
     sizes = set_sizes(steps, tokens)
-    return list(zip(accumulate(sizes, initial=0), sizes, strict=False))
+    return list(zip(accumulate(sizes, initial=0), sizes, strict=False))  # accumulate gives one more: the total
 
 
 def rounds(settings: SamplingConfig, tokens: int) -> list[list[tuple[int, int]]]:
-    """A frame's `sets`, and for each correction those of them again that see at least half of the tokens."""
-    made = sets(settings.set_steps, tokens)
-    corrected = [(known, count) for known, count in made if 2 * known >= tokens]
-    return [made] + [corrected] * settings.corrections
+    """The `sets` of a frame, and for each correction those sets once more that see at least half of the tokens."""
+    prediction = sets(settings.set_steps, tokens)
+    correction = [(visible, count) for visible, count in prediction if 2 * visible >= tokens]
+    return [prediction] + [correction] * settings.corrections

@@ -1,6 +1,10 @@
-"""Pure functions on tensors: patches, positions, the block-causal mask (spec sections 2 and 3).
+"""Pure functions on tensors: patches, sine-cosine and rotary positions, the block-causal mask.
 
-Shapes: B batch, T latent frames, C channels, H x W latent size, p patch, N tokens of a frame, D width.
+The mask is the block-causal one of section 3.2 of the paper (figure 3a); the positions follow the released model, as
+the paper does not give them.
+
+Shapes: B batch, T latent frames, C latent channels, H x W latent size, p patch size, N tokens of a frame,
+P = p*p*C values of a token, D width, S sequence length, d head size, F frequencies.
 """
 
 from __future__ import annotations
@@ -12,15 +16,16 @@ from einops import rearrange
 from torch import Tensor
 
 FREQUENCIES = 128
+"""Frequencies of a scalar's embedding, for each of sine and cosine."""
 
 
 def patchify(latents_BCHW: Tensor, patch: int) -> Tensor:
-    """[B, C, H, W] -> [B, N, p*p*C]; inside a token: row in the patch, column in the patch, channel."""
+    """[B, C, H, W] -> [B, N, P]; inside a token: row in the patch, column in the patch, channel."""
     return rearrange(latents_BCHW, "b c (h p) (w q) -> b (h w) (p q c)", p=patch, q=patch)
 
 
 def unpatchify(tokens_BNP: Tensor, patch: int, rows: int) -> Tensor:
-    """[B, N, p*p*C] -> [B, C, H, W]; `rows` is H / p."""
+    """[B, N, P] -> [B, C, H, W]; `rows` is H / p."""
     return rearrange(tokens_BNP, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, p=patch, q=patch)
 
 
@@ -31,14 +36,14 @@ def frequencies(count: int, device: torch.device | None = None) -> Tensor:
 
 
 def sine_cosine(values: Tensor) -> Tensor:
-    """[...] -> [..., 256]: sines, then cosines, at 128 frequencies; for frame times, motion scores and fps."""
-    angles = values.float()[..., None] * frequencies(FREQUENCIES, values.device)
+    """[...] -> [..., 2F], sines first: the embedding of frame times, motion scores and frames per second."""
+    angles = values.float()[..., None] * frequencies(FREQUENCIES, values.device)  # [..., F]
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 def cosine_sine(values: Tensor) -> Tensor:
-    """[...] -> [..., 256]: cosines first, as the denoiser takes its timesteps."""
-    angles = values.float()[..., None] * frequencies(FREQUENCIES, values.device)
+    """[...] -> [..., 2F], cosines first: the embedding of the denoiser's timesteps."""
+    angles = values.float()[..., None] * frequencies(FREQUENCIES, values.device)  # [..., F]
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
@@ -48,38 +53,40 @@ def grid_positions(rows: int, columns: int, width: int, device: torch.device | N
     h, w = torch.meshgrid(
         torch.arange(rows, device=device).float(), torch.arange(columns, device=device).float(), indexing="ij"
     )
-    angle_w, angle_h = w.reshape(-1, 1) * f, h.reshape(-1, 1) * f
+    angle_w, angle_h = w.reshape(-1, 1) * f, h.reshape(-1, 1) * f  # [rows*columns, D/4] each
     return torch.cat([angle_w.sin(), angle_w.cos(), angle_h.sin(), angle_h.cos()], dim=-1)
 
 
 def rotary_angles(time: Tensor, row: Tensor, column: Tensor, head_dim: int) -> Tensor:
-    """Angles [..., head_dim/2] by which channel pairs turn: an eighth for time, the rest halved for row and column."""
+    """Angles [..., d/2] that pairs of channels are rotated by: an eighth of them for time, the rest in halves for row
+    and column."""
     time_dim = head_dim // 8
     plane_dim = (head_dim - time_dim) // 2
-    parts = []
+    angles = []
     for position, dim in ((time, time_dim), (row, plane_dim), (column, plane_dim)):
-        parts.append(position.float()[..., None] * frequencies(dim // 2, position.device))
-    return torch.cat(parts, dim=-1)
+        angles.append(position.float()[..., None] * frequencies(dim // 2, position.device))  # [..., dim/2]
+    return torch.cat(angles, dim=-1)
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turns adjacent channel pairs of queries or keys.
+    """Rotates adjacent pairs of channels of queries or keys.
 
     Args:
-        x: [B, heads, S, head_dim].
-        angles: [B or 1, S, head_dim/2].
+        x: [B, heads, S, d].
+        angles: [B or 1, S, d/2].
     """
-    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
-    even, odd = x.float()[..., 0::2], x.float()[..., 1::2]
-    turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
-    return turned.flatten(-2).to(x.dtype)
+    cos, sin = angles.cos()[:, None], angles.sin()[:, None]  # [B or 1, 1, S, d/2]
+    even, odd = x.float()[..., 0::2], x.float()[..., 1::2]  # [B, heads, S, d/2]
+    rotated = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)  # [B, heads, S, d/2, 2]
+    return rotated.flatten(-2).to(x.dtype)  # [B, heads, S, d]
 
 
 def block_causal_mask(prefix: int, frames: int, tokens: int, device: torch.device | None = None) -> Tensor:
-    """What may attend to what, [S, S] with S = prefix + frames*tokens; True where it may.
+    """Attention mask [S, S] with S = prefix + frames*tokens; True where a query (row) attends to a key (column).
 
-    A token sees its own frame and earlier ones; the prefix belongs to the first frame.
+    A token sees its own frame and earlier ones; the prefix belongs to the first frame. The model never builds this
+    mask, it attends block by block (`layers.attend`); the reference implementation and the tests compare against it.
     """
-    block = torch.arange(frames, device=device).repeat_interleave(tokens)
-    block = torch.cat([torch.zeros(prefix, dtype=block.dtype, device=device), block])
+    block = torch.arange(frames, device=device).repeat_interleave(tokens)  # [frames*tokens]
+    block = torch.cat([torch.zeros(prefix, dtype=block.dtype, device=device), block])  # [S]
     return block[:, None] >= block[None, :]

@@ -90,7 +90,7 @@ def shapes() -> Recipe:
         training=replace(
             base.training, steps=14800, log_every=20,
             data=DataConfig(global_batch=48, global_batch_video=24, images_first=1500, short_captions=0.8),
-            noise=NoiseConfig(shift=2.0, repeat=4), masks=MaskRatios(least=0.1, std=0.5),
+            noise=NoiseConfig(shift=2.0, repeat=4), masks=MaskRatios(min_ratio=0.1, std=0.5),
             optimizer=replace(base.training.optimizer, name="muon", warmup_steps=200, cooldown=0.8),
             ema=replace(base.training.ema, decay=0.99), checkpoint=CheckpointConfig(every=200),
             parallel=ParallelConfig(cpus_per_worker=2),

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from jobs.settings import nearest
-from nova_model.config import ABLATIONS, PARTS, PRESETS, MaskRatios, NovaConfig
+from nova_model.config import NETWORKS, MaskRatios, NovaConfig
+from nova_model.presets import ABLATIONS, PRESETS
 from nova_model.training.config import EmaConfig, NoiseConfig, OptimizerConfig
 
 if TYPE_CHECKING:
@@ -112,13 +113,14 @@ class TrainingConfig:
         "workers": "parallel.workers", "accumulate": "parallel.accumulate",
         "cpus_per_worker": "parallel.cpus_per_worker", "gpus_per_worker": "parallel.gpus_per_worker",
         "max_failures": "parallel.max_failures", "optimizer": "optimizer.name",
+        "masks.least": "masks.min_ratio",
     }  # fmt: skip
     """Keys of version 0.1, which --set and the command line still take, with a warning."""
 
     preset: str = "tiny"
-    """Architecture: a name of nova_model.config.PRESETS."""
+    """Architecture: a name of nova_model.presets.PRESETS."""
     ablate: tuple[str, ...] = ()
-    """Changes of the architecture, names of nova_model.config.ABLATIONS: no_temporal, no_scaling, pre_norm,
+    """Changes of the architecture, names of nova_model.presets.ABLATIONS: no_temporal, no_scaling, pre_norm,
     post_add_norm, no_motion."""
     checkpointing: tuple[str, ...] = ()
     """Networks whose activations are recomputed in the backward pass, which takes less memory and more time: temporal,
@@ -165,7 +167,7 @@ class TrainingConfig:
                 )
         if self.precision not in ("auto", "bf16", "fp32"):
             raise ValueError(f"precision={self.precision!r}: choose auto, bf16 or fp32")
-        for name, choices in (("ablate", tuple(ABLATIONS)), ("checkpointing", PARTS)):
+        for name, choices in (("ablate", tuple(ABLATIONS)), ("checkpointing", NETWORKS)):
             unknown = [value for value in getattr(self, name) if value not in choices]
             if unknown:
                 raise ValueError(f"{name}={unknown[0]!r}: choose from {', '.join(choices)}")

@@ -23,9 +23,9 @@ from nova_model.diffusers.inputs import Inputs
 from nova_model.diffusers.outputs import NovaPipelineOutput, concatenate, postprocess, to_images
 from nova_model.diffusers.preparation import Dimensions, prepare
 from nova_model.diffusers.text_encoder import encode
-from nova_model.sampling.frame import Change
+from nova_model.sampling.frame import Change, SetStep
 from nova_model.sampling.schedule import FlowMatching
-from nova_model.sampling.video import Request, SetStep, generate_frames
+from nova_model.sampling.video import Request, generate_frames
 from nova_model.vae.codec import Codec
 
 FLOW_STEPS, DDPM_STEPS = 25, 100
@@ -203,7 +203,7 @@ class NovaPipeline(NovaComponents):
         schedule, request = schedule_of(self.scheduler, inputs.shift), self._request(inputs, dimensions)
         tokens = request.latent_size[0] * request.latent_size[1] // self.transformer.config.patch_size**2
         sets = sum(map(len, masking.rounds(inputs.sampling, tokens)))
-        self._num_timesteps = sets * (request.frames - request.given)
+        self._num_timesteps = sets * (request.frames - request.first_frame_count)
         with self.progress_bar(total=self._num_timesteps) as bar:
             on_step = self._step_callback(inputs, request, bar.update)
             for index, frame in enumerate(generate_frames(self.transformer, schedule, request, on_step)):

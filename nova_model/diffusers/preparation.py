@@ -90,7 +90,7 @@ def _frame_counts(
     """Pixel and latent frames of a video, first frames included."""
     frames = inputs.num_frames
     if frames is None:
-        frames = config.usual_frames if codec is None else whole_tiles(config.usual_frames, codec)
+        frames = config.default_frames if codec is None else whole_tiles(config.default_frames, codec)
     first_latent_frames = _first_latent_frames(inputs, first_frames, config, codec)
     if frames < 1:
         raise ValueError(f"num_frames is {frames}; at least 1")

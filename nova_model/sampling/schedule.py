@@ -1,7 +1,10 @@
-"""Noise schedules: flow matching and DDPM (spec section 3, Schedulers), and guidance (section 5).
+"""Noise schedules and their solvers: flow matching with Euler steps, and DDPM (section 3.4 of the paper).
 
-Both are read from and written as diffusers' scheduler_config.json. A training draw gives `Noised`; sampling walks over
-`steps(n)` with `step`. DDPM's tables come from diffusers' own scheduler; flow matching is a few lines.
+Both are read from and written as diffusers' scheduler_config.json. Training noises tokens with `noised`; sampling
+starts from noise and calls `step` once for each of `timesteps(n)`. The tables of DDPM come from diffusers' own
+scheduler; flow matching is a few lines.
+
+Shapes: P values of a token; leading axes `...` are any.
 """
 
 from __future__ import annotations
@@ -22,45 +25,70 @@ Draw = Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class Noised:
-    """A training draw."""
+    """Noised tokens of a training step."""
 
     x_t: Tensor
-    """Noisy tokens, as the tokens given."""
+    """Noisy tokens [..., P]."""
     t: Tensor
-    """Timestep in 0..1000 that the denoiser is given, one a token."""
+    """Timesteps in 0..1000 that the denoiser is conditioned on, one per token [...]."""
     target: Tensor
-    """What the denoiser shall say."""
+    """Regression target of the denoiser [..., P]."""
 
 
 class Schedule(Protocol):
-    """What training and sampling need of a noise schedule."""
+    """The interface that training and sampling use."""
 
     @property
     def num_train_timesteps(self) -> int: ...
 
     @property
-    def steps_whole_grids(self) -> bool:
-        """Whether `step` needs all of a frame's tokens, not those of the set alone (DDPM's thresholding)."""
+    def needs_full_grid(self) -> bool:
+        """Whether `step` depends on all of a frame's tokens, not only on those of the set (DDPM's thresholding)."""
         ...
 
-    def draw_timesteps(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor: ...
+    def draw_timesteps(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Random indices into `train_timesteps`."""
+        ...
 
-    def noised(self, x: Tensor, noise: Tensor, index: Tensor) -> Noised: ...
+    def noised(self, x: Tensor, noise: Tensor, index: Tensor) -> Noised:
+        """Tokens [..., P] noised at the timesteps of these indices [...]."""
+        ...
 
-    def train_timesteps(self) -> Tensor: ...
+    def train_timesteps(self) -> Tensor:
+        """The timestep of each index, [num_train_timesteps]."""
+        ...
 
-    def timesteps(self, steps: int) -> Tensor: ...
+    def timesteps(self, steps: int) -> Tensor:
+        """Timesteps of a sampling run, descending, [steps]."""
+        ...
 
-    def step(self, output: Tensor, index: int, steps: int, x: Tensor, draw: Draw) -> Tensor: ...
+    def step(self, prediction: Tensor, index: int, steps: int, x: Tensor, draw: Draw) -> Tensor:
+        """x at the next timestep.
 
-    def to_config(self) -> dict[str, Any]: ...
+        Args:
+            prediction: of the denoiser for x.
+            index: number of the step.
+            steps: of the sampling run.
+            x: noisy tokens.
+            draw: gives standard normal noise of x's shape, where the solver needs it.
+        """
+        ...
+
+    def to_config(self) -> dict[str, Any]:
+        """The content of diffusers' scheduler_config.json."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowMatching:
-    """x_t = sigma*eps + (1-sigma)*x, target eps - x; sampled by Euler steps."""
+    """x_t = sigma*eps + (1-sigma)*x with target eps - x; sampled by Euler steps.
+
+    Raises:
+        ValueError: a shift or a number of timesteps out of its range.
+    """
 
     shift: float = 1.0
+    """Shift of sigmas towards noise, s*sigma / (1 + (s-1)*sigma)."""
     num_train_timesteps: int = 1000
 
     def __post_init__(self) -> None:
@@ -70,7 +98,7 @@ class FlowMatching:
             raise ValueError(f"num_train_timesteps={self.num_train_timesteps}: must be at least 1")
 
     @property
-    def steps_whole_grids(self) -> bool:
+    def needs_full_grid(self) -> bool:
         return False
 
     def table(self) -> Tensor:
@@ -78,18 +106,17 @@ class FlowMatching:
         return torch.from_numpy(_flow_table(self.shift, self.num_train_timesteps).copy())
 
     def draw_timesteps(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Indices into the descending table: int(1000 * sigmoid(n)), n standard normal."""
+        """Indices into the descending table: int(1000 * sigmoid(n)), with n standard normal."""
         normal = torch.randn(shape, generator=generator, device=generator.device)
+        # sigmoid rounds to 1 for n above 17, which would be one index too many.
         return (normal.sigmoid() * self.num_train_timesteps).long().clamp(max=self.num_train_timesteps - 1)
 
     def noised(self, x: Tensor, noise: Tensor, index: Tensor) -> Noised:
-        """Tokens [..., P] with noise at table indices [...]."""
-        sigma = self.table().to(x.device)[index]
-        mix = sigma[..., None].to(x.dtype)
+        sigma = self.table().to(x.device)[index]  # [...]
+        mix = sigma[..., None].to(x.dtype)  # [..., 1]
         return Noised(mix * noise + (1 - mix) * x, sigma * self.num_train_timesteps, noise - x)
 
     def train_timesteps(self) -> Tensor:
-        """The timestep of each index, as `noised` gives it, [num_train_timesteps]."""
         return self.table() * self.num_train_timesteps
 
     def sigmas(self, steps: int) -> Tensor:
@@ -100,9 +127,10 @@ class FlowMatching:
         """Timesteps of a sampling run, real-valued, [steps]."""
         return self.sigmas(steps)[:-1] * self.num_train_timesteps
 
-    def step(self, output: Tensor, index: int, steps: int, x: Tensor, draw: Draw) -> Tensor:
-        """x at the next sigma; draws nothing."""
-        return torch.add(x, output, alpha=_sigma_steps(self, steps)[index])
+    def step(self, prediction: Tensor, index: int, steps: int, x: Tensor, draw: Draw) -> Tensor:
+        """Euler step of the predicted velocity; draws nothing."""
+        sigmas = _flow_sigmas(self.shift, self.num_train_timesteps, steps)
+        return euler_step(x, prediction, sigmas[index], sigmas[index + 1])
 
     def to_config(self) -> dict[str, Any]:
         return {
@@ -112,7 +140,14 @@ class FlowMatching:
         }
 
 
-# Tables are rounded where diffusers rounds them, so that one seed gives one picture; they are read and never changed.
+def euler_step(x: Tensor, velocity: Tensor, sigma: np.float32, sigma_next: np.float32) -> Tensor:
+    """x + (sigma_next - sigma) * velocity."""
+    # As one fused operation, which rounds once; the difference of fp32 sigmas is rounded to fp32, as diffusers does.
+    return torch.add(x, velocity, alpha=float(sigma_next - sigma))
+
+
+# The tables of flow matching are computed in diffusers' order and precision, so that one seed gives the same sample
+# with either. They are cached and must never be changed in place.
 
 
 @functools.lru_cache(maxsize=32)
@@ -125,19 +160,14 @@ def _flow_table(shift: float, count: int) -> np.ndarray:
 def _flow_sigmas(shift: float, count: int, steps: int) -> np.ndarray:
     table = _flow_table(shift, count).astype(np.float64)
     even = np.linspace(table[0] * count, table[-1] * count, steps) / count
+    # The table is shifted already; diffusers' set_timesteps shifts once more, and the release was sampled with that.
     shifted = shift * even / (1 + (shift - 1) * even)
     return np.append(shifted, 0.0).astype(np.float32)
 
 
-@functools.lru_cache(maxsize=32)
-def _sigma_steps(schedule: FlowMatching, steps: int) -> list[float]:
-    """From each sigma to the next, as fp32 numbers."""
-    return np.diff(_flow_sigmas(schedule.shift, schedule.num_train_timesteps, steps)).tolist()
-
-
 @dataclass(frozen=True)
 class Ddpm:
-    """Noise (or v, or clean) prediction with diffusers' DDPMScheduler, configured by its own keys."""
+    """Prediction of noise (epsilon), v or clean tokens with diffusers' DDPMScheduler, configured by its own keys."""
 
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -146,33 +176,30 @@ class Ddpm:
         return int(self.scheduler().config.num_train_timesteps)
 
     @property
-    def steps_whole_grids(self) -> bool:
+    def needs_full_grid(self) -> bool:
         return bool(self.config.get("thresholding"))
 
     def scheduler(self, steps: int | None = None) -> Any:
-        """diffusers' own, set to a run of so many steps; its tables are read, never changed."""
-        return _diffusers_ddpm(self._written, steps)
+        """diffusers' scheduler, set to a sampling run of `steps` steps; its tables are read and never changed."""
+        return _diffusers_ddpm(self._cache_key, steps)
 
     @functools.cached_property
-    def _written(self) -> str:
-        return json.dumps(self.config, sort_keys=True)
+    def _cache_key(self) -> str:
+        return json.dumps(self.config, sort_keys=True)  # a dictionary cannot be a key of lru_cache
 
     def draw_timesteps(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Uniform timesteps."""
         return torch.randint(0, self.num_train_timesteps, shape, generator=generator, device=generator.device)
 
     def noised(self, x: Tensor, noise: Tensor, index: Tensor) -> Noised:
-        """Tokens [..., P] with noise at timesteps [...]."""
         scheduler = self.scheduler()
-        alpha = scheduler.alphas_cumprod.to(x.device)[index][..., None].to(x.dtype)
-        clean, noisy = alpha.sqrt(), (1 - alpha).sqrt()
-        x_t = clean * x + noisy * noise
-        kind = scheduler.config.prediction_type
-        target = {"epsilon": noise, "sample": x}.get(kind)
-        return Noised(x_t, index.float(), clean * noise - noisy * x if target is None else target)
+        alpha = scheduler.alphas_cumprod.to(x.device)[index][..., None].to(x.dtype)  # [..., 1]
+        signal, sigma = alpha.sqrt(), (1 - alpha).sqrt()
+        x_t = signal * x + sigma * noise
+        target = {"epsilon": noise, "sample": x}.get(scheduler.config.prediction_type)
+        return Noised(x_t, index.float(), signal * noise - sigma * x if target is None else target)
 
     def train_timesteps(self) -> Tensor:
-        """The timestep of each index: itself."""
         return torch.arange(self.num_train_timesteps).float()
 
     def timesteps(self, steps: int) -> Tensor:
@@ -188,28 +215,22 @@ class Ddpm:
             raise ValueError(f"{steps} steps with steps_offset {offset} run past {count} timesteps; take fewer")
         if scheduler.config.prediction_type == "epsilon" and scheduler.alphas_cumprod[timesteps].min() == 0:
             raise ValueError(
-                "rescale_betas_zero_snr leaves nothing but noise at the last timestep, where epsilon says nothing; "
-                "predict v_prediction or sample, or set timestep_spacing to leading"
+                "rescale_betas_zero_snr leaves pure noise at the last timestep, from which a prediction of epsilon "
+                "recovers nothing; predict v_prediction or sample, or set timestep_spacing to leading"
             )
         return timesteps
 
-    def step(self, output: Tensor, index: int, steps: int, x: Tensor, draw: Draw) -> Tensor:
-        """x at the next timestep; draws noise of x's shape where t > 0."""
+    def step(self, prediction: Tensor, index: int, steps: int, x: Tensor, draw: Draw) -> Tensor:
+        """DDPM's ancestral step, equation 7 of arXiv 2006.11239; draws noise where t > 0."""
         scheduler = self.scheduler(steps)
-        said = _ddpm_steps(scheduler)[index]
-        kind = scheduler.config.prediction_type
-        if kind == "epsilon":
-            clean = (x - said.noise_share * output) / said.clean_share
-        elif kind == "sample":
-            clean = output
-        else:
-            clean = said.clean_share * x - said.noise_share * output
+        factors = _ddpm_factors(scheduler)[index]
+        clean = _predicted_clean(scheduler.config.prediction_type, prediction, x, factors)
         if scheduler.config.thresholding:
             clean = scheduler._threshold_sample(clean)
         elif scheduler.config.clip_sample:
             clean = clean.clamp(-scheduler.config.clip_sample_range, scheduler.config.clip_sample_range)
-        mean = said.keep_clean * clean + said.keep_x * x
-        return mean if said.std is None else mean + said.std * draw()
+        mean = factors.clean * clean + factors.x * x
+        return mean if factors.std is None else mean + factors.std * draw()
 
     def to_config(self) -> dict[str, Any]:
         return {"_class_name": "DDPMScheduler", **self.config}
@@ -217,66 +238,77 @@ class Ddpm:
 
 @functools.lru_cache(maxsize=32)
 def _diffusers_ddpm(config: str, steps: int | None) -> Any:
-    """Building the tables takes longer than a step; they are read and never changed."""
-    from diffusers import DDPMScheduler
+    """diffusers' scheduler; cached, as building its tables takes longer than a diffusion step."""
+    from diffusers import DDPMScheduler  # here, because it takes seconds and flow matching does without
 
     scheduler = DDPMScheduler.from_config(json.loads(config))
     if steps is not None:
-        if not 1 <= steps <= scheduler.config.num_train_timesteps:
-            most = scheduler.config.num_train_timesteps
-            raise ValueError(f"{steps} diffusion steps; this DDPM schedule takes 1 to {most}")
+        max_steps = scheduler.config.num_train_timesteps
+        if not 1 <= steps <= max_steps:
+            raise ValueError(f"{steps} diffusion steps; this DDPM schedule takes 1 to {max_steps}")
         scheduler.set_timesteps(steps)
     return scheduler
 
 
-class _DdpmStep(NamedTuple):
-    """What a step multiplies with."""
+class _DdpmFactors(NamedTuple):
+    """Scalar factors of one DDPM step."""
 
-    clean_share: float
-    """sqrt(alpha bar), of the clean tokens in x_t."""
-    noise_share: float
-    """sqrt(1 - alpha bar)."""
-    keep_clean: float
-    keep_x: float
+    signal: float
+    """sqrt(alpha bar): factor of the clean tokens in x_t."""
+    sigma: float
+    """sqrt(1 - alpha bar): factor of the noise in x_t."""
+    clean: float
+    """Factor of the predicted clean tokens in the mean of the next x."""
+    x: float
+    """Factor of the present x in the mean of the next x."""
     std: float | None
-    """Of the noise that is added; None at t = 0."""
+    """Standard deviation of the added noise; None at t = 0."""
+
+
+def _predicted_clean(kind: str, prediction: Tensor, x: Tensor, factors: _DdpmFactors) -> Tensor:
+    """The clean tokens that a prediction of this kind implies for x."""
+    if kind == "epsilon":
+        return (x - factors.sigma * prediction) / factors.signal
+    if kind == "sample":
+        return prediction
+    return factors.signal * x - factors.sigma * prediction  # v_prediction
 
 
 @functools.lru_cache(maxsize=32)
-def _ddpm_steps(scheduler: Any) -> tuple[_DdpmStep, ...]:
-    """Equation 7 of DDPM (arXiv 2006.11239) for every step of a run."""
-    found = []
+def _ddpm_factors(scheduler: Any) -> tuple[_DdpmFactors, ...]:
+    """The factors of every step of a sampling run."""
+    factors = []
     for t in scheduler.timesteps:
         previous = scheduler.previous_timestep(t)
         alpha = scheduler.alphas_cumprod[t]
         alpha_previous = scheduler.alphas_cumprod[previous] if previous >= 0 else scheduler.one
         ratio = alpha / alpha_previous
-        step = _DdpmStep(
-            clean_share=(alpha**0.5).item(),
-            noise_share=((1 - alpha) ** 0.5).item(),
-            keep_clean=(alpha_previous**0.5 * (1 - ratio) / (1 - alpha)).item(),
-            keep_x=(ratio**0.5 * (1 - alpha_previous) / (1 - alpha)).item(),
+        step = _DdpmFactors(
+            signal=(alpha**0.5).item(),
+            sigma=((1 - alpha) ** 0.5).item(),
+            clean=(alpha_previous**0.5 * (1 - ratio) / (1 - alpha)).item(),
+            x=(ratio**0.5 * (1 - alpha_previous) / (1 - alpha)).item(),
             std=_ddpm_std(scheduler, t) if t > 0 else None,
         )
-        found.append(step)
-    return tuple(found)
+        factors.append(step)
+    return tuple(factors)
 
 
 def _ddpm_std(scheduler: Any, t: Tensor) -> float:
     kind = scheduler.config.variance_type
     value = scheduler._get_variance(t)
-    if kind == "fixed_small_log":  # diffusers gives the deviation itself
+    if kind == "fixed_small_log":  # diffusers returns the standard deviation itself
         return value.item()
-    if kind == "fixed_large_log":  # the logarithm of the variance, whose root diffusers would take
+    if kind == "fixed_large_log":  # diffusers returns the logarithm of the variance, and would take the root of that
         return (0.5 * value).exp().item()
     return (value**0.5).item()
 
 
-_FLOW_REFUSED = (
+_FLOW_UNSUPPORTED = (
     "use_dynamic_shifting", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "invert_sigmas",
     "stochastic_sampling", "shift_terminal",
 )  # fmt: skip
-_DDPM_KNOWN = {
+_DDPM_CHOICES = {
     "prediction_type": ("epsilon", "v_prediction", "sample"),
     "variance_type": ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
     "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"),
@@ -290,46 +322,30 @@ def schedule_from_config(config: dict[str, Any]) -> Schedule:
     Raises:
         ValueError: a scheduler that NOVA is not sampled with.
     """
+    # Released configs may name one class for training and another for sampling.
     name = config.get("_sample_class_name") or config.get("_class_name", "")
-    plain = {key: value for key, value in config.items() if not key.startswith("_")}
+    keys = {key: value for key, value in config.items() if not key.startswith("_")}
     if "FlowMatch" in name:
-        wrong = [key for key in _FLOW_REFUSED if plain.get(key)]
-        if wrong:
-            raise ValueError(f"this flow-matching config sets {wrong[0]}, which NOVA has no use for; leave it out")
+        unsupported = [key for key in _FLOW_UNSUPPORTED if keys.get(key)]
+        if unsupported:
+            raise ValueError(
+                f"this flow-matching config sets {unsupported[0]}, which NOVA has no use for; leave it out"
+            )
         return FlowMatching(
-            shift=float(plain.get("shift", 1.0)), num_train_timesteps=int(plain.get("num_train_timesteps", 1000))
+            shift=float(keys.get("shift", 1.0)), num_train_timesteps=int(keys.get("num_train_timesteps", 1000))
         )
     if "DDPM" in name:
-        _check_ddpm(plain)
-        return Ddpm(plain)
+        _check_ddpm(keys)
+        return Ddpm(keys)
     raise ValueError(f"unknown scheduler {name!r}; NOVA takes FlowMatchEulerDiscreteScheduler or DDPMScheduler")
 
 
-def _check_ddpm(plain: dict[str, Any]) -> None:
-    for key, known in _DDPM_KNOWN.items():
-        if plain.get(key, known[0]) not in known:
-            raise ValueError(f"this DDPM config has {key}={plain[key]!r}; NOVA takes {' or '.join(known)}")
-    count, betas = plain.get("num_train_timesteps", 1000), plain.get("trained_betas")
+def _check_ddpm(keys: dict[str, Any]) -> None:
+    for key, choices in _DDPM_CHOICES.items():
+        if keys.get(key, choices[0]) not in choices:
+            raise ValueError(f"this DDPM config has {key}={keys[key]!r}; NOVA takes {' or '.join(choices)}")
+    count, betas = keys.get("num_train_timesteps", 1000), keys.get("trained_betas")
     if count < 1:
         raise ValueError(f"this DDPM config has num_train_timesteps={count}; at least 1")
     if betas is not None and len(betas) != count:
         raise ValueError(f"this DDPM config has {len(betas)} trained_betas for {count} timesteps; give one each")
-
-
-def guide(unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:
-    """uncond + g*(cond - uncond)."""
-    return unconditional + scale * (conditional - unconditional)
-
-
-def renorm_factor(guided: Tensor, conditional: Tensor, least: float) -> Tensor:
-    """clamp(|cond| / |guided|, r, 1) with one L2 norm a sample over the whole grid, [B, 1, 1]."""
-    norms = (torch.linalg.vector_norm(each.float(), dim=(1, 2), keepdim=True) for each in (conditional, guided))
-    conditional_norm, guided_norm = norms
-    return (conditional_norm / guided_norm).clamp(least, 1.0).to(guided.dtype)
-
-
-def ramp(least: float | None, most: float, steps: int) -> list[float]:
-    """Guidance scale of each set step: least + (most - least) * k/K for k = 1..K, or constant."""
-    if least is None:
-        return [most] * steps
-    return [least + (most - least) * (step + 1) / steps for step in range(steps)]

@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nova_model.config import PRESETS, SamplingConfig
+from nova_model.config import SamplingConfig
 from nova_model.model import Losses, Nova
+from nova_model.presets import PRESETS
 from nova_model.sampling.schedule import FlowMatching
-from nova_model.sampling.video import generate
+from nova_model.sampling.video import Request, generate
 from nova_model.tools import reference
 from nova_model.tools.arguments import ArgumentParser
 from nova_model.training.precision import multiplies_bf16
@@ -108,7 +109,7 @@ def sample_case(frames: int, device: torch.device, rounds: int, dtype: torch.dty
         }  # fmt: skip
 
     return Case(
-        lambda number: generate(model, SCHEDULE, **arguments(model, number)).float(),
+        lambda number: generate(model, SCHEDULE, Request(**arguments(model, number))).float(),
         lambda number: reference.generate(plain, SCHEDULE, **arguments(plain, number)),
         rounds,
     )

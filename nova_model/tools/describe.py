@@ -24,7 +24,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from nova_model.config import PARTS, PRESETS, NovaConfig, SamplingConfig
+from nova_model.config import NETWORKS, NovaConfig, SamplingConfig
+from nova_model.presets import PRESETS
 from nova_model.tools.arguments import ArgumentParser
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def describe(
     guidance_scale: float = 5.0,
     loss_repeat: int = 4,
     precision: str = "bf16",
-    checkpointing: Sequence[str] = PARTS,
+    checkpointing: Sequence[str] = NETWORKS,
 ) -> dict[str, Any]:
     """Computes the JSON object.
 
@@ -66,7 +67,7 @@ def describe(
         close = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)
         raise ValueError(f"unknown preset {name!r}; did you mean {close[0]}?")
     config = PRESETS[name]
-    frames = config.usual_frames if frames is None else frames
+    frames = config.default_frames if frames is None else frames
     for option, value in {"batch": batch, "frames": frames, "loss_repeat": loss_repeat}.items():
         if value < 1:
             raise ValueError(f"{option} must be at least 1")
@@ -179,7 +180,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--precision", choices=("bf16", "fp32"), default="bf16", help="precision of training; default bf16"
     )
-    parser.add_argument("--checkpointing", nargs="*", choices=PARTS, default=PARTS, help="networks; by default all")
+    parser.add_argument(
+        "--checkpointing", nargs="*", choices=NETWORKS, default=NETWORKS, help="networks; by default all"
+    )
     options = vars(parser.parse_args(arguments))
     try:
         print(json.dumps(describe(options.pop("preset"), **options)))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from nova_model import masking
 from nova_model.config import NovaConfig, SamplingConfig
 from nova_model.ops import FREQUENCIES
-from nova_model.sampling import frame as frame_sampling
+from nova_model.sampling import diffusion
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def _temporal_step(config: NovaConfig, sizes: Sizes, branches: int, batch: int, 
 def _set(config: NovaConfig, steps: int, tokens: int) -> int:
     """All diffusion steps of a set; the condition is projected once for as many steps as fit a memory budget."""
     size = config.denoiser
-    at_once = max(1, frame_sampling.MODULATION_BYTES // (tokens * size.width * (3 * size.depth + 2) * 4))
+    at_once = max(1, diffusion.MODULATION_BYTES // (tokens * size.width * (3 * size.depth + 2) * 4))
     condition = linear(tokens, config.width, size.width) + linear(tokens, size.width, size.width)
     step = _sinusoid(size.width) + _modulation(config, tokens) + _denoised(config, tokens)
     return math.ceil(steps / at_once) * condition + steps * step

@@ -116,7 +116,9 @@ def step_bytes(model: Nova, step: Step) -> int:
         )
         prompt = model.null(step.batch)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            indicators = model.indicators(model.context(prompt, None, None, step.batch), latents)
-            total = model.losses(latents, indicators, FlowMatching(), draws).total
+            context = model.context(prompt, None, None, step.batch)
+            indicators = model.indicators(model.temporal(context, latents))
+            z = model.spatial(latents, indicators.flatten(0, 1), draws.visible, draws.hidden)
+            total = model.diffusion_loss(latents, z, FlowMatching(), draws).total
         total.backward()
     return counted.peak

@@ -15,7 +15,7 @@ from nova_model.checkpoints.weights import check_keys, config_of
 from nova_model.config import SamplingConfig
 from nova_model.model import Draws, Losses, Nova
 from nova_model.sampling.schedule import Ddpm, FlowMatching, Schedule, schedule_from_config
-from nova_model.sampling.video import generate
+from nova_model.sampling.video import Request, generate
 
 PASS_TOLERANCE = 5e-5
 GENERATION_TOLERANCE = 3e-4
@@ -136,7 +136,7 @@ class TrainingPass:
 
     @functools.cached_property
     def indicators(self) -> Tensor:
-        return self.model.indicators(self.context_with_motion, self.latents)
+        return self.model.indicators(self.temporal_out)
 
     @functools.cached_property
     def spatial_out(self) -> Tensor:
@@ -168,7 +168,8 @@ class TrainingPass:
             noise=self.case.tensor("train_noise"),
         )
         assert self.repeats
-        return self.model.losses(self.latents, self.indicators, self.case.schedule, draws)
+        z = self.model.spatial(self.latents, self.indicators.flatten(0, 1), draws.visible, draws.hidden)
+        return self.model.diffusion_loss(self.latents, z, self.case.schedule, draws)
 
     @property
     def loss(self) -> Tensor:
@@ -234,9 +235,7 @@ def generation(case: Case, name: str) -> Tensor:
     def per_prompt(key: str) -> Tensor | None:
         return torch.tensor(options[key], dtype=torch.float32).expand(len(prompt)) if key in options else None
 
-    return generate(
-        case.model,
-        case.schedule,
+    request = Request(
         text=prompt,
         frames=options.get("latent_frames", expected.shape[2]),
         latent_size=(expected.shape[3], expected.shape[4]),
@@ -246,3 +245,4 @@ def generation(case: Case, name: str) -> Tensor:
         fps=per_prompt("fps"),
         first_frames=first_frames(case.golden, options["first_frame"]) if "first_frame" in options else None,
     )
+    return generate(case.model, case.schedule, request)

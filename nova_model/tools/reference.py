@@ -22,8 +22,9 @@ from nova_model import masking, ops
 from nova_model.config import SamplingConfig
 from nova_model.layers import ADALN_EPS
 from nova_model.model import Draws, Losses, Nova
-from nova_model.sampling.frame import Noise
-from nova_model.sampling.schedule import Schedule, guide, ramp
+from nova_model.sampling.guidance import guide, ramp
+from nova_model.sampling.noise import Noise
+from nova_model.sampling.schedule import Schedule
 
 Past = list[tuple[Tensor, Tensor]]
 
@@ -74,7 +75,7 @@ def adaln(layer: Any, x: Tensor, condition: Tensor) -> tuple[Tensor, ...]:
 def denoise(model: Nova, x_t: Tensor, t: Tensor, z: Tensor, chosen: Tensor | None = None) -> Tensor:
     """Output of the denoiser for noisy tokens [B, N, P], or for the chosen ones [B, n], at timesteps [B, n]."""
     net: Any = model.image_decoder
-    h = net.patch_embed.tokens(x_t)
+    h = net.patch_embed.embed_tokens(x_t)
     if chosen is not None:
         h = h.gather(1, chosen[..., None].expand(-1, -1, model.config.denoiser.width))
     embed = net.time_cond_embed

@@ -134,7 +134,7 @@ def canvas_of(config: ShapesBenchmark, generation: GenerationConfig, checkpoint:
         return Canvas(height=height, width=width, frames=None)
     with loading(checkpoint.vae):
         codec = Codec(load_vae(folder(checkpoint.vae)))
-    frames = whole_tiles(model.usual_frames, codec) if config.frames is None else config.frames
+    frames = whole_tiles(model.default_frames, codec) if config.frames is None else config.frames
     extended = whole_tiles(2 * codec.latent_frames(frames), codec)
     return Canvas(height=height, width=width, frames=frames, extended=extended, fps=generation.fps)
 

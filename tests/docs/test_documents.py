@@ -50,7 +50,7 @@ def test_paths_in_the_text_exist(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_dotted_names_in_the_text_exist(page):
-    """Inline code such as `nova_model.config.PRESETS` can be imported."""
+    """Inline code such as `nova_model.presets.PRESETS` can be imported."""
     for span in spans(page.read_text()):
         if re.fullmatch(r"(?:nova_model|pipelines|jobs)(?:\.\w+)+", span):
             parent, _, last = span.rpartition(".")

@@ -8,7 +8,7 @@ from jobs import recipes, settings
 from jobs.recipes.registry import config_of
 from jobs.recipes.released import RELEASES
 from jobs.train.config import TrainingConfig
-from nova_model.config import PRESETS
+from nova_model.presets import PRESETS
 from tests.nova_model.folders import make_video_vae
 
 

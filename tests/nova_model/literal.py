@@ -1,6 +1,8 @@
-"""The spec's words in plain code, on a state dict: slow, one token, sample and step at a time where that is clearer.
+"""The published model written out literally, on a state dict: slow, one token, sample and step at a time where that is
+clearer.
 
-It shares nothing with `nova_model` but the weights' names: what it computes are the references that other folders hold.
+It shares nothing with `nova_model` but the names of the weights, so that its outputs can stand in for reference tensors
+of the released model.
 """
 
 from __future__ import annotations
@@ -73,9 +75,10 @@ class Literal:
         return x + self.norm(f"{name}.norm2", self.linear(f"{name}.mlp.fc2", F.gelu(self.linear(f"{name}.mlp.fc1", x))))
 
     def projected(self, name: str, values: Tensor, order: str) -> Tensor:
-        """The 128-frequency embedding of values, and its projection with a SiLU between.
+        """The 128-frequency embedding of values, and its projection by two layers with a SiLU between them.
 
-        Timesteps are numbers up to 1000, where the last bit of a frequency shows: theirs are written as exponentials.
+        Timesteps go up to 1000, where the last bit of a frequency matters: their frequencies are exponentials, as in
+        the release.
         """
         f = 10000.0 ** (-torch.arange(128) / 128)
         if order == "cos sin":
@@ -90,13 +93,13 @@ class Literal:
         """[rows*columns, D]."""
         f = 10000.0 ** (-torch.arange(self.width // 4) / (self.width // 4))
         grid = [(h, w) for h in range(rows) for w in range(columns)]
-        each = [torch.cat([(w * f).sin(), (w * f).cos(), (h * f).sin(), (h * f).cos()]) for h, w in grid]
-        return torch.stack(each)
+        positions = [torch.cat([(w * f).sin(), (w * f).cos(), (h * f).sin(), (h * f).cos()]) for h, w in grid]
+        return torch.stack(positions)
 
     # Conditioning.
 
     def padded(self, prompts: list[Tensor]) -> Tensor:
-        """Rows of the buffer stand where a prompt has ended."""
+        """Pads prompts with the rows of the buffer."""
         rows = self.weights["text_embed.weight"][: self.config["text_token_len"]]
         return torch.stack([torch.cat([prompt, rows[len(prompt) :]]) for prompt in prompts])
 
@@ -117,19 +120,19 @@ class Literal:
         return self.norm("text_embed.norm", self.linear("text_embed.proj", prompt))
 
     def context(self, prompt: Tensor, motion: Tensor | None, fps: Tensor | None) -> Tensor:
-        parts = [self.text_context(prompt)]
+        tokens = [self.text_context(prompt)]
         if self.config["video_base_size"][0] > 1:
             motion = torch.full((len(prompt),), 5.0) if motion is None else motion
             fps = torch.full((len(prompt),), 12.0) if fps is None else fps
-            parts.append(self.projected("motion_embed.flow_proj", motion, "sin cos")[:, None])
-            parts.append(self.projected("motion_embed.fps_proj", fps, "sin cos")[:, None])
-        return torch.cat(parts, 1)
+            tokens.append(self.projected("motion_embed.flow_proj", motion, "sin cos")[:, None])
+            tokens.append(self.projected("motion_embed.fps_proj", fps, "sin cos")[:, None])
+        return torch.cat(tokens, 1)
 
     # Temporal.
 
     def temporal(self, context: Tensor, slots: list[Tensor | None], frames: int, size: tuple[int, int]) -> Tensor:
-        """Outputs of the given slots [B, len(slots), M, D]: None is begin-of-video, a tensor the frame before."""
-        rows, columns = (each // (2 * self.patch) for each in size)
+        """Outputs for slots, [B, len(slots), M, D]; a slot is None for begin-of-video, else the preceding frame."""
+        rows, columns = (side // (2 * self.patch) for side in size)
         tokens, places = [context], [(0, 0, 0)] * context.shape[1]
         for t, before in enumerate(slots):
             bov = self.weights["mask_embed.bos_token"].expand(len(context), rows * columns, -1)
@@ -141,7 +144,7 @@ class Literal:
             tokens.append(x)
             places += [(t, h, w) for h in range(rows) for w in range(columns)]
         block_of = [0] * context.shape[1] + [t for t in range(len(slots)) for _ in range(rows * columns)]
-        mask = torch.tensor([[mine >= other for other in block_of] for mine in block_of])
+        mask = torch.tensor([[query >= key for key in block_of] for query in block_of])
         x = torch.cat(tokens, 1)
         for index in range(self.depth("video_encoder")):
             x = self.block(f"video_encoder.blocks.{index}", x, self.heads(0), places, mask)
@@ -162,8 +165,8 @@ class Literal:
 
     def spatial(self, frame: Tensor, prefix: Tensor, visible: list[list[int]]) -> Tensor:
         """z of every token [B, N, D]; one sample after the other."""
-        rows, columns = (each // self.patch for each in frame.shape[-2:])
-        found = []
+        rows, columns = (side // self.patch for side in frame.shape[-2:])
+        features = []
         for sample, ids in enumerate(visible):
             grid = [(0, h, w) for h in range(rows) for w in range(columns)]
             before = [(0, 0, 0)] * prefix.shape[1]
@@ -173,17 +176,17 @@ class Literal:
                 tokens, masked = tokens + self.positions(rows, columns), masked + self.positions(rows, columns)
             x = torch.cat([prefix[sample], tokens[ids]])[None]
             depth = self.depth("image_encoder")
-            for index in range(depth // 2):
+            for layer in range(depth // 2):
                 x = self.block(
-                    f"image_encoder.blocks.{index}", x, self.heads(1), before + [grid[each] for each in ids], None
+                    f"image_encoder.blocks.{layer}", x, self.heads(1), before + [grid[index] for index in ids], None
                 )
             full = masked.clone()
             full[ids] = x[0, len(before) :]
             x = torch.cat([x[0, : len(before)], full])[None]
             for index in range(depth // 2, depth):
                 x = self.block(f"image_encoder.blocks.{index}", x, self.heads(1), before + grid, None)
-            found.append(self.norm("image_encoder.norm", x)[0, len(before) :])
-        return torch.stack(found)
+            features.append(self.norm("image_encoder.norm", x)[0, len(before) :])
+        return torch.stack(features)
 
     # Denoiser.
 
@@ -211,7 +214,7 @@ class Literal:
         return {"ddpm": DDPMScheduler, "flow": FlowMatchEulerDiscreteScheduler}[self.scheduler["kind"]](**keys)
 
     def training_pass(self, golden: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Every output of section 7 but tables and generations."""
+        """Every reference output but tables and generations."""
         latents, prompt = golden["latents"], self.prompt(golden)
         batch, _, frames, height, width = latents.shape
         context = self.context(prompt, golden.get("motion_flow"), golden.get("fps"))
@@ -225,50 +228,55 @@ class Literal:
             golden["train_noise"],
             golden["train_timesteps"],
         )
-        theirs = self.diffusers()
+        scheduler = self.diffusers()
         if self.scheduler["kind"] == "flow":
-            sigma, t = theirs.sigmas[index][..., None], theirs.timesteps[index]
+            sigma, t = scheduler.sigmas[index][..., None], scheduler.timesteps[index]
             x_t, target = sigma * noise + (1 - sigma) * x, noise - x
         else:
-            x_t = theirs.add_noise(x.flatten(0, 1), noise.flatten(0, 1), index.flatten()).reshape(x.shape)
-            velocity = theirs.get_velocity(x.flatten(0, 1), noise.flatten(0, 1), index.flatten()).reshape(x.shape)
-            t, target = index, {"epsilon": noise, "sample": x, "v_prediction": velocity}[theirs.config.prediction_type]
-        said = self.denoise(x_t, t, z.repeat(repeats, 1, 1))
+            x_t = scheduler.add_noise(x.flatten(0, 1), noise.flatten(0, 1), index.flatten()).reshape(x.shape)
+            velocity = scheduler.get_velocity(x.flatten(0, 1), noise.flatten(0, 1), index.flatten()).reshape(x.shape)
+            t, target = (
+                index,
+                {"epsilon": noise, "sample": x, "v_prediction": velocity}[scheduler.config.prediction_type],
+            )
+        prediction = self.denoise(x_t, t, z.repeat(repeats, 1, 1))
         mask = torch.ones(len(flat), x.shape[1])
         for row, ids in enumerate(golden["train_visible_ids"].tolist()):
             mask[row, ids] = 0
         mask = mask.repeat(repeats, 1)
-        weighted = (said - target).square().mean(-1) * mask / (mask.sum() + 1e-5)
+        weighted = (prediction - target).square().mean(-1) * mask / (mask.sum() + 1e-5)
         of_frame = weighted.reshape(repeats, batch, frames, -1)
-        named = {
+        outputs = {
             "context": self.text_context(prompt), "temporal_out": out.flatten(1, 2), "spatial_out": z,
-            "denoiser_out": said,
+            "denoiser_out": prediction,
         }  # fmt: skip
         if prompt.ndim == 3:
-            named["text_padded"] = prompt
+            outputs["text_padded"] = prompt
         if self.config["video_base_size"][0] > 1:
-            named["context_with_motion"] = context
+            outputs["context_with_motion"] = context
         if frames == 1:
-            return {**named, "loss": weighted.sum()[None]}
+            return {**outputs, "loss": weighted.sum()[None]}
         first, later = of_frame[:, :, 0].sum(), of_frame[:, :, 1:].sum()
-        return {**named, "loss_t2i": frames * first[None], "loss_i2i": frames / (frames - 1) * later[None]}
+        return {**outputs, "loss_t2i": frames * first[None], "loss_i2i": frames / (frames - 1) * later[None]}
 
     # Generation.
 
-    def generation(self, golden: dict[str, Tensor], asked: dict[str, Any], size: tuple[int, int]) -> Tensor:
-        """Section 5, from one CPU generator; every temporal pass is made anew, without a cache."""
-        prompt, frames = self.prompt(golden), asked["latent_frames"]
+    def generation(self, golden: dict[str, Tensor], settings: dict[str, Any], size: tuple[int, int]) -> Tensor:
+        """A generation from one CPU generator; every temporal pass covers all frames again, without a cache."""
+        prompt, frames = self.prompt(golden), settings["latent_frames"]
         batch, (height, width), patch = len(prompt), size, self.patch
         channels, count = self.config["image_dim"], height // patch * (width // patch)
-        motion = torch.full((batch,), float(asked["motion_flow"])) if asked.get("motion_flow") is not None else None
-        fps = torch.full((batch,), float(asked["fps"])) if asked.get("fps") is not None else None
+        motion = (
+            torch.full((batch,), float(settings["motion_flow"])) if settings.get("motion_flow") is not None else None
+        )
+        fps = torch.full((batch,), float(settings["fps"])) if settings.get("fps") is not None else None
         conditional, null = self.context(prompt, motion, fps), self.context(self.null(prompt), motion, fps)
-        image_scale = asked.get("image_guidance_scale")
-        rng = torch.Generator().manual_seed(asked["seed"])
-        made: list[Tensor] = list(asked["given"].unbind(2)) if asked.get("given") is not None else []
+        image_scale = settings.get("image_guidance_scale")
+        rng = torch.Generator().manual_seed(settings["seed"])
+        video: list[Tensor] = list(settings["given"].unbind(2)) if settings.get("given") is not None else []
         order = None
-        while len(made) < frames:
-            slots = [None, *made]
+        while len(video) < frames:
+            slots = [None, *video]
 
             def prefix(context: Tensor, slots: list[Tensor | None]) -> Tensor:
                 return self.indicators(self.temporal(context, slots, frames, (height, width)))[:, -1]
@@ -280,44 +288,44 @@ class Literal:
                 branches |= {"imgcond": prefix(null, slots), "uncond": prefix(null, [None] * len(slots))}
             if order is None:
                 order = torch.rand(batch, count, 1, generator=rng).argsort(1)[..., 0]
-            made.append(self.frame(branches, order, rng, asked, (batch, channels, height, width)))
-        return torch.stack(made, 2)
+            video.append(self.frame(branches, order, rng, settings, (batch, channels, height, width)))
+        return torch.stack(video, 2)
 
     def frame(
-        self, branches: dict[str, Tensor], order: Tensor, rng: torch.Generator, asked: dict[str, Any],
+        self, branches: dict[str, Tensor], order: Tensor, rng: torch.Generator, settings: dict[str, Any],
         shape: tuple[int, ...],
     ) -> Tensor:  # fmt: skip
         patch, (batch, _, height, _) = self.patch, shape
-        frame, count, steps = torch.zeros(shape), order.shape[1], asked["set_steps"]
-        left = [int(np.round(math.cos(math.pi / 2 * k / steps) * count)) for k in range(steps + 1)]
-        sets = [(a, b) for a, b in pairwise(left) if a > b]
-        most, least = asked["guidance_scale"], asked.get("min_guidance_scale")
-        renorm = asked.get("guidance_renorm") if asked.get("guidance_renorm") is not None else 1
-        image_scale = asked.get("image_guidance_scale")
+        frame, count, steps = torch.zeros(shape), order.shape[1], settings["set_steps"]
+        masked = [int(np.round(math.cos(math.pi / 2 * k / steps) * count)) for k in range(steps + 1)]
+        sets = [(before, after) for before, after in pairwise(masked) if before > after]
+        max_scale, min_scale = settings["guidance_scale"], settings.get("min_guidance_scale")
+        renorm = settings.get("guidance_renorm") if settings.get("guidance_renorm") is not None else 1
+        image_scale = settings.get("image_guidance_scale")
         for k, (before, after) in enumerate(sets, start=1):
-            g = most if least is None else least + (most - least) * k / len(sets)
-            known, chosen = order[:, : count - before], order[:, count - before : count - after]
-            z = {name: self.spatial(frame, prefix, known.tolist()) for name, prefix in branches.items()}
+            g = max_scale if min_scale is None else min_scale + (max_scale - min_scale) * k / len(sets)
+            visible, chosen = order[:, : count - before], order[:, count - before : count - after]
+            z = {name: self.spatial(frame, prefix, visible.tolist()) for name, prefix in branches.items()}
             scheduler = self.diffusers()
-            scheduler.set_timesteps(asked["diffusion_steps"])
+            scheduler.set_timesteps(settings["diffusion_steps"])
             x = torch.randn(shape, generator=rng)
             inside = torch.zeros(batch, count, 1).scatter(1, chosen[..., None], 1.0).bool()
             for t in scheduler.timesteps:
                 noisy = tokens_of(x, patch)
-                said = {
-                    name: torch.where(inside, self.denoise(noisy, t.expand(batch, count), each), noisy)
-                    for name, each in z.items()
+                predictions = {
+                    name: torch.where(inside, self.denoise(noisy, t.expand(batch, count), features), noisy)
+                    for name, features in z.items()
                 }
-                out = said["cond"]
-                guided = (g > 1 or image_scale is not None) and t >= (asked.get("guidance_trunc") or 0)
+                out = predictions["cond"]
+                guided = (g > 1 or image_scale is not None) and t >= (settings.get("guidance_trunc") or 0)
                 if guided:
-                    base = said["uncond" if image_scale is None else "imgcond"]
-                    out = said["uncond"] + g * (said["cond"] - base)
+                    base = predictions["uncond" if image_scale is None else "imgcond"]
+                    out = predictions["uncond"] + g * (predictions["cond"] - base)
                     if renorm < 1:
-                        norms = [each.flatten(1).norm(dim=1) for each in (said["cond"], out)]
+                        norms = [values.flatten(1).norm(dim=1) for values in (predictions["cond"], out)]
                         out = out * (norms[0] / norms[1]).clamp(renorm, 1)[:, None, None]
                     if image_scale is not None:
-                        out = out + image_scale * (said["imgcond"] - said["uncond"])
+                        out = out + image_scale * (predictions["imgcond"] - predictions["uncond"])
                 x = scheduler.step(latents_of(out, patch, height), t, x, generator=rng).prev_sample
             keep = latents_of(inside.float().expand(-1, -1, patch * patch * shape[1]), patch, height).bool()
             frame = torch.where(keep, x, frame)
@@ -325,7 +333,7 @@ class Literal:
 
 
 def rotated(x: Tensor, places: list[tuple[int, int, int]]) -> Tensor:
-    """Adjacent channel pairs of [B, S, heads, d] turned; an eighth of d for time, the rest halved."""
+    """[B, S, heads, d] with adjacent pairs of channels rotated; an eighth of d for time, the rest in halves."""
     d = x.shape[-1]
     axes = (d // 8, (d - d // 8) // 2, (d - d // 8) // 2)
     angles = [
@@ -346,16 +354,16 @@ def rotated(x: Tensor, places: list[tuple[int, int, int]]) -> Tensor:
 def tokens_of(latents: Tensor, p: int) -> Tensor:
     """[B, C, H, W] -> [B, N, p*p*C], row in patch, column in patch, channel."""
     rows, columns = latents.shape[2] // p, latents.shape[3] // p
-    each = [
+    tokens = [
         latents[:, :, h * p : (h + 1) * p, w * p : (w + 1) * p].permute(0, 2, 3, 1).flatten(1)
         for h in range(rows)
         for w in range(columns)
     ]
-    return torch.stack(each, 1)
+    return torch.stack(tokens, 1)
 
 
 def latents_of(tokens: Tensor, p: int, height: int) -> Tensor:
-    """The way back."""
+    """Inverse of `tokens_of`."""
     columns = tokens.shape[1] // (height // p)
     channels = tokens.shape[2] // (p * p)
     out = tokens.new_zeros(len(tokens), channels, height, columns * p)

@@ -1,4 +1,4 @@
-"""The `tiny` preset with weights from a seed, inputs that fit it, and how a user's mistake must be told."""
+"""The `tiny` preset with seeded weights, inputs that fit it, and the form that errors must have."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from nova_model.config import PRESETS
 from nova_model.model import Nova
+from nova_model.presets import PRESETS
 
 
 def tiny(seed: int = 0, **changes: Any) -> Nova:
     """The preset `tiny` with some keys changed, in eval mode; leaves torch's own generator as it was.
 
-    Weights and biases are torch's own, and matrices half as large again, so that every part shows in the output.
+    Weights and biases are initialised as torch does, and matrices are scaled by 1.5, so that every layer has a visible
+    effect on the output.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -43,7 +44,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 @contextmanager
 def one_line_error(match: str) -> Iterator[None]:
-    """What a user's mistake must give: a ValueError of one line that says `match`."""
+    """Expects what a user's mistake must raise: a ValueError with a message of one line that matches `match`."""
     with pytest.raises(ValueError, match=match) as error:
         yield
     assert "\n" not in str(error.value)

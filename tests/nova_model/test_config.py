@@ -1,4 +1,4 @@
-"""The architecture's config: derived sizes, config.json as released, and mistakes told in one line."""
+"""Configs: derived sizes, config.json as released, and one-line errors for mistakes."""
 
 import json
 from dataclasses import FrozenInstanceError, replace
@@ -6,9 +6,12 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import torch
 
-from nova_model.config import PRESETS, MlpSize, NovaConfig, SamplingConfig, VitSize
+from nova_model.config import RELEASED_DEFAULTS, MaskRatios, MlpSize, NovaConfig, SamplingConfig, VitSize
 from nova_model.model import Nova
+from nova_model.presets import PRESETS
 from tests.nova_model.models import one_line_error
+
+TINY = PRESETS["tiny"]
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -28,10 +31,10 @@ def test_grids_of_every_preset_fit_its_pixels(name):
     assert config.video_base_size[1:] == (height // (2 * patch), width // (2 * patch))
 
 
-def test_the_video_preset_has_the_releases_base_and_its_usual_length():
+def test_the_video_preset_has_the_releases_base_and_default_length():
     config = PRESETS["nova-d48w1024-osp480"]
-    assert (config.video_base_size, config.usual_frames) == ((16, 15, 24), 9)
-    assert (PRESETS["tiny"].usual_frames, PRESETS["nova-d48w1024-sd512"].usual_frames) == (5, 1)
+    assert (config.video_base_size, config.default_frames) == ((16, 15, 24), 9)
+    assert (PRESETS["tiny"].default_frames, PRESETS["nova-d48w1024-sd512"].default_frames) == (5, 1)
 
 
 def test_a_released_config_is_read():
@@ -54,20 +57,34 @@ def test_a_released_config_is_read():
     assert config.has_motion
 
 
+def test_keys_that_a_released_config_leaves_out_are_those_of_the_first_release():
+    assert NovaConfig.from_dict({}) == PRESETS["nova-d48w1024-sd512"]
+    assert NovaConfig.from_dict({"image_dim": 8}) == replace(PRESETS["nova-d48w1024-sd512"], image_dim=8)
+
+
+def test_an_architecture_is_never_a_release_by_default():
+    """Every key of a released config must be given, but for class labels and ablations."""
+    for key in RELEASED_DEFAULTS:
+        without_key = {name: value for name, value in RELEASED_DEFAULTS.items() if name != key}
+        with pytest.raises(TypeError, match=key):
+            NovaConfig(**without_key)
+    assert NovaConfig(**RELEASED_DEFAULTS) == PRESETS["nova-d48w1024-sd512"]
+
+
 @pytest.mark.parametrize(
     ("name", "heads"),
     [("vit_d2w64", 4), ("vit_d2w768", 12), ("vit_d2w1024", 16), ("vit_d2w1536", 16), ("vit_d2w64h2", 2)],
 )
 def test_heads_follow_the_width_unless_named(name, heads):
-    assert NovaConfig(arch=(name, name, "mlp_d1w32")).temporal.heads == heads
+    assert replace(TINY, arch=(name, name, "mlp_d1w32")).temporal.heads == heads
 
 
 def test_sizes_derive_from_the_stride():
-    assert NovaConfig(image_stride=8).patch_size == 2
-    config = NovaConfig(image_stride=16, image_dim=16)
+    assert replace(TINY, image_stride=8).patch_size == 2
+    config = replace(TINY, image_stride=16, image_dim=16)
     assert (config.patch_size, config.token_dim) == (1, 16)
-    assert NovaConfig(image_size=256).pixel_size == (256, 256)
-    assert not NovaConfig(video_base_size=(1, 16, 16)).has_motion
+    assert replace(TINY, image_size=256).pixel_size == (256, 256)
+    assert not replace(TINY, video_base_size=(1, 16, 16)).has_motion
 
 
 @pytest.mark.parametrize(
@@ -82,22 +99,22 @@ def test_sizes_derive_from_the_stride():
 )
 def test_an_arch_that_cannot_be_built_is_a_one_line_error(arch, match):
     with one_line_error(match):
-        NovaConfig(arch=arch)
+        replace(TINY, arch=arch)
 
 
 def test_rotary_positions_need_heads_that_split_in_three():
     with one_line_error("rotary positions need a head size"):
-        NovaConfig(arch=("vit_d2w64h8", "vit_d2w64h8", "mlp_d1w32"), rotary_pos_embed=True)
+        replace(TINY, arch=("vit_d2w64h8", "vit_d2w64h8", "mlp_d1w32"), rotary_pos_embed=True)
 
 
-def test_a_mistyped_denoiser_is_told_when_the_config_is_built():
+def test_a_mistyped_denoiser_is_an_error_when_the_config_is_built():
     with one_line_error("a denoiser is named such as mlp_d6w1024"):
-        NovaConfig(arch=("vit_d2w64", "vit_d2w64", "mpl_d1w32"))
+        replace(TINY, arch=("vit_d2w64", "vit_d2w64", "mpl_d1w32"))
 
 
 def test_rotary_positions_refuse_heads_whose_thirds_are_odd():
     with one_line_error("rotary positions need a head size"):
-        NovaConfig(arch=("vit_d2w64", "vit_d2w64", "mlp_d1w32"), rotary_pos_embed=True)
+        replace(TINY, arch=("vit_d2w64", "vit_d2w64", "mlp_d1w32"), rotary_pos_embed=True)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +132,7 @@ def test_a_mixer_of_rank_24_has_the_other_number_of_the_spec():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_what_no_release_has_is_not_written(name):
+def test_keys_that_no_release_has_are_not_written(name):
     assert not {"label_classes", "sees_frames", "sees_motion", "norm"} & set(PRESETS[name].to_dict())
     changed = replace(PRESETS[name], label_classes=10, sees_frames=False, sees_motion=False, norm="pre")
     assert NovaConfig.from_dict(changed.to_dict()) == changed
@@ -124,15 +141,15 @@ def test_what_no_release_has_is_not_written(name):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"image_dim": 0}, "image_dim is 0; it is a whole number"),
-        ({"image_stride": 8.5}, "image_stride is 8.5; it is a whole number"),
+        ({"image_dim": 0}, "image_dim is 0; it must be a whole number"),
+        ({"image_stride": 8.5}, "image_stride is 8.5; it must be a whole number"),
         ({"label_classes": -1, "text_token_dim": None}, "label_classes is -1"),
-        ({"text_token_dim": "2560"}, "text_token_dim is '2560'; it is a whole number, or null for labels"),
-        ({"video_mixer_rank": 8.0}, "video_mixer_rank is 8.0; it is a whole number, or null for no mixer"),
-        ({"image_size": (512,)}, r"image_size is \(512,\); it is 2 whole numbers"),
-        ({"image_base_size": 32}, "image_base_size is 32; it is 2 whole numbers"),
-        ({"video_base_size": (16, 16)}, r"video_base_size is \(16, 16\); it is 3 whole numbers"),
-        ({"video_base_size": (0, 16, 16)}, r"video_base_size is \(0, 16, 16\); it is 3 whole numbers"),
+        ({"text_token_dim": "2560"}, "text_token_dim is '2560'; it must be a whole number, or null for labels"),
+        ({"video_mixer_rank": 8.0}, "video_mixer_rank is 8.0; it must be a whole number, or null for no mixer"),
+        ({"image_size": (512,)}, r"image_size is \(512,\); it must be 2 whole numbers"),
+        ({"image_base_size": 32}, "image_base_size is 32; it must be 2 whole numbers"),
+        ({"video_base_size": (16, 16)}, r"video_base_size is \(16, 16\); it must be 3 whole numbers"),
+        ({"video_base_size": (0, 16, 16)}, r"video_base_size is \(0, 16, 16\); it must be 3 whole numbers"),
         ({"norm": "before"}, "norm is 'before'; choose post, pre, post_add"),
         ({"arch": ("vit_d2w64", "vit_d2w64")}, "name temporal encoder, spatial encoder and denoiser"),
         ({"arch": ("vit_d0w64", "vit_d2w64", "mlp_d1w32")}, "an encoder has at least one layer"),
@@ -141,7 +158,19 @@ def test_what_no_release_has_is_not_written(name):
 )
 def test_sizes_that_cannot_be_are_a_one_line_error(changes, match):
     with one_line_error(match):
-        NovaConfig(**changes)
+        replace(TINY, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"min_ratio": 1.0}, "masks.min_ratio is 1.0; it must be a share"),
+        ({"std": 0.0}, "masks.std is 0.0; it must be"),
+    ],
+)
+def test_mask_ratios_that_cannot_be_are_a_one_line_error(changes, match):
+    with one_line_error(match):
+        MaskRatios(**changes)
 
 
 def test_configs_do_not_change():
@@ -152,7 +181,7 @@ def test_configs_do_not_change():
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"guidance_renorm": 1.5}, r"guidance_renorm is 1.5; it is a factor from 0 to 1 \(off\)"),
+        ({"guidance_renorm": 1.5}, r"guidance_renorm is 1.5; it must be a factor from 0 to 1 \(off\)"),
         ({"guidance_renorm": -0.1}, "guidance_renorm is -0.1"),
         ({"guidance_scale": -1.0}, "guidance_scale is -1.0"),
         ({"set_steps": 0}, "set_steps and diffusion_steps must be at least 1"),

@@ -47,10 +47,10 @@ def test_tokens_are_denoised_apart_from_each_other():
     x, t, z = inputs()
     out = net(x_t=x, t=t, z=z)
     for changed in ({"x_t": x + 1}, {"t": t + 100}, {"z": z + 1}):
-        given = {"x_t": x.clone(), "t": t.clone(), "z": z.clone()}
+        arguments = {"x_t": x.clone(), "t": t.clone(), "z": z.clone()}
         for name, value in changed.items():
-            given[name][0, 2] = value[0, 2]
-        difference = (net(**given) - out).abs().amax(-1)
+            arguments[name][0, 2] = value[0, 2]
+        difference = (net(**arguments) - out).abs().amax(-1)
         assert difference[0, 2] > 1e-3
         difference[0, 2] = 0
         assert difference.max() < 1e-6

@@ -1,4 +1,4 @@
-"""What turns inputs into tokens."""
+"""Embeddings of patches, prompts, labels, motion and frame times."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def test_patches_embed_as_a_strided_convolution_from_latents_and_from_tokens():
     patch = latents[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
     by_hand = torch.einsum("bchw,dchw->bd", patch, embed.proj.weight) + embed.proj.bias
     torch.testing.assert_close(embedded[:, row * 3 + column], by_hand)
-    torch.testing.assert_close(embed.tokens(ops.patchify(latents, 2)), embedded)
+    torch.testing.assert_close(embed.embed_tokens(ops.patchify(latents, 2)), embedded)
 
 
 def test_prompts_are_padded_with_the_buffers_rows_at_their_own_positions():

@@ -18,11 +18,11 @@ def attention_by_hand(layer, x, mask=None):
     q, k, v = layer.qkv(x).split(x.shape[-1], dim=-1)
     heads = []
     for head in range(layer.heads):
-        part = slice(head * size, (head + 1) * size)
-        scores = q[..., part] @ k[..., part].transpose(1, 2) / math.sqrt(size)
+        channels = slice(head * size, (head + 1) * size)
+        scores = q[..., channels] @ k[..., channels].transpose(1, 2) / math.sqrt(size)
         if mask is not None:
             scores = scores.masked_fill(~mask, -math.inf)
-        heads.append(scores.softmax(-1) @ v[..., part])
+        heads.append(scores.softmax(-1) @ v[..., channels])
     return layer.proj(torch.cat(heads, dim=-1))
 
 
@@ -35,16 +35,16 @@ def test_attention_by_hand():
 
 @pytest.mark.parametrize("blocks", [(), (2, 1, 3)])
 def test_attention_in_bf16_is_that_in_fp32_up_to_rounding(blocks):
-    """On a CPU it is written out, block by block as well."""
+    """On a CPU it is computed as plain products, block by block as well."""
     q, k, v = (randn(2, 4, 6, 32, seed=seed).bfloat16().requires_grad_() for seed in range(3))
-    exact = [each.detach().float().requires_grad_() for each in (q, k, v)]
-    out, wanted = attend(q, k, v, blocks), attend(*exact, blocks)
+    exact = [tensor.detach().float().requires_grad_() for tensor in (q, k, v)]
+    out, expected = attend(q, k, v, blocks), attend(*exact, blocks)
     assert out.dtype == torch.bfloat16
-    torch.testing.assert_close(out.float(), wanted, atol=0.03, rtol=0.03)
+    torch.testing.assert_close(out.float(), expected, atol=0.03, rtol=0.03)
     out.sum().backward()
-    wanted.sum().backward()
-    for each, true in zip((q, k, v), exact, strict=True):
-        torch.testing.assert_close(each.grad.float(), true.grad, atol=0.05, rtol=0.05)
+    expected.sum().backward()
+    for tensor, reference in zip((q, k, v), exact, strict=True):
+        torch.testing.assert_close(tensor.grad.float(), reference.grad, atol=0.05, rtol=0.05)
 
 
 def test_attention_sees_only_what_the_mask_allows():
@@ -62,16 +62,16 @@ def test_attention_sees_only_what_the_mask_allows():
 def test_cached_keys_and_values_stand_in_for_the_tokens_themselves():
     layer, x = Attention(32, heads=1), randn(2, 6, 32)
     angles = ops.rotary_angles(torch.arange(6), torch.arange(6), torch.arange(6), 32)[None]
-    whole, all_of_it = layer(x, blocks=(4, 2), angles=angles)
+    full, full_cache = layer(x, blocks=(4, 2), angles=angles)
     _, cache = layer(x[:, :4], angles=angles[:, :4])
-    rest, extended = layer(x[:, 4:], angles=angles[:, 4:], past=cache)
-    torch.testing.assert_close(rest, whole[:, 4:])
-    torch.testing.assert_close(extended.keys, all_of_it.keys)
-    torch.testing.assert_close(extended.values, all_of_it.values)
+    later, extended = layer(x[:, 4:], angles=angles[:, 4:], past=cache)
+    torch.testing.assert_close(later, full[:, 4:])
+    torch.testing.assert_close(extended.keys, full_cache.keys)
+    torch.testing.assert_close(extended.values, full_cache.values)
     assert cache.keys.shape[2] == 4  # a cache is never changed in place
 
 
-def test_a_cache_grows_behind():
+def test_a_cache_grows_at_its_end():
     old, new = LayerCache(randn(1, 2, 3, 4), randn(1, 2, 3, 4, seed=1)), randn(1, 2, 1, 4, seed=2)
     grown = old.extended(new, -new)
     assert torch.equal(grown.keys[:, :, :3], old.keys)
@@ -79,14 +79,14 @@ def test_a_cache_grows_behind():
     assert torch.equal(grown.values[:, :, 3:], -new)
 
 
-def test_rotation_turns_queries_and_keys_but_not_values():
+def test_rotation_applies_to_queries_and_keys_but_not_to_values():
     layer, x = Attention(32, heads=1), randn(1, 4, 32)
     angles = torch.full((1, 4, 16), 0.7)
     out, cache = layer(x, angles=angles)
-    plain, unturned = layer(x)
-    torch.testing.assert_close(out, plain)  # all turned alike: products stay
-    torch.testing.assert_close(cache.values, unturned.values)
-    assert not torch.allclose(cache.keys, unturned.keys)
+    plain, unrotated = layer(x)
+    torch.testing.assert_close(out, plain)  # all rotated alike: products stay the same
+    torch.testing.assert_close(cache.values, unrotated.values)
+    assert not torch.allclose(cache.keys, unrotated.keys)
 
 
 def test_the_block_norms_each_branch_before_adding_it():
@@ -122,7 +122,7 @@ def test_the_mlps_nonlinearities():
 
 def test_adaln_by_hand():
     layer, x, condition = AdaLayerNorm(8, 3), randn(2, 5, 8) * 1e-3, randn(2, 5, 8, seed=1)
-    normed, gate = layer(x, layer.statistics(F.silu(condition)))
+    normed, gate = layer(x, layer.modulation(F.silu(condition)))
     stats = layer.proj(condition * torch.sigmoid(condition))
     centred = x - x.mean(-1, keepdim=True)
     plain = centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()  # x is small enough for eps to count

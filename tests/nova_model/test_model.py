@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from nova_model import masking
-from nova_model.config import PRESETS
-from nova_model.layers import take
+from nova_model.layers import gather_tokens
 from nova_model.model import Nova
+from nova_model.presets import PRESETS
 from nova_model.sampling.schedule import FlowMatching
 from tests.nova_model.models import generator, one_line_error, randn, tiny
 
@@ -42,8 +42,8 @@ def count(config):
         return sum(parameter.numel() for parameter in Nova(config).parameters())
 
 
-def linear(given, out):
-    return given * out + out
+def linear(inputs, outputs):
+    return inputs * outputs + outputs
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -91,11 +91,11 @@ def test_a_step_is_a_function_of_its_generator():
     assert not torch.equal(step(model, seed=3).total, step(model, seed=4).total)
 
 
-def test_the_parts_of_the_loss_by_hand():
+def test_the_losses_by_hand():
     model, latents = tiny(), randn(2, 4, 3, 8, 8)
     z = randn(6, 16, 64, seed=1)
     draws = draws_with(4, model, latents, loss_repeat=2)
-    losses = model.diffusion_loss(latents, take(z, masking.hidden_ids(draws.visible, 16)), FLOW, draws)
+    losses = model.diffusion_loss(latents, gather_tokens(z, draws.hidden), FLOW, draws)
     first = later = masked = 0.0
     tokens, mask = model.frame_tokens(latents), masking.mask_of(draws.visible, 16)
     for row in range(12):  # r*B*T + b*T + t
@@ -125,7 +125,9 @@ def test_only_masked_tokens_count():
     draws = draws_with(5, model, latents, loss_repeat=4)
     visible = ~masking.mask_of(draws.visible, 16).repeat(4, 1)
     indicators, noise = randn(2, 5, 4, 64, seed=1).requires_grad_(), draws.noise.clone().requires_grad_()
-    model.losses(latents, indicators, FLOW, replace(draws, noise=noise)).total.backward()
+    draws = replace(draws, noise=noise)
+    z = model.spatial(latents, indicators.flatten(0, 1), draws.visible, draws.hidden)
+    model.diffusion_loss(latents, z, FLOW, draws).total.backward()
     assert not noise.grad[visible].any()
     assert noise.grad[~visible].abs().amax(-1).min() > 0
     assert indicators.grad.abs().amax(-1).min() > 0
@@ -136,6 +138,8 @@ def test_draws_fit_the_batch():
     draws = model.draw(latents, FLOW, generator(), loss_repeat=3)
     assert draws.visible.shape[0] == 10
     assert draws.visible.shape[1] <= round(0.3 * 16)
+    ids = torch.cat([draws.visible, draws.hidden], dim=1)
+    assert torch.equal(ids.sort(dim=1).values, torch.arange(16).expand(10, -1))  # every token is visible or hidden
     assert draws.index.shape == (30, 16)
     assert draws.noise.shape == (30, 16, 16)
     assert draws.noise.std() == pytest.approx(1, abs=0.05)
@@ -145,17 +149,18 @@ def test_draws_fit_the_batch():
 
 
 @pytest.mark.parametrize("changed", range(5))
-def test_a_later_frame_leaves_what_earlier_frames_are_told_unchanged(changed):
-    model, given = tiny(), batch()
+def test_a_later_frame_does_not_change_the_features_of_earlier_frames(changed):
+    model, inputs = tiny(), batch()
     visible = masking.draw_visible(10, 16, 5, generator())
 
     def features(latents):
         with torch.no_grad():
-            indicators = model.indicators(model.context(given["text"], None, None, 2), latents)
+            frame_features = model.temporal(model.context(inputs["text"], None, None, 2), latents)
+            indicators = model.indicators(frame_features)
             return model.spatial(latents, indicators.flatten(0, 1), visible).unflatten(0, (2, 5))
 
-    before = features(given["latents"])
-    later = given["latents"].clone()
+    before = features(inputs["latents"])
+    later = inputs["latents"].clone()
     later[:, :, changed] += 1
     difference = (features(later) - before).abs().amax((0, 2, 3))
     assert (difference[:changed] < 1e-5).all()
@@ -163,18 +168,17 @@ def test_a_later_frame_leaves_what_earlier_frames_are_told_unchanged(changed):
 
 
 def test_dropped_prompts_are_the_unconditional_one():
-    model, given = tiny(), batch()
-    kept = model.drop(given["text"], None, 0.0, generator())
-    assert torch.equal(kept, given["text"])
-    assert torch.equal(model.drop(given["text"], None, 1.0, generator()), model.null(2))
+    model, text = tiny(), batch()["text"]
+    assert torch.equal(model.drop(text, None, 0.0, generator()), text)
+    assert torch.equal(model.drop(text, None, 1.0, generator()), model.null(2))
     assert torch.equal(model.null(2), model.text_embed.weight[:16].expand(2, -1, -1))
     text = randn(2000, 1, 64).expand(-1, 16, -1)
     dropped = (model.drop(text, None, 0.1, generator()) == model.null(2000)).flatten(1)
-    assert (dropped.all(1) == dropped.any(1)).all()  # a prompt is dropped whole or not at all
+    assert (dropped.all(1) == dropped.any(1)).all()  # all rows of a prompt are dropped, or none
     assert dropped.all(1).float().mean() == pytest.approx(0.1, abs=0.025)
 
 
-def test_motion_and_fps_have_defaults_and_stand_behind_the_text():
+def test_motion_and_fps_have_defaults_and_follow_the_text():
     model, text = tiny(), batch()["text"]
     five, twelve = torch.full((2,), 5.0), torch.full((2,), 12.0)
     context = model.context(text, None, None, 2)
@@ -250,7 +254,7 @@ def test_bfloat16_gives_about_the_same_loss():
     torch.testing.assert_close(mixed, expected, atol=0, rtol=0.02)
 
 
-def test_nothing_is_kept_on_the_modules_between_calls():
+def test_modules_keep_no_state_between_calls():
     model = tiny()
     before = {name: set(vars(module)) for name, module in model.named_modules()}
     step(model)

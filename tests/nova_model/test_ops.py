@@ -44,7 +44,7 @@ def test_positions_are_column_first_and_never_rescaled():
     for row in range(3):
         for column in range(5):
             f = [10000 ** (-i / 4) for i in range(4)]
-            expected = [part(place * each) for place in (column, row) for part in (math.sin, math.cos) for each in f]
+            expected = [wave(place * rate) for place in (column, row) for wave in (math.sin, math.cos) for rate in f]
             torch.testing.assert_close(positions[row * 5 + column], torch.tensor(expected), atol=1e-6, rtol=0)
     larger = ops.grid_positions(6, 5, width)
     assert torch.equal(larger[:15], positions)
@@ -59,12 +59,12 @@ def test_rotary_angles_split_a_head_into_time_row_and_column():
     torch.testing.assert_close(angles[0], torch.tensor(expected))
 
 
-def test_rotation_turns_adjacent_pairs_and_is_the_identity_at_angle_0():
+def test_rotation_acts_on_adjacent_pairs_and_is_the_identity_at_angle_0():
     x = randn(2, 3, 5, 4)
     angles = randn(1, 5, 2, seed=1)
-    turned = ops.rotate(x, angles)
+    rotated = ops.rotate(x, angles)
     as_complex = torch.view_as_complex(x.reshape(2, 3, 5, 2, 2)) * torch.polar(torch.ones(1, 1, 5, 2), angles[:, None])
-    torch.testing.assert_close(turned, torch.view_as_real(as_complex).flatten(-2))
+    torch.testing.assert_close(rotated, torch.view_as_real(as_complex).flatten(-2))
     assert torch.equal(ops.rotate(x, torch.zeros(1, 5, 2)), x)
 
 
@@ -91,4 +91,4 @@ def test_a_token_sees_its_own_frame_and_earlier_ones():
         "11111111",
         "11111111",
     ]
-    assert mask.tolist() == [[each == "1" for each in row] for row in expected]
+    assert mask.tolist() == [[digit == "1" for digit in row] for row in expected]

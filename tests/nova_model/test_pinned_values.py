@@ -1,8 +1,8 @@
-"""A training step and samples have the values that they had before, to the bit where the machine is the same.
+"""A training step and samples have the values of earlier versions, bit for bit on the same machine.
 
-`pinned_values.safetensors` was written by version 0.1.0. Kernels differ from one CPU to another in the last bits, so
-equality to the bit is asked for where torch's version and the CPU are those that wrote it, and closeness elsewhere.
-Write it again, after a change that is meant to change values: python -m tests.nova_model.test_pinned_values
+`pinned_values.safetensors` was written by version 0.1.0. Kernels differ between CPUs in the last bits, so the test
+requires equal bits where torch's version and the CPU are those that wrote the file, and close values elsewhere. To
+write it again, after a change that is meant to change values: python -m tests.nova_model.test_pinned_values
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from nova_model.config import SamplingConfig
 from nova_model.model import Nova
 from nova_model.sampling.schedule import Schedule, schedule_from_config
-from nova_model.sampling.video import generate
+from nova_model.sampling.video import Request, generate
 from tests.nova_model.models import generator, randn, tiny
 
 STORED = Path(__file__).with_name("pinned_values.safetensors")
@@ -42,7 +42,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
 
 
 def training_step(name: str) -> dict[str, Tensor]:
-    """Losses and the norm of every parameter's gradient."""
+    """The losses, and the norm of every parameter's gradient."""
     changes = dict(STEPS[name])
     frames, schedule = changes.pop("frames"), changes.pop("schedule")
     model = _model(changes)
@@ -52,7 +52,7 @@ def training_step(name: str) -> dict[str, Tensor]:
     )  # fmt: skip
     losses.total.backward()
     later = losses.first_frame if losses.later_frames is None else losses.later_frames
-    gradients = [torch.zeros(()) if each.grad is None else each.grad.norm() for each in model.parameters()]
+    gradients = [torch.zeros(()) if weight.grad is None else weight.grad.norm() for weight in model.parameters()]
     return {
         f"{name}.losses": torch.stack([losses.total, losses.first_frame, later]).detach(),
         f"{name}.gradients": torch.stack(gradients),
@@ -62,10 +62,11 @@ def training_step(name: str) -> dict[str, Tensor]:
 def sample(name: str, schedule: Schedule) -> Tensor:
     model = _model({})
     settings = SamplingConfig(**({"set_steps": 4, "diffusion_steps": 5, "guidance_scale": 4.0} | SAMPLES[name]))
-    return generate(
-        model, schedule, text=_text(model), frames=4, latent_size=(8, 8), generators=[generator(3), generator(4)],
-        settings=settings, first_frames=randn(2, 4, 1, 8, 8) if name == "corrections" else None, window=None,
+    request = Request(
+        text=_text(model), frames=4, latent_size=(8, 8), generators=[generator(3), generator(4)], settings=settings,
+        first_frames=randn(2, 4, 1, 8, 8) if name == "corrections" else None, window=None,
     )  # fmt: skip
+    return generate(model, schedule, request)
 
 
 def _model(changes: dict[str, Any]) -> Nova:
@@ -90,7 +91,7 @@ def computed() -> dict[str, Tensor]:
 
 
 def machine() -> dict[str, str]:
-    """What decides the last bits of a sum."""
+    """What the last bits of a sum depend on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     capability = torch.backends.cpu.get_cpu_capability()
@@ -109,7 +110,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_step_and_a_sample_have_the_values_of_before(name: str, values: dict[str, Tensor]) -> None:
+def test_steps_and_samples_have_the_values_of_earlier_versions(name: str, values: dict[str, Tensor]) -> None:
     with safe_open(STORED, "pt") as file:
         stored, exact = file.get_tensor(name), file.metadata() == machine()
     torch.testing.assert_close(values[name], stored, rtol=0 if exact else 1e-4, atol=0 if exact else 1e-4)

@@ -1,4 +1,4 @@
-"""Set by set: what the spatial encoder looks at, and what it must not."""
+"""Set by set: what the spatial encoder sees, and what it must not."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def repainted(model, latents, where):
     return torch.where(mask[:, None], latents + 1, latents)
 
 
-def test_masked_tokens_are_not_looked_at(model):
+def test_masked_tokens_are_not_read(model):
     latents, prefix, visible = inputs()
     hidden = repainted(model, latents, masking.mask_of(visible, TOKENS))
     assert not torch.equal(hidden, latents)
@@ -57,7 +57,7 @@ def test_the_order_of_visible_ids_means_nothing(model):
     torch.testing.assert_close(flipped, z, atol=1e-5, rtol=1e-4)
 
 
-def test_the_prefix_leads_every_token(model):
+def test_the_prefix_reaches_every_token(model):
     latents, prefix, visible = inputs()
     before = spatial(model, latents, prefix, visible)
     prefix[2, 1] += 1
@@ -66,7 +66,7 @@ def test_the_prefix_leads_every_token(model):
     assert difference[[0, 1, 3, 4, 5]].max() < 1e-5
 
 
-def test_masked_tokens_know_their_place(model):
+def test_masked_tokens_differ_by_position(model):
     latents, prefix, visible = inputs(count=0)  # the first set: nothing is visible yet
     z = spatial(model, latents, prefix, visible)
     distance = torch.cdist(z[0], z[0]) + 10 * torch.eye(TOKENS)
@@ -86,17 +86,17 @@ def test_only_the_second_half_sees_masked_tokens():
 def test_masked_tokens_are_the_mask_token_at_their_positions():
     model = tiny()
     latents, prefix, visible = inputs()
-    seen = []
-    model.image_encoder.blocks[2].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    block_inputs = []
+    model.image_encoder.blocks[2].register_forward_pre_hook(lambda _, args: block_inputs.append(args[0]))
     spatial(model, latents, prefix, visible)
     expected = model.mask_embed.mask_token + ops.grid_positions(4, 4, 64)
     mask = masking.mask_of(visible, TOKENS)
     for frame in range(6):
-        torch.testing.assert_close(seen[0][frame, 4:][mask[frame]], expected[mask[frame]])
-        assert not torch.isclose(seen[0][frame, 4:][~mask[frame]], expected[~mask[frame]]).all(-1).any()
+        torch.testing.assert_close(block_inputs[0][frame, 4:][mask[frame]], expected[mask[frame]])
+        assert not torch.isclose(block_inputs[0][frame, 4:][~mask[frame]], expected[~mask[frame]]).all(-1).any()
 
 
-def test_with_every_token_visible_the_mask_token_plays_no_part():
+def test_with_every_token_visible_the_mask_token_is_unused():
     model = tiny()
     latents, prefix, _ = inputs()
     visible = torch.arange(TOKENS).expand(6, -1)

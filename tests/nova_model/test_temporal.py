@@ -45,7 +45,7 @@ def test_inside_a_frame_every_token_sees_every_other(model):
     assert (difference > 1e-3).all()
 
 
-def test_the_prompt_reaches_every_frame_and_each_its_own_sample(model):
+def test_a_prompt_reaches_every_frame_of_its_own_sample_alone(model):
     latents, context = inputs()
     before = temporal(model, latents, context)
     context[0, 3] += 1
@@ -56,7 +56,7 @@ def test_the_prompt_reaches_every_frame_and_each_its_own_sample(model):
 
 def test_frame_by_frame_with_the_cache_is_the_full_pass(model):
     latents, context = inputs()
-    whole = temporal(model, latents, context)
+    full = temporal(model, latents, context)
     cache = ()
     for index in range(FRAMES):
         slot = model.frame_slot(latents[:, :, index - 1] if index else None, index, FRAMES, latents)
@@ -66,11 +66,11 @@ def test_frame_by_frame_with_the_cache_is_the_full_pass(model):
             out, cache = model.video_encoder.step(
                 frame=slot, context=None if index else context, angles=angles, cache=cache
             )
-        torch.testing.assert_close(out, whole[:, index], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(out, full[:, index], atol=1e-5, rtol=1e-4)
         assert [layer.keys.shape[2] for layer in cache] == [18 + 4 * (index + 1)] * 2
 
 
-def test_frames_know_their_place_in_time_and_space(model):
+def test_frames_differ_by_time_and_tokens_by_position(model):
     latents, context = inputs()
     out = temporal(model, torch.zeros_like(latents), context)
     for one, other in ((2, 3), (1, 4)):  # the same input, one frame later
@@ -104,7 +104,7 @@ def test_the_first_frames_indicator_is_its_own_output(rank):
     model = tiny(video_mixer_rank=rank)
     latents, context = inputs()
     with torch.no_grad():
-        out, indicators = model.temporal(context, latents), model.indicators(context, latents)
+        out, indicators = model.temporal(context, latents), model.indicators(model.temporal(context, latents))
     assert torch.equal(indicators[:, 0], out[:, 0])
     if rank:
         mixed = torch.stack([model.video_encoder.mixer(out[:, 0], out[:, t]) for t in range(1, FRAMES)], dim=1)

@@ -160,7 +160,7 @@ def test_activation_checkpointing_trains_the_same(trained: Path, curated: Path, 
 
 
 def test_ablations_are_changes_of_the_preset() -> None:
-    from nova_model.config import PRESETS
+    from nova_model.presets import PRESETS
 
     ablated = train_config(preset="shapes", ablate=("no_temporal", "no_scaling", "post_add_norm")).architecture()
     assert (ablated.sees_frames, ablated.video_mixer_rank, ablated.norm) == (False, None, "post_add")
@@ -184,8 +184,8 @@ def test_an_unknown_part_is_a_one_line_error(changes: dict[str, tuple[str, ...]]
 
 def test_init_from_takes_what_fits(trained: Path) -> None:
     from jobs.train.state import copy_weights
-    from nova_model.config import PRESETS
     from nova_model.model import Nova
+    from nova_model.presets import PRESETS
 
     model = Nova(PRESETS["shapes"])
     copy_weights(str(trained / "model"), model)

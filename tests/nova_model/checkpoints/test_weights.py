@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from nova_model.checkpoints import weights as checkpoint
 from nova_model.checkpoints.weights import load_config, load_schedule, load_transformer, save_schedule, save_transformer
-from nova_model.config import PRESETS
+from nova_model.presets import PRESETS
 from nova_model.sampling.schedule import Ddpm, FlowMatching
 from tests.nova_model.models import generator, one_line_error, randn, tiny
 

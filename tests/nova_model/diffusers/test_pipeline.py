@@ -16,7 +16,7 @@ from nova_model.diffusers.outputs import NovaPipelineOutput
 from nova_model.diffusers.pipeline import NovaPipeline
 from nova_model.model import Nova
 from nova_model.sampling.schedule import FlowMatching
-from nova_model.sampling.video import generate
+from nova_model.sampling.video import Request, generate
 from tests.nova_model.folders import make_vae
 from tests.nova_model.models import generator, one_line_error, tiny
 from tests.nova_model.pipes import LATENT, QUICK, RED, features, quiet
@@ -66,9 +66,7 @@ def test_a_call_is_generation_from_the_prompts_features(pipe):
         ids = torch.tensor([pipe.tokenizer(text)["input_ids"]])[:, :16]
         with torch.no_grad():
             rows.append(encoder.model(ids).last_hidden_state[0])
-    expected = generate(
-        model,
-        FlowMatching(),
+    request = Request(
         text=model.pad_text(rows),
         negative_text=model.pad_text([rows[0]] * 2),
         frames=5,
@@ -78,6 +76,7 @@ def test_a_call_is_generation_from_the_prompts_features(pipe):
         fps=torch.tensor([8.0, 8.0]),
         settings=SamplingConfig(set_steps=4, diffusion_steps=3, guidance_scale=3.0),
     )
+    expected = generate(model, FlowMatching(), request)
     made = pipe(
         texts, negative_prompt=texts[0], motion_score=[7, 2], fps=8, guidance_scale=3, generator=generator(3), **LATENT
     )

@@ -1,4 +1,4 @@
-"""Schedules step for step against diffusers' own schedulers; guidance, renorm and ramp by hand."""
+"""Schedules step for step against diffusers' own schedulers."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
-from nova_model.sampling.schedule import Ddpm, FlowMatching, guide, ramp, renorm_factor, schedule_from_config
+from nova_model.sampling.schedule import Ddpm, FlowMatching, schedule_from_config
 from tests.nova_model.models import generator, one_line_error, randn
 
 SHAPE = (2, 6, 16)
@@ -39,31 +39,31 @@ def draws(count, seed=0):
 @pytest.mark.parametrize("shift", [0.5, 1.0, 2.0, 3.0])
 @pytest.mark.parametrize("steps", [1, 5, 25])
 def test_flow_matching_walks_as_diffusers_does(shift, steps):
-    theirs = FlowMatchEulerDiscreteScheduler(shift=shift)
-    theirs.set_timesteps(steps)
-    ours = FlowMatching(shift=shift)
-    assert torch.equal(ours.timesteps(steps), theirs.timesteps)
-    assert torch.equal(ours.sigmas(steps), theirs.sigmas)
+    reference = FlowMatchEulerDiscreteScheduler(shift=shift)
+    reference.set_timesteps(steps)
+    schedule = FlowMatching(shift=shift)
+    assert torch.equal(schedule.timesteps(steps), reference.timesteps)
+    assert torch.equal(schedule.sigmas(steps), reference.sigmas)
     x = expected = randn(*SHAPE)
-    for index, t in enumerate(theirs.timesteps):
+    for index, t in enumerate(reference.timesteps):
         output = randn(*SHAPE, seed=index + 1)
-        x = ours.step(output, index, steps, x, pytest.fail)  # an Euler step draws nothing
-        expected = theirs.step(output, t, expected).prev_sample
+        x = schedule.step(output, index, steps, x, pytest.fail)  # an Euler step draws nothing
+        expected = reference.step(output, t, expected).prev_sample
         torch.testing.assert_close(x, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("steps", [1, 4, 25])
 def test_ddpm_walks_as_diffusers_does(ddpm_config, steps):
-    theirs = DDPMScheduler(**ddpm_config)
-    theirs.set_timesteps(steps)
-    ours = Ddpm(ddpm_config)
-    assert torch.equal(ours.timesteps(steps), theirs.timesteps)
+    reference = DDPMScheduler(**ddpm_config)
+    reference.set_timesteps(steps)
+    schedule = Ddpm(ddpm_config)
+    assert torch.equal(schedule.timesteps(steps), reference.timesteps)
     draw, rng = draws(steps)
     x = expected = randn(*SHAPE, seed=100)
-    for index, t in enumerate(theirs.timesteps):
+    for index, t in enumerate(reference.timesteps):
         output = randn(*SHAPE, seed=index + 1)
-        x = ours.step(output, index, steps, x, draw)
-        expected = theirs.step(output, t, expected, generator=rng).prev_sample
+        x = schedule.step(output, index, steps, x, draw)
+        expected = reference.step(output, t, expected, generator=rng).prev_sample
         assert torch.equal(x, expected)
 
 
@@ -72,29 +72,29 @@ def test_ddpm_walks_as_diffusers_does(ddpm_config, steps):
 @pytest.mark.parametrize("betas", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"])
 def test_ddpm_takes_each_variance_spacing_and_betas(spacing, variance, betas):
     config = {"timestep_spacing": spacing, "variance_type": variance, "beta_schedule": betas, "clip_sample": False}
-    theirs, ours = DDPMScheduler(**config), schedule_from_config({"_class_name": "DDPMScheduler", **config})
-    theirs.set_timesteps(6)
+    reference, schedule = DDPMScheduler(**config), schedule_from_config({"_class_name": "DDPMScheduler", **config})
+    reference.set_timesteps(6)
     draw, rng = draws(0)
     x = expected = randn(*SHAPE)
-    for index, t in enumerate(theirs.timesteps):
+    for index, t in enumerate(reference.timesteps):
         output = randn(*SHAPE, seed=index + 1)
-        x = ours.step(output, index, 6, x, draw)
-        expected = theirs.step(output, t, expected, generator=rng).prev_sample
+        x = schedule.step(output, index, 6, x, draw)
+        expected = reference.step(output, t, expected, generator=rng).prev_sample
     assert torch.equal(x, expected)
 
 
 def test_the_logarithm_of_a_large_variance_is_the_large_variance():
-    """diffusers takes the root of the logarithm, which is no number."""
+    """diffusers takes the root of the logarithm, which may be negative."""
     log, large = (Ddpm({"variance_type": name, "clip_sample": False}) for name in ("fixed_large_log", "fixed_large"))
     x, output = randn(*SHAPE), randn(*SHAPE, seed=1)
-    stepped = [each.step(output, 1, 4, x, lambda: randn(*SHAPE, seed=2)) for each in (log, large)]
-    torch.testing.assert_close(stepped[0], stepped[1], atol=1e-6, rtol=1e-6)
+    results = [schedule.step(output, 1, 4, x, lambda: randn(*SHAPE, seed=2)) for schedule in (log, large)]
+    torch.testing.assert_close(results[0], results[1], atol=1e-6, rtol=1e-6)
 
 
-def test_only_thresholding_looks_at_whole_grids():
-    assert Ddpm(DDPM_CONFIGS["thresholded"]).steps_whole_grids
-    assert not Ddpm(DDPM_CONFIGS["clipped"]).steps_whole_grids
-    assert not FlowMatching().steps_whole_grids
+def test_only_thresholding_needs_the_full_grid():
+    assert Ddpm(DDPM_CONFIGS["thresholded"]).needs_full_grid
+    assert not Ddpm(DDPM_CONFIGS["clipped"]).needs_full_grid
+    assert not FlowMatching().needs_full_grid
 
 
 def test_ddpm_draws_no_noise_at_its_last_step():
@@ -107,27 +107,27 @@ def test_ddpm_draws_no_noise_at_its_last_step():
 
 
 def test_ddpm_noises_as_diffusers_does(ddpm_config):
-    theirs = DDPMScheduler(**ddpm_config)
+    reference = DDPMScheduler(**ddpm_config)
     x, noise = randn(7, 16), randn(7, 16, seed=1)
-    index = torch.randint(0, theirs.config.num_train_timesteps, (7,), generator=generator())
+    index = torch.randint(0, reference.config.num_train_timesteps, (7,), generator=generator())
     noised = Ddpm(ddpm_config).noised(x, noise, index)
-    torch.testing.assert_close(noised.x_t, theirs.add_noise(x, noise, index))
+    torch.testing.assert_close(noised.x_t, reference.add_noise(x, noise, index))
     torch.testing.assert_close(noised.t, index.float())
-    velocity = theirs.get_velocity(x, noise, index)
+    velocity = reference.get_velocity(x, noise, index)
     targets = {"epsilon": noise, "sample": x, "v_prediction": velocity}
-    torch.testing.assert_close(noised.target, targets[theirs.config.prediction_type])
+    torch.testing.assert_close(noised.target, targets[reference.config.prediction_type])
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_flow_matching_noises_as_diffusers_does(shift):
-    theirs = FlowMatchEulerDiscreteScheduler(shift=shift)
-    ours = FlowMatching(shift=shift)
-    assert torch.equal(ours.table(), theirs.sigmas)
+    reference = FlowMatchEulerDiscreteScheduler(shift=shift)
+    schedule = FlowMatching(shift=shift)
+    assert torch.equal(schedule.table(), reference.sigmas)
     x, noise = randn(5, 16), randn(5, 16, seed=1)
     index = torch.tensor([0, 1, 500, 998, 999])
-    noised = ours.noised(x, noise, index)
-    torch.testing.assert_close(noised.x_t, theirs.scale_noise(x, theirs.timesteps[index], noise))
-    assert torch.equal(noised.t, theirs.timesteps[index])
+    noised = schedule.noised(x, noise, index)
+    torch.testing.assert_close(noised.x_t, reference.scale_noise(x, reference.timesteps[index], noise))
+    assert torch.equal(noised.t, reference.timesteps[index])
     torch.testing.assert_close(noised.target, noise - x)
     assert torch.equal(noised.x_t[0], noise[0])  # index 0 is sigma 1: noise alone
 
@@ -221,30 +221,9 @@ def test_a_scheduler_that_nova_does_not_take_is_a_one_line_error(config, match):
     [
         ({"num_train_timesteps": 40}, 41, "41 diffusion steps; this DDPM schedule takes 1 to 40"),
         ({"steps_offset": 1}, 1000, "1000 steps with steps_offset 1 run past 1000 timesteps"),
-        ({"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, 5, "where epsilon says nothing"),
+        ({"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, 5, "recovers nothing"),
     ],
 )
 def test_steps_that_a_schedule_cannot_make_are_a_one_line_error(config, steps, match):
     with one_line_error(match):
         schedule_from_config({"_class_name": "DDPMScheduler", **config}).timesteps(steps)
-
-
-def test_guidance_by_hand():
-    unconditional, conditional = torch.tensor([1.0, -2.0]), torch.tensor([3.0, 0.5])
-    assert guide(unconditional, conditional, 5.0).tolist() == [1 + 5 * 2, -2 + 5 * 2.5]
-    assert torch.equal(guide(unconditional, conditional, 1.0), conditional)
-    assert torch.equal(guide(unconditional, conditional, 0.0), unconditional)
-
-
-def test_renorm_takes_one_norm_a_sample_and_never_scales_up():
-    conditional = torch.tensor([[[3.0, 0.0], [0.0, 4.0]]]).repeat(3, 1, 1)  # norm 5
-    guided = torch.stack([torch.full((2, 2), 4.0), torch.full((2, 2), 25.0), torch.full((2, 2), 1.0)])  # 8, 50, 2
-    factor = renorm_factor(guided, conditional, 0.5)
-    assert factor.shape == (3, 1, 1)
-    torch.testing.assert_close(factor.flatten(), torch.tensor([5 / 8, 0.5, 1.0]))
-
-
-def test_guidance_rises_linearly_and_ends_at_its_scale():
-    assert ramp(None, 5.0, 3) == [5.0, 5.0, 5.0]
-    assert ramp(2.0, 6.0, 4) == [3.0, 4.0, 5.0, 6.0]
-    assert ramp(1.0, 7.0, 1) == [7.0]

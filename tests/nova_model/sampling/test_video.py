@@ -7,9 +7,10 @@ import torch
 
 from nova_model import masking, ops
 from nova_model.config import SamplingConfig
-from nova_model.layers import take
+from nova_model.layers import gather_tokens
+from nova_model.sampling.frame import Change
 from nova_model.sampling.schedule import Ddpm, FlowMatching
-from nova_model.sampling.video import generate
+from nova_model.sampling.video import Request, generate
 from tests.nova_model.models import generator, one_line_error, randn, tiny
 
 FLOW = FlowMatching()
@@ -20,16 +21,16 @@ ROTARY = {"rotary_pos_embed": True, "arch": ("vit_d2w64h2", "vit_d4w64h2", "mlp_
 
 
 @dataclass(frozen=True)
-class Says(FlowMatching):
-    """A schedule whose sample is what the guided denoiser says at a timestep: guidance can be read off."""
+class PredictionOnly(FlowMatching):
+    """A schedule whose sample is the guided prediction of the denoiser at a timestep, for comparison by hand."""
 
     t: float = 400.0
 
     def timesteps(self, steps):
         return torch.full((steps,), self.t)
 
-    def step(self, output, index, steps, x, draw):
-        return output
+    def step(self, prediction, index, steps, x, draw):
+        return prediction
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +39,8 @@ def model():
 
 
 @torch.no_grad()
-def sample(model, schedule=FLOW, *, frames=1, batch=2, seeds=(0,), text=None, settings=None, **changes):
-    return generate(
-        model,
-        schedule,
+def sample(model, schedule=FLOW, *, frames=1, batch=2, seeds=(0,), text=None, settings=None, on_step=None, **changes):
+    request = Request(
         text=randn(batch, 16, 64, seed=1) if text is None else text,
         frames=frames,
         latent_size=(8, 8),
@@ -49,6 +48,7 @@ def sample(model, schedule=FLOW, *, frames=1, batch=2, seeds=(0,), text=None, se
         settings=SamplingConfig(**{**QUICK, **(settings or {})}),
         **changes,
     )
+    return generate(model, schedule, request, on_step)
 
 
 # What a sample depends on.
@@ -69,7 +69,7 @@ def test_a_seed_repeats_and_another_seed_differs(model):
     assert torch.equal(sample(model, seeds=(3,)), sample(model, seeds=(3,)))
     assert (sample(model, seeds=(3,)) - sample(model, seeds=(4,))).abs().max() > 0.1
     first, second = sample(model, seeds=(3,), text=randn(1, 16, 64).expand(2, -1, -1))
-    assert (first - second).abs().max() > 0.1  # one generator draws for each sample anew
+    assert (first - second).abs().max() > 0.1  # one generator draws different noise for each sample
 
 
 @pytest.mark.parametrize("name", ["motion", "fps", "negative_text", "text"])
@@ -85,11 +85,11 @@ def test_every_condition_reaches_the_sample(model, name):
 
 
 def test_the_unconditional_prompt_is_the_default_negative(model):
-    given = sample(model, frames=2, negative_text=model.null(2))
-    assert torch.equal(given, sample(model, frames=2))
+    explicit = sample(model, frames=2, negative_text=model.null(2))
+    assert torch.equal(explicit, sample(model, frames=2))
 
 
-def test_the_asked_motion_is_the_default_negative(model):
+def test_the_motion_of_the_sample_is_the_default_negative(model):
     quick = {"frames": 2, "motion": torch.tensor([7.0, 7.0])}
     assert torch.equal(sample(model, settings={"negative_motion": 7.0}, **quick), sample(model, **quick))
     assert not torch.equal(sample(model, settings={"negative_motion": 5.0}, **quick), sample(model, **quick))
@@ -97,43 +97,43 @@ def test_the_asked_motion_is_the_default_negative(model):
 
 def test_noise_is_drawn_in_the_releases_order(model):
     """First the order of sets; then for each set of each frame its noise, and for DDPM one draw for every t > 0."""
-    rng, seen = generator(0), []
+    rng, noise = generator(0), []
     order = torch.rand(2, 16, 1, generator=rng).argsort(dim=1).squeeze(-1)
     expected = [
-        take(ops.patchify(torch.randn(2, 4, 8, 8, generator=rng), 2), chosen)
+        gather_tokens(ops.patchify(torch.randn(2, 4, 8, 8, generator=rng), 2), chosen)
         for _ in range(2)  # frames
         for chosen in order.split(masking.set_sizes(4, 16), dim=1)
         for _ in range(3)  # the start, and a draw for all but the last of three steps
     ]
 
     class Watched(Ddpm):
-        def step(self, output, index, steps, x, draw):
+        def step(self, prediction, index, steps, x, draw):
             if index == 0:
-                seen.append(x)
-            return super().step(output, index, steps, x, lambda: seen.append(draw()) or seen[-1])
+                noise.append(x)
+            return super().step(prediction, index, steps, x, lambda: noise.append(draw()) or noise[-1])
 
     sample(model, Watched(DDPM.config), frames=2)
-    assert len(seen) == len(expected)
-    for tokens, noise in zip(seen, expected, strict=True):
-        assert torch.equal(tokens, noise)
+    assert len(noise) == len(expected)
+    for tokens, expected_tokens in zip(noise, expected, strict=True):
+        assert torch.equal(tokens, expected_tokens)
 
 
 # Given frames.
 
 
-@pytest.mark.parametrize("given", [1, 3])
+@pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("changes", [{}, ROTARY], ids=["absolute", "rotary"])
-def test_given_frames_stay_and_the_rest_follows_from_them(changes, given):
+def test_given_frames_stay_and_the_following_ones_depend_on_them(changes, count):
     model = tiny(**changes)
-    frames = randn(2, 4, given, 8, 8)
+    frames = randn(2, 4, count, 8, 8)
     video = sample(model, frames=4, first_frames=frames)
-    assert torch.equal(video[:, :, :given], frames)
+    assert torch.equal(video[:, :, :count], frames)
     other = sample(model, frames=4, first_frames=frames + 1)
-    assert ((other - video)[:, :, given:].abs().amax((0, 1, 3, 4)) > 1e-2).all()
-    assert not torch.equal(sample(model, frames=4)[:, :, :given], frames)
+    assert ((other - video)[:, :, count:].abs().amax((0, 1, 3, 4)) > 1e-2).all()
+    assert not torch.equal(sample(model, frames=4)[:, :, :count], frames)
 
 
-def test_all_frames_given_are_given_back(model):
+def test_if_all_frames_are_given_they_are_returned(model):
     frames = randn(2, 4, 3, 8, 8)
     assert torch.equal(sample(model, frames=3, first_frames=frames), frames)
 
@@ -152,33 +152,33 @@ def test_more_frames_than_were_trained(model):
 @pytest.mark.parametrize("changes", [{}, ROTARY, {"video_mixer_rank": None}], ids=["mixer", "rotary", "no mixer"])
 @torch.no_grad()
 def test_cached_generation_is_the_full_pass(changes):
-    """The last set of every frame is what the teacher-forced pass over the finished video says."""
-    model, schedule, text = tiny(**changes), Says(), randn(2, 16, 64, seed=1)
+    """The last set of every frame is the prediction of the teacher-forced pass over the finished video."""
+    model, schedule, text = tiny(**changes), PredictionOnly(), randn(2, 16, 64, seed=1)
     video = sample(model, schedule, frames=4, text=text, settings={"diffusion_steps": 1, "guidance_scale": 1})
     rng, sets = generator(0), masking.set_sizes(4, 16)
     order = torch.rand(2, 16, 1, generator=rng).argsort(dim=1).squeeze(-1)
     noise = torch.stack([[torch.randn(2, 4, 8, 8, generator=rng) for _ in sets][-1] for _ in range(4)], dim=2)
     visible, last = order[:, : -sets[-1]], order[:, -sets[-1] :].repeat_interleave(4, dim=0)
-    indicators = model.indicators(model.context(text, None, None, 2), video)
+    indicators = model.indicators(model.temporal(model.context(text, None, None, 2), video))
     z = model.spatial(video, indicators.flatten(0, 1), visible.repeat_interleave(4, dim=0))
-    says = model.image_decoder(x_t=model.frame_tokens(noise), t=torch.full((8, 16), schedule.t), z=z)
+    prediction = model.image_decoder(x_t=model.frame_tokens(noise), t=torch.full((8, 16), schedule.t), z=z)
     rows = torch.arange(8)[:, None]
-    torch.testing.assert_close(model.frame_tokens(video)[rows, last], says[rows, last], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.frame_tokens(video)[rows, last], prediction[rows, last], atol=1e-4, rtol=1e-4)
 
 
 FIRST = randn(2, 4, 1, 8, 8, seed=7)
 
 
-def said(schedule=None, **settings):
-    """Frame 1 of a video with a given frame 0, made in one set and one step: what guidance says, [B, N, P]."""
+def guided(schedule=None, **settings):
+    """The guided prediction [B, N, P] of frame 1 of a video with a given frame 0, in one set and one step."""
     model = tiny()
-    video = sample(model, schedule or Says(), frames=2, first_frames=FIRST, settings={**ONE_SET, **settings})
+    video = sample(model, schedule or PredictionOnly(), frames=2, first_frames=FIRST, settings={**ONE_SET, **settings})
     return ops.patchify(video[:, :, 1], 2)
 
 
 @torch.no_grad()
 def branch(*, prompted=True, sees_frames=True, motion=None, temperature=1.0):
-    """What one branch says to the same noise, without any of the sampler's code."""
+    """Prediction of one branch for the same noise, without any of the sampler's code."""
     model, rng = tiny(), generator(0)
     torch.rand(2, 16, 1, generator=rng)
     noise = temperature * ops.patchify(torch.randn(2, 4, 8, 8, generator=rng), 2)
@@ -188,7 +188,7 @@ def branch(*, prompted=True, sees_frames=True, motion=None, temperature=1.0):
     out = model.video_encoder(context=context, frames=slots, angles=None)
     indicator = model.video_encoder.mixer(out[:, 0], out[:, 1])
     z = model.spatial(FIRST, indicator, torch.zeros(2, 0, dtype=torch.long))
-    return model.image_decoder(x_t=noise, t=torch.full((2, 16), Says().t), z=z)
+    return model.image_decoder(x_t=noise, t=torch.full((2, 16), PredictionOnly().t), z=z)
 
 
 def norm(x):
@@ -199,8 +199,8 @@ def same(value, expected):
     torch.testing.assert_close(value, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_without_guidance_the_conditional_branch_speaks_alone():
-    same(said(guidance_scale=1), branch())
+def test_without_guidance_the_conditional_branch_decides_alone():
+    same(guided(guidance_scale=1), branch())
     assert (branch() - branch(prompted=False)).abs().max() > 0.05
     assert (branch(prompted=False) - branch(prompted=False, sees_frames=False)).abs().max() > 0.05
 
@@ -208,27 +208,27 @@ def test_without_guidance_the_conditional_branch_speaks_alone():
 @pytest.mark.parametrize("scale", [3.0, 7.5])
 def test_guidance_moves_from_the_unconditional_branch(scale):
     conditional, unconditional = branch(), branch(prompted=False)
-    same(said(guidance_scale=scale), unconditional + scale * (conditional - unconditional))
+    same(guided(guidance_scale=scale), unconditional + scale * (conditional - unconditional))
 
 
 def test_guidance_moves_from_the_negative_motion():
     conditional, slow = branch(), torch.full((2,), 1.0)
     unconditional = branch(prompted=False, motion=slow)
     assert (unconditional - branch(prompted=False)).abs().max() > 0.01
-    same(said(guidance_scale=3, negative_motion=1.0), unconditional + 3 * (conditional - unconditional))
+    same(guided(guidance_scale=3, negative_motion=1.0), unconditional + 3 * (conditional - unconditional))
     image, unconditional = unconditional, branch(prompted=False, sees_frames=False, motion=slow)
     expected = unconditional + 3 * (conditional - image) + 2 * (image - unconditional)
-    same(said(guidance_scale=3, image_guidance_scale=2, negative_motion=1.0), expected)
+    same(guided(guidance_scale=3, image_guidance_scale=2, negative_motion=1.0), expected)
 
 
 def test_guidance_reaches_its_scale_at_the_last_set():
-    same(said(guidance_scale=6, min_guidance_scale=2), said(guidance_scale=6))
+    same(guided(guidance_scale=6, min_guidance_scale=2), guided(guidance_scale=6))
 
 
 def two_sets(**settings):
     """A frame in two sets of one step each: the tokens of the first set and those of the second, [B, n, P]."""
-    made = sample(tiny(), Says(), settings={"set_steps": 2, "diffusion_steps": 1, **settings})
-    tokens = ops.patchify(made[:, :, 0], 2)
+    video = sample(tiny(), PredictionOnly(), settings={"set_steps": 2, "diffusion_steps": 1, **settings})
+    tokens = ops.patchify(video[:, :, 0], 2)
     order = torch.rand(2, 16, 1, generator=generator(0)).argsort(dim=1).squeeze(-1)
     return tuple(tokens[torch.arange(2)[:, None], ids] for ids in order.split(masking.set_sizes(2, 16), dim=1))
 
@@ -245,10 +245,10 @@ def test_guidance_rises_over_the_sets():
     assert (rising[1] - at_4[1]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(("least", "alone"), [(-3.0, True), (-2.5, True), (-1.0, False)])
-def test_a_set_is_guided_only_where_its_scale_is_above_1(least, alone):
+@pytest.mark.parametrize(("min_scale", "alone"), [(-3.0, True), (-2.5, True), (-1.0, False)])
+def test_a_set_is_guided_only_where_its_scale_is_above_1(min_scale, alone):
     """Rising to 4 in two sets, the first has a scale of 0.5, 0.75 or 1.5."""
-    first, _ = two_sets(min_guidance_scale=least, guidance_scale=4)
+    first, _ = two_sets(min_guidance_scale=min_scale, guidance_scale=4)
     conditional, _ = two_sets(guidance_scale=1)
     if alone:
         same(first, conditional)
@@ -264,31 +264,31 @@ def test_noise_outside_the_set_counts_in_the_norm():
     noise = ops.patchify(torch.randn(2, 4, 8, 8, generator=rng), 2)
     grids = []
     for prompt in (randn(2, 16, 64, seed=1), model.null(2)):
-        indicator = model.indicators(model.context(prompt, None, None, 2), FIRST)[:, 0]
+        indicator = model.indicators(model.temporal(model.context(prompt, None, None, 2), FIRST))[:, 0]
         z = model.spatial(FIRST, indicator, torch.zeros(2, 0, dtype=torch.long))
-        says = model.image_decoder(x_t=noise, t=torch.full((2, 16), Says().t), z=z)
+        prediction = model.image_decoder(x_t=noise, t=torch.full((2, 16), PredictionOnly().t), z=z)
         inside = torch.zeros(2, 16, 1, dtype=torch.bool).scatter(1, chosen, True)
-        grids.append(torch.where(inside, says, noise))
-    guided = grids[1] + 9 * (grids[0] - grids[1])
-    scaled = guided * norm(grids[0]) / norm(guided)
+        grids.append(torch.where(inside, prediction, noise))
+    mixed = grids[1] + 9 * (grids[0] - grids[1])
+    scaled = mixed * norm(grids[0]) / norm(mixed)
     expected = scaled.gather(1, chosen.expand(-1, -1, 16))
     same(two_sets(guidance_scale=9, guidance_renorm=0.01)[0], expected)
 
 
-@pytest.mark.parametrize("least", [0.1, 0.99])
-def test_renorm_scales_down_to_the_conditional_norm_at_most_to_its_floor(least):
+@pytest.mark.parametrize("min_factor", [0.1, 0.99])
+def test_renorm_scales_down_to_the_conditional_norm_at_most_to_its_floor(min_factor):
     conditional, unconditional = branch(), branch(prompted=False)
-    guided = unconditional + 9 * (conditional - unconditional)
-    factor = (norm(conditional) / norm(guided)).clamp(least, 1)
-    same(said(guidance_scale=9, guidance_renorm=least), guided * factor)
+    mixed = unconditional + 9 * (conditional - unconditional)
+    factor = (norm(conditional) / norm(mixed)).clamp(min_factor, 1)
+    same(guided(guidance_scale=9, guidance_renorm=min_factor), mixed * factor)
     assert (factor < 0.995).all()
 
 
-def test_below_trunc_only_the_conditional_branch_speaks():
+def test_below_trunc_the_conditional_branch_decides_alone():
     settings = {"guidance_scale": 6, "guidance_renorm": 0.5}
-    same(said(guidance_trunc=401, **settings), branch())
-    same(said(guidance_trunc=400, **settings), said(**settings))
-    assert (said(**settings) - branch()).abs().max() > 0.01
+    same(guided(guidance_trunc=401, **settings), branch())
+    same(guided(guidance_trunc=400, **settings), guided(**settings))
+    assert (guided(**settings) - branch()).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("renorm", [1.0, 0.6])
@@ -299,26 +299,28 @@ def test_image_guidance_by_hand(renorm):
     if renorm < 1:
         mixed = mixed * (norm(conditional) / norm(mixed)).clamp(renorm, 1)
     expected = mixed + 2.5 * (image - unconditional)
-    same(said(guidance_scale=4, image_guidance_scale=2.5, guidance_renorm=renorm), expected)
+    same(guided(guidance_scale=4, image_guidance_scale=2.5, guidance_renorm=renorm), expected)
 
 
 def test_image_guidance_of_1_and_1_is_the_conditional_branch():
-    same(said(guidance_scale=1, image_guidance_scale=1), branch())
+    same(guided(guidance_scale=1, image_guidance_scale=1), branch())
 
 
 @pytest.mark.parametrize(
     ("settings", "rows"),
     [({"guidance_scale": 1}, 2), ({"guidance_scale": 0.5}, 2), ({}, 4), ({"image_guidance_scale": 1.5}, 6)],
 )
-def test_branches_that_nobody_asked_for_do_not_run(settings, rows):
-    model, seen = tiny(), []
-    for part in (model.image_encoder, model.image_decoder, model.video_encoder.blocks[0]):
-        part.register_forward_pre_hook(
-            lambda _, args, given: seen.append(len(given["x_t"] if "x_t" in given else given.get("prefix", *args))),
+def test_only_branches_that_the_settings_ask_for_run(settings, rows):
+    model, batches = tiny(), []
+    for network in (model.image_encoder, model.image_decoder, model.video_encoder.blocks[0]):
+        network.register_forward_pre_hook(
+            lambda _, args, kwargs: batches.append(
+                len(kwargs["x_t"] if "x_t" in kwargs else kwargs.get("prefix", *args))
+            ),
             with_kwargs=True,
         )
     sample(model, settings=settings)
-    assert set(seen) == {rows}
+    assert set(batches) == {rows}
 
 
 # Kinds of models, progress, mistakes.
@@ -326,45 +328,44 @@ def test_branches_that_nobody_asked_for_do_not_run(settings, rows):
 
 def test_a_model_of_classes_generates_from_labels():
     model = tiny(text_token_dim=None, label_classes=10)
-    made = sample(model, text=torch.tensor([3, 7]), frames=2)
+    video = sample(model, text=torch.tensor([3, 7]), frames=2)
     other = sample(model, text=torch.tensor([3, 8]), frames=2)
-    assert made.shape == (2, 4, 2, 8, 8)
-    assert (made[1] - other[1]).abs().max() > 1e-3
+    assert video.shape == (2, 4, 2, 8, 8)
+    assert (video[1] - other[1]).abs().max() > 1e-3
 
 
 def test_sizes_other_than_the_trained_one(model):
-    with torch.no_grad():
-        made = generate(
-            model, FLOW, text=model.null(1), frames=1, latent_size=(12, 4), generators=[generator()],
-            settings=SamplingConfig(**QUICK),
-        )  # fmt: skip
-    assert made.shape == (1, 4, 1, 12, 4)
-    assert made.abs().amin() > 0  # no token was left out
+    request = Request(
+        text=model.null(1), frames=1, latent_size=(12, 4), generators=[generator()], settings=SamplingConfig(**QUICK)
+    )
+    image = generate(model, FLOW, request)
+    assert image.shape == (1, 4, 1, 12, 4)
+    assert image.abs().amin() > 0  # no token was left out
 
 
 def test_more_set_steps_than_tokens(model):
-    made = sample(model, settings={"set_steps": 64})
-    assert made.isfinite().all()
-    assert made.abs().amin() > 0
+    image = sample(model, settings={"set_steps": 64})
+    assert image.isfinite().all()
+    assert image.abs().amin() > 0
 
 
-def test_temperature_scales_the_noise_that_tokens_are_made_from():
-    same(said(guidance_scale=1, temperature=0.5), branch(temperature=0.5))
+def test_temperature_scales_the_noise_that_tokens_are_denoised_from():
+    same(guided(guidance_scale=1, temperature=0.5), branch(temperature=0.5))
     assert (branch(temperature=0.5) - branch()).abs().max() > 0.05
 
 
 @pytest.mark.parametrize("schedule", [FLOW, DDPM], ids=["flow", "ddpm"])
 def test_without_noise_samples_of_a_prompt_are_alike(model, schedule):
-    """In one set, as the order of prediction is chance, too."""
+    """In one set, as the order of prediction is random, too."""
     cold = {"temperature": 0.0, "set_steps": 1}
     one, other = (sample(model, schedule, seeds=(seed,), settings=cold) for seed in (3, 4))
     torch.testing.assert_close(one, other)
-    assert (one[0] - one[1]).abs().max() > 1e-3  # prompts still tell
+    assert (one[0] - one[1]).abs().max() > 1e-3  # prompts still differ
     with one_line_error("temperature is -1"):
         SamplingConfig(temperature=-1)
 
 
-def test_a_correction_makes_half_of_the_tokens_anew(model):
+def test_a_correction_predicts_half_of_the_tokens_again(model):
     tokens = ops.patchify(sample(model)[:, :, 0], model.config.patch_size)
     for rounds in (1, 3):
         after = ops.patchify(sample(model, settings={"corrections": rounds})[:, :, 0], model.config.patch_size)
@@ -380,17 +381,43 @@ def test_without_corrections_later_frames_are_drawn_as_they_were(model):
         SamplingConfig(corrections=-1)
 
 
-def test_progress_is_told_after_every_set_of_every_generated_frame(model):
-    told = []
-    sample(model, frames=3, first_frames=FIRST, on_step=lambda frame, step: told.append((frame, step)))
-    assert told == [(frame, step) for frame in (1, 2) for step in range(4)]
+def test_the_callback_runs_after_every_set_of_every_generated_frame(model):
+    steps = []
+    sample(model, frames=3, first_frames=FIRST, on_step=lambda step: steps.append((step.frame, step.step)))
+    assert steps == [(frame, step) for frame in (1, 2) for step in range(4)]
+
+
+def test_the_callback_sees_and_changes_the_complete_video(model):
+    """Changed latents condition the frames that follow; the callback's own tensor is never written to."""
+    changed = randn(2, 4, 3, 8, 8, seed=9)
+    original, shapes = changed.clone(), []
+
+    def on_step(step):
+        shapes.append(tuple(step.latents.shape))
+        return Change(latents=changed) if (step.frame, step.step) == (1, 3) else None
+
+    video, plain = sample(model, frames=3, on_step=on_step), sample(model, frames=3)
+    assert set(shapes) == {(2, 4, 3, 8, 8)}
+    assert torch.equal(changed, original)
+    assert torch.equal(video[:, :, 0], plain[:, :, 0])  # it was finished before the change
+    assert torch.equal(video[:, :, 1], changed[:, :, 1])
+    assert (video[:, :, 2] - plain[:, :, 2]).abs().max() > 1e-3
+
+
+def test_the_callback_stops_the_generation_and_changes_guidance(model):
+    stopped = sample(model, frames=3, on_step=lambda step: Change(stop=(step.frame, step.step) == (1, 1)))
+    assert stopped.shape == (2, 4, 2, 8, 8)
+    predicted = ops.patchify(stopped[:, :, 1], 2).ne(0).any(-1).sum(1)
+    assert predicted.tolist() == [sum(masking.set_sizes(4, 16)[:2])] * 2
+    weaker = sample(model, frames=2, on_step=lambda _: Change(guidance_scale=2.0))
+    assert (weaker - sample(model, frames=2)).abs().amax((1, 3, 4)).min() > 1e-3
 
 
 def test_bfloat16_weights_give_bfloat16_samples():
     model = tiny().to(torch.bfloat16)
-    made = sample(model, frames=2, text=randn(2, 16, 64, seed=1).bfloat16(), settings={"guidance_scale": 2})
-    assert made.dtype == torch.bfloat16
-    apart = (made.float() - sample(tiny(), frames=2, settings={"guidance_scale": 2})).abs().mean()
+    video = sample(model, frames=2, text=randn(2, 16, 64, seed=1).bfloat16(), settings={"guidance_scale": 2})
+    assert video.dtype == torch.bfloat16
+    apart = (video.float() - sample(tiny(), frames=2, settings={"guidance_scale": 2})).abs().mean()
     assert apart < 0.1
 
 
@@ -409,11 +436,12 @@ def test_inputs_that_do_not_fit_are_a_one_line_error(model, changes, match):
 
 def test_a_size_that_patches_do_not_divide_is_a_one_line_error(model):
     with one_line_error("latents of 6x8 do not divide by the temporal patch 4"):
-        generate(model, FLOW, text=model.null(1), frames=1, latent_size=(6, 8), generators=[generator()])
+        request = Request(text=model.null(1), frames=1, latent_size=(6, 8), generators=[generator()])
+        generate(model, FLOW, request)
 
 
 def test_a_motion_below_0_is_a_one_line_error():
-    with one_line_error("negative_motion is -1; it is a motion score, 0 or more"):
+    with one_line_error("negative_motion is -1; it must be a motion score, 0 or more"):
         SamplingConfig(negative_motion=-1)
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from nova_model.config import PRESETS
+from nova_model.presets import PRESETS
 from nova_model.tools import bench
 
 CASES = ["train_step_T1_B4", "train_step_T3_B2", "sample_T1_16x25", "sample_T3_16x25"]

@@ -84,12 +84,12 @@ def test_steps_are_those_of_the_release(name, steps, quick):
     assert describe(name, diffusion_steps=7)["generation"]["diffusion_steps"] == 7
 
 
-@pytest.mark.parametrize(("ratios", "error"), [(MaskRatios(), 2e-3), (MaskRatios(least=0.1, std=0.5), 4e-3)])
+@pytest.mark.parametrize(("ratios", "error"), [(MaskRatios(), 2e-3), (MaskRatios(min_ratio=0.1, std=0.5), 4e-3)])
 def test_the_mean_mask_ratio_is_that_of_the_draws(ratios, error):
     rng = generator()
     drawn = [draw_mask_ratio(rng, ratios) for _ in range(20000)]
     assert mean_mask_ratio(ratios) == pytest.approx(sum(drawn) / len(drawn), abs=error)
-    assert ratios.least <= min(drawn) < ratios.least + 0.02
+    assert ratios.min_ratio <= min(drawn) < ratios.min_ratio + 0.02
     assert max(drawn) <= 1
 
 

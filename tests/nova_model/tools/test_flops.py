@@ -7,11 +7,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from nova_model.config import PRESETS, SamplingConfig
+from nova_model.config import SamplingConfig
 from nova_model.model import Draws, Nova
-from nova_model.sampling import frame as frame_sampler
+from nova_model.presets import PRESETS
+from nova_model.sampling import diffusion
 from nova_model.sampling.schedule import FlowMatching
-from nova_model.sampling.video import generate
+from nova_model.sampling.video import Request, generate
 from nova_model.tools import flops
 from tests.nova_model.models import generator, randn
 
@@ -58,7 +59,9 @@ def test_a_training_step(config, batch, frames, visible, repeat):
 
     def step():
         context = model.context(prompt_of(config, batch), None, None, batch)
-        model.losses(latents, model.indicators(context, latents), FlowMatching(), draws)
+        indicators = model.indicators(model.temporal(context, latents))
+        z = model.spatial(latents, indicators.flatten(0, 1), draws.visible, draws.hidden)
+        model.diffusion_loss(latents, z, FlowMatching(), draws)
 
     found = flops.training_forward(
         config, flops.Sizes.of(config, 8, 12), batch=batch, frames=frames, visible=visible, loss_repeat=repeat
@@ -85,14 +88,12 @@ def test_a_training_step(config, batch, frames, visible, repeat):
     ids=["alone", "guided", "image guidance", "renorm", "corrected"],
 )
 def test_a_generation(config, batch, frames, settings, monkeypatch):
-    monkeypatch.setattr(frame_sampler, "MODULATION_BYTES", 20_000)  # several runs of steps
+    monkeypatch.setattr(diffusion, "MODULATION_BYTES", 20_000)  # several runs of steps
     model = Nova(config).eval()
-    counter = counted(
-        lambda: generate(
-            model, FlowMatching(), text=prompt_of(config, batch), frames=frames, latent_size=(8, 12),
-            generators=[generator()], settings=settings,
-        )
-    )  # fmt: skip
+    request = Request(
+        text=prompt_of(config, batch), frames=frames, latent_size=(8, 12), generators=[generator()], settings=settings
+    )
+    counter = counted(lambda: generate(model, FlowMatching(), request))
     found = flops.generation(config, flops.Sizes.of(config, 8, 12), settings, batch=batch, frames=frames)
     assert found.total == counter.get_total_flops()
 

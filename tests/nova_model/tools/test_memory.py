@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from nova_model.config import PARTS, PRESETS
+from nova_model.config import NETWORKS
 from nova_model.model import Nova
+from nova_model.presets import PRESETS
 from nova_model.tools import memory
 from nova_model.tools.memory import Allocations, Step, activation_bytes, step_bytes
 
@@ -48,14 +49,14 @@ def test_storages_are_counted_once_and_until_they_are_freed():
     assert counted.peak == 400 + 4000
 
 
-@pytest.mark.parametrize("checkpointing", [(), ("spatial",), PARTS], ids=["plain", "spatial", "all"])
+@pytest.mark.parametrize("checkpointing", [(), ("spatial",), NETWORKS], ids=["plain", "spatial", "all"])
 def test_tensors_without_values_are_counted_as_real_ones(checkpointing):
     assert activation_bytes(CONFIG, STEP, checkpointing) == pytest.approx(
         step_bytes(real(checkpointing), STEP), rel=0.01
     )
 
 
-@pytest.mark.parametrize("checkpointing", [(), PARTS], ids=["plain", "all"])
+@pytest.mark.parametrize("checkpointing", [(), NETWORKS], ids=["plain", "all"])
 def test_the_profiler_sees_as_much(checkpointing, tmp_path):
     model = real(checkpointing)
     step_bytes(model, STEP)  # what torch allocates once
@@ -67,10 +68,10 @@ def test_the_profiler_sees_as_much(checkpointing, tmp_path):
 def test_checkpointing_keeps_less_at_the_peak():
     step = replace(STEP, latent_size=(16, 16))
     plain = activation_bytes(CONFIG, step)
-    each = {part: activation_bytes(CONFIG, step, (part,)) for part in PARTS}
+    each = {part: activation_bytes(CONFIG, step, (part,)) for part in NETWORKS}
     assert all(count < plain for count in each.values())
-    assert activation_bytes(CONFIG, step, PARTS) < min(each.values()) < 0.8 * plain
-    assert activation_bytes(CONFIG, step, PARTS) < 0.4 * plain
+    assert activation_bytes(CONFIG, step, NETWORKS) < min(each.values()) < 0.8 * plain
+    assert activation_bytes(CONFIG, step, NETWORKS) < 0.4 * plain
 
 
 def test_activations_grow_with_the_batch_and_bf16_keeps_less_of_them():

@@ -5,7 +5,7 @@ import torch
 
 from nova_model.config import SamplingConfig
 from nova_model.sampling.schedule import FlowMatching, schedule_from_config
-from nova_model.sampling.video import generate
+from nova_model.sampling.video import Request, generate
 from nova_model.tools import reference
 from tests.nova_model.models import generator, randn, tiny
 
@@ -26,7 +26,9 @@ def test_a_training_step(schedule, frames, changes, batch):
     expected = {name: each.grad for name, each in model.named_parameters()}
     model.zero_grad(set_to_none=True)
     context = model.context(text, None, None, batch)
-    ours = model.losses(latents, model.indicators(context, latents), schedule, draws)
+    indicators = model.indicators(model.temporal(context, latents))
+    z = model.spatial(latents, indicators.flatten(0, 1), draws.visible, draws.hidden)
+    ours = model.diffusion_loss(latents, z, schedule, draws)
     ours.total.backward()
     for one, other in zip(vars(ours).values(), vars(plain).values(), strict=True):
         assert (one is None) == (other is None)
@@ -46,8 +48,8 @@ def test_a_generation(schedule, frames, monkeypatch):
     settings = SamplingConfig(set_steps=5, diffusion_steps=4, guidance_scale=3.0, min_guidance_scale=1.5)
     arguments = {"text": text, "frames": frames, "latent_size": (8, 8), "settings": settings}
     plain = reference.generate(model, schedule, generators=[generator(7)], **arguments)
-    ours = generate(model, schedule, generators=[generator(7)], **arguments)
+    ours = generate(model, schedule, Request(generators=[generator(7)], **arguments))
     torch.testing.assert_close(ours, plain, atol=1e-6, rtol=1e-6)
-    monkeypatch.setattr("nova_model.sampling.frame.MODULATION_BYTES", 1)  # one diffusion step's at a time
-    alone = generate(model, schedule, generators=[generator(7)], **arguments)
+    monkeypatch.setattr("nova_model.sampling.diffusion.MODULATION_BYTES", 1)  # one diffusion step's at a time
+    alone = generate(model, schedule, Request(generators=[generator(7)], **arguments))
     torch.testing.assert_close(alone, plain, atol=1e-6, rtol=1e-6)

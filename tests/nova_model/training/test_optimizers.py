@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nova_model.config import PRESETS
 from nova_model.model import Nova
+from nova_model.presets import PRESETS
 from nova_model.training.config import OptimizerConfig
 from nova_model.training.optimizers import build_optimizers, rate_factor, set_learning_rates
 
