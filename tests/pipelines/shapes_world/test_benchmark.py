@@ -51,7 +51,7 @@ def asked(task: str, samples: int = 4, seed: int = 3) -> list[Question]:
 
 
 def test_truth_is_right_in_every_task() -> None:
-    config = ShapesBenchmark(samples=12, per_level=4, motion_levels=LEVELS, calibration=1 / MOTION, seed=1)
+    config = ShapesBenchmark(samples=6, per_level=2, motion_levels=LEVELS, calibration=1 / MOTION, seed=1)
     rows = [judged(question, drawn(question)) for question in questions(config, CANVAS)]
     scores = summarise(rows)
     assert set(scores) == {
@@ -59,7 +59,7 @@ def test_truth_is_right_in_every_task() -> None:
     }  # fmt: skip
     assert {name: score.value for name, score in scores.items() if score.value < BAR} == {}
     assert {name: score.samples for name, score in scores.items()} == {
-        **dict.fromkeys(scores, 12), "color_accuracy": 24, "shape_accuracy": 24, "speed": 32,
+        **dict.fromkeys(scores, 6), "color_accuracy": 12, "shape_accuracy": 12, "speed": 16,
     }  # fmt: skip
     assert not any(row["fault"] for row in rows)
 

@@ -44,7 +44,7 @@ def test_pictures_are_read_as_they_were_drawn(softness):
 def test_videos_are_read_as_they_were_drawn(tmp_path):
     """After a real encoder: colour, shape, direction and speed of what moves straight, kept in every frame."""
     right, total = 0, 0
-    for scene in scenes(120, seconds=1.4):
+    for scene in scenes(60, seconds=1.4):
         moving = [thing for thing in scene.things if thing.path == "straight"]
         if len(moving) != len(scene.things) or len({thing.direction for thing in moving} - {None}) > 1:
             continue  # what bounces or crosses has other ways
@@ -59,7 +59,7 @@ def test_videos_are_read_as_they_were_drawn(tmp_path):
             assert track.speed(12) == pytest.approx(asked, abs=0.02)
         right += all(track.constancy == 1 for track in tracks)
         total += 2
-    assert total > 100
+    assert total > 50
     assert right / total >= BAR
 
 
