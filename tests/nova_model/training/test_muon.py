@@ -18,11 +18,11 @@ def model() -> nn.Sequential:
 
 
 @pytest.mark.parametrize("how", [None, "match_rms_adamw"])
-@pytest.mark.parametrize("together", [1, 1 << 22])
+@pytest.mark.parametrize("max_elements", [1, 1 << 22])
 def test_it_is_torchs_own(
-    model: nn.Sequential, how: str | None, together: int, monkeypatch: pytest.MonkeyPatch
+    model: nn.Sequential, how: str | None, max_elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(muon, "TOGETHER", together)
+    monkeypatch.setattr(muon, "MAX_BATCH_ELEMENTS", max_elements)
     other = copy.deepcopy(model)
     weights = [[each.weight for each in copied] for copied in (model, other)]  # type: ignore[union-attr]
     settings = {"lr": 0.02, "weight_decay": 0.1, "adjust_lr_fn": how}
