@@ -1,30 +1,37 @@
-"""What the variants of `nova ablate` share: the output folder, its trainings and its tables."""
+"""The state of an ablation: its output folder, trainings and tables, which variants share where they can."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow.fs
 
 from jobs import settings
+from jobs.ablate.config import AblateConfig
 from jobs.ablate.variants import VARIANTS, Setup, changed, chosen
+from jobs.curate import CurateConfig, recurate
+from jobs.train import job
 from jobs.train.config import TrainConfig, TrainingConfig
+from pipelines.curation.curator import Curator
+from pipelines.store import schema
 from pipelines.store.files import replacing_folder, write_json
+from pipelines.store.filesystems import open_filesystem
 from pipelines.store.folders import check_output_folder
+from pipelines.store.locks import exclusive
+from pipelines.store.tables import Tables, split_version
 
-if TYPE_CHECKING:
-    from jobs.ablate.config import AblateConfig
-    from pipelines.store.tables import Tables
-
-OURS = ("ablation.", "ablate.json", "mlflow.json", "plots", "runs", "judged", "tables", "rates", "results")
+OUTPUTS = ("ablation.", "ablate.json", "mlflow.json", "plots", "runs", "judged", "tables", "rates", "results")
 CHANGEABLE = ("output", "tables", "only", "seeds")
-"""Settings that another call on the same folder may change; `tables` is held by its version."""
+"""Settings that a second call on the same folder may change; the version of `tables` is checked on its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """An ablation, and what it has done so far. Each part is done once, by the first variant that needs it."""
+class Ablation:
+    """An ablation in an output folder. Tables, trainings and results are computed once, for the first variant of all
+    that share them."""
 
     config: AblateConfig
     output: Path
@@ -32,46 +39,44 @@ class Work:
     """Address of the tables."""
     version: int
     names: list[str]
-    """Variants, in order."""
+    """Names of the chosen variants, in order."""
     setups: dict[str, Setup]
-    """Of all variants there are."""
+    """Settings of all variants, chosen or not."""
 
     def same(self, name: str) -> str:
-        """The first variant that is this one in everything."""
-        return next(each for each, setup in self.setups.items() if setup == self.setups[name])
+        """The first variant with the same settings."""
+        return next(other for other, setup in self.setups.items() if setup == self.setups[name])
 
     def same_training(self, name: str) -> str:
-        """The first variant that is trained as this one is."""
+        """The first variant with the same training."""
         curate, train = self.setups[name].curate, self.setups[name].train
-        return next(each for each, setup in self.setups.items() if (setup.curate, setup.train) == (curate, train))
+        return next(other for other, setup in self.setups.items() if (setup.curate, setup.train) == (curate, train))
 
     def same_tables(self, name: str) -> str:
-        """The first variant whose tables are this one's."""
-        return next(each for each, setup in self.setups.items() if setup.curate == self.setups[name].curate)
+        """The first variant with the same tables."""
+        return next(other for other, setup in self.setups.items() if setup.curate == self.setups[name].curate)
 
     @property
     def changes(self) -> dict[str, str]:
-        """What each of the variants changes."""
+        """The settings that each chosen variant changes."""
         return {name: changed(self.setups[name], self.setups["full"]) for name in self.names}
 
     def trained(self, name: str, seed: int, parent: str) -> Path:
-        """The run folder of a variant, trained.
+        """Trains a variant if that was not done before, and returns its run folder.
 
         Args:
-            name: of the variant.
-            seed: counted from the recipe's own.
-            parent: MLflow run that the training belongs to.
+            name: name of the variant.
+            seed: seed of the training, added to the recipe's seed.
+            parent: id of the MLflow run that the training belongs to.
         """
-        from jobs.train.job import train
-
         name = self.same_training(name)
         folder = self.output / "runs" / f"{name}-{seed}"
         if not (folder / "model").exists():
-            train(replace(self.training(name, seed, parent), run=str(folder)))
+            job.train(replace(self.training(name, seed, parent), run=str(folder)))
         return folder
 
     def training(self, name: str, seed: int, parent: str) -> TrainConfig:
-        """How a variant is trained; `run` is left open."""
+        """Config of a variant's training, without its run folder."""
         base = self.setups[name].train
         return settings.extend(
             TrainConfig, base, tables=self.tables(name, parent), seed=base.seed + seed, address=self.config.address,
@@ -79,9 +84,7 @@ class Work:
         )  # fmt: skip
 
     def tables(self, name: str, parent: str) -> str:
-        """DIR@VERSION that a variant trains on: the given tables, or a copy of them that was curated otherwise."""
-        from jobs.curate import CurateConfig, recurate
-
+        """DIR@VERSION of a variant's tables: those of the config, or a copy that is curated with other settings."""
         name = self.same_tables(name)
         if name == "full":
             return f"{self.root}@{self.version}"
@@ -95,16 +98,13 @@ class Work:
         return f"{folder}@{read(done)['version']}"
 
 
-def claim(config: AblateConfig) -> Work:
-    """Checks what can be checked at once, makes the output folder ours and remembers what it is for.
+def claim(config: AblateConfig) -> Ablation:
+    """Checks a config before anything is computed, and stores its settings in the output folder.
 
     Raises:
-        ValueError: an unknown variant, no tables, tables of another recipe, an output folder that is not ours or of
-            other settings.
+        ValueError: an unknown variant, missing tables, tables of another recipe, or an output folder that holds other
+            files or an ablation with other settings.
     """
-    from jobs.train.job import check
-    from pipelines.store.tables import Tables, split_version
-
     names = chosen(config.only)
     if not config.tables:
         raise ValueError("--tables is missing; give the folder that `nova curate` wrote")
@@ -115,7 +115,7 @@ def claim(config: AblateConfig) -> Work:
     started = read(output / "ablate.json")
     if version is None:
         version = started["version"] if started.get("root") == tables.root else newest
-    work = Work(
+    ablation = Ablation(
         config=config,
         output=output,
         root=tables.root,
@@ -123,25 +123,24 @@ def claim(config: AblateConfig) -> Work:
         names=names,
         setups={name: change(config.base) for name, change in VARIANTS.items()},
     )
-    check(config.base.train, work.root, version)
-    if any(work.same_tables(name) != "full" for name in work.names):
+    job.check(config.base.train, ablation.root, version)
+    if any(ablation.same_tables(name) != "full" for name in ablation.names):
         _check_recipe(config, tables, newest, version)
-    _remember(work, started)
-    return work
+    _store_settings(ablation, started)
+    return ablation
 
 
 def _output(config: AblateConfig) -> Path:
     if not config.output:
         raise ValueError("--output is missing; give a folder for trainings, tables and the report")
     output = Path(config.output).expanduser().absolute()
-    check_output_folder(output, "--output", markers=("ablate.json",), contents=[f"{name}*" for name in OURS])
+    check_output_folder(output, "--output", markers=("ablate.json",), contents=[f"{name}*" for name in OUTPUTS])
     return output
 
 
 def _check_recipe(config: AblateConfig, tables: Tables, newest: int, version: int) -> None:
-    """Tables that are curated otherwise must differ from the given ones in that alone."""
-    from pipelines.curation.curator import Curator
-
+    """Raises ValueError unless the tables are complete by the config's settings, so that copies that are curated with a
+    variant's settings differ in these alone."""
     if version != newest:
         raise ValueError(
             f"--tables {tables.root}@{version} is not the newest ({newest}), which raw_captions and "
@@ -153,37 +152,32 @@ def _check_recipe(config: AblateConfig, tables: Tables, newest: int, version: in
         )
 
 
-def _remember(work: Work, started: dict[str, Any]) -> None:
-    flat = json.loads(json.dumps(settings.flatten(work.config), default=str))  # as the file has them
+def _store_settings(ablation: Ablation, started: dict[str, Any]) -> None:
+    """Writes ablate.json; raises ValueError where the folder was started with other settings."""
+    flat = json.loads(json.dumps(settings.flatten(ablation.config), default=str))  # values as JSON stores them
     renamed = {f"train.{key}": f"train.{value}" for key, value in TrainingConfig.RENAMED.items()}
     renamed |= {f"evaluate.{key}": key for key in flat if key.startswith(("generate.", "shapes."))}
     started = settings.current_keys(started, renamed)
-    wanted = {"root": work.root, "version": work.version}
-    wanted |= {
+    current = {"root": ablation.root, "version": ablation.version}
+    current |= {
         key: value
         for key, value in flat.items()
         if key not in CHANGEABLE and not key.endswith("address") and ".resources." not in key
     }
-    for key, value in wanted.items():
+    for key, value in current.items():
         if started.get(key, value) != value:
             raise ValueError(
-                f"--output {work.output} was started with {key}={started[key]}, not {value}; give another --output"
+                f"--output {ablation.output} was started with {key}={started[key]}, not {value}; give another --output"
             )
-    write_json(work.output / "ablate.json", started | wanted)
+    write_json(ablation.output / "ablate.json", started | current)
 
 
 def copy_tables(root: str, folder: Path) -> None:
-    """Copies tables to a folder in one move, while nobody writes to them; does nothing where it is there.
+    """Copies tables to a folder, under their lock; does nothing if the folder exists.
 
     Raises:
-        BusyError: another run is at work on them.
+        BusyError: another process is writing to the tables.
     """
-    import pyarrow.fs
-
-    from pipelines.store import schema
-    from pipelines.store.filesystems import open_filesystem
-    from pipelines.store.locks import exclusive
-
     if folder.exists():
         return
     with exclusive(root), replacing_folder(folder) as copy:
@@ -194,5 +188,5 @@ def copy_tables(root: str, folder: Path) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What a JSON file holds; nothing where there is none."""
+    """The content of a JSON file; empty if there is no file."""
     return json.loads(path.read_text()) if path.exists() else {}

@@ -13,7 +13,7 @@ from pipelines.shapes_world.prompts import ShapesBenchmark
 
 @dataclass(frozen=True, kw_only=True)
 class AblateConfig:
-    """Trains without one part of the recipe at a time and says what moved; run again, it goes on where it was.
+    """Trains variants of a recipe that each change one thing, and reports what differs. A second run resumes the first.
 
     Example: nova ablate --recipe debug --tables work/tables --output work/ablation --only no_temporal,set_steps
     """
@@ -21,25 +21,25 @@ class AblateConfig:
     tables: str = ""
     """Tables that `nova curate` filled by the same recipe: DIR, or DIR@VERSION."""
     output: str = ""
-    """Folder for trainings, samples, tables and what is said of them."""
+    """Folder for trainings, samples, tables and results."""
     only: str = ""
-    """Variants, separated by commas; all by default, and `full` always: no_temporal, no_scaling, pre_norm, post_norm,
-    post_add_norm, no_motion, raw_captions, no_aesthetic_filter, flow, ddpm, ddpm_more_steps, and set_steps and
-    diffusion_steps for their sweeps. jobs/ablate/variants.py says what each is."""
+    """Variants, separated by commas; all by default. `full` is always among them. Others are no_temporal, no_scaling,
+    pre_norm, post_norm, post_add_norm, no_motion, raw_captions, no_aesthetic_filter, flow, ddpm, ddpm_more_steps, and
+    the sweeps set_steps and diffusion_steps. jobs/ablate/variants.py describes each."""
     steps: int | None = None
-    """Of each training; the recipe's by default."""
+    """Number of steps of each training; the recipe's by default."""
     seeds: int = 1
-    """Trainings of each variant; from two on, the spread over them is told."""
+    """Number of trainings of each variant; from two on, results include their standard deviation."""
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-    """Learning rates that the places of the norms are tried at, rising."""
+    """Learning rates at which variants with norms in other places are tried, in rising order."""
     rate_steps: int | None = None
-    """Steps of such a try; a quarter of --steps by default."""
+    """Number of steps at each of these; a quarter of --steps by default."""
     address: str | None = None
-    """Ray cluster to run on; without it RAY_ADDRESS, else this machine."""
+    """Ray cluster to run on; RAY_ADDRESS or this machine by default."""
     curate: Curation
     """Stages of curation, for variants that train on tables of their own."""
     train: TrainingConfig
-    """How each variant is trained, but for what the variant changes."""
+    """Settings of training, except for those that a variant changes."""
     generate: GenerationConfig
     """How samples are generated, but for what the variant changes."""
     shapes: ShapesBenchmark
@@ -55,6 +55,6 @@ class AblateConfig:
 
     @property
     def base(self) -> Setup:
-        """What the variants are functions of."""
+        """Settings of the variant `full`, from which all others are derived."""
         train = self.train if self.steps is None else replace(self.train, steps=self.steps)
         return Setup(curate=self.curate, train=train, generate=self.generate)

@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.ablate.ablation import read
+from jobs.ablate.table import entries
+from jobs.runtime import disk
+from jobs.train import job
+from jobs.train.config import TrainConfig
+from pipelines.dataloading.dataloader import Batch, Reader, load_plan
+from pipelines.generation.checkpoint_resolution import resolve_checkpoint
 from pipelines.store.files import write_json
+from pipelines.store.tables import split_version
 
 if TYPE_CHECKING:
-    from jobs.train.config import TrainConfig
     from nova_model.tools.activations import Variances
-    from pipelines.dataloading.dataloader import Batch
 
 TENTH = 0.1
 SPIKE = 2.0
@@ -39,7 +44,6 @@ def variances(run: Path, config: TrainConfig) -> dict[str, Variances]:
     from nova_model.model import Nova
     from nova_model.sampling.schedule import schedule_from_config
     from nova_model.tools.activations import variance_by_depth
-    from pipelines.generation.checkpoint_resolution import resolve_checkpoint
 
     batch = _batch(config)
     schedule = schedule_from_config(config.noise.to_scheduler_config())
@@ -55,9 +59,6 @@ def variances(run: Path, config: TrainConfig) -> dict[str, Variances]:
 
 def _batch(config: TrainConfig) -> Batch:
     """The first batch of videos, or the first batch where there are none among the first MAX_POSITION."""
-    from pipelines.dataloading.dataloader import Reader, load_plan
-    from pipelines.store.tables import split_version
-
     root, version = split_version(config.tables)
     assert version is not None, config.tables
     plan = load_plan(root, version, config.data.batch_size, config.seed)
@@ -110,11 +111,8 @@ def largest_stable(trials: Sequence[dict[str, Any]]) -> float | None:
 
 def _losses(config: TrainConfig) -> list[float] | None:
     """Trains; returns the losses of the first frame in order of steps, or None where one is not finite."""
-    from jobs.ablate.table import entries
-    from jobs.train.job import train
-
     try:
-        train(config)
+        job.train(config)
     except Exception as error:
         if not _diverged(error):
             raise
@@ -133,7 +131,5 @@ def _summary(losses: list[float] | None) -> dict[str, Any]:
 
 def _diverged(error: Exception) -> bool:
     """Whether a training ended because of a loss that was not finite."""
-    from jobs.runtime import disk
-
     messages = [str(cause) for cause in disk.causes(error)]
     return any(f"the loss is {value}" in message for message in messages for value in ("nan", "inf", "-inf"))

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import recipes, settings
-from jobs.ablate import ablation as ablate_work
+from jobs.ablate import ablation as ablation
 from jobs.ablate import job as ablate
 from jobs.ablate import norms as ablate_norms
 from jobs.ablate import plots as ablate_plots
@@ -158,15 +158,15 @@ def test_tables_that_are_curated_otherwise(work: Path, curated: Path) -> None:
         tables=str(strict), output=str(work / "otherwise"), only="no_aesthetic_filter,raw_captions", steps=4
     )
     with pytest.raises(ValueError, match="was curated by other settings"):
-        ablate_work.claim(wanted)
-    ours = ablate_work.claim(replace(wanted, curate=curate))
-    made = ours.tables("no_aesthetic_filter", "cafe")
-    assert ours.tables("full", "cafe") == f"{strict}@{Tables(strict).version('examples')}"
-    assert made == f"{work}/otherwise/tables/no_aesthetic_filter@{Tables(made.split('@')[0]).version('examples')}"
-    assert Tables(made.split("@")[0]).count("examples") == Tables(curated).count("examples") > kept
-    assert ours.tables("no_aesthetic_filter", "cafe") == made
+        ablation.claim(wanted)
+    prepared = ablation.claim(replace(wanted, curate=curate))
+    address = prepared.tables("no_aesthetic_filter", "cafe")
+    assert prepared.tables("full", "cafe") == f"{strict}@{Tables(strict).version('examples')}"
+    assert address == f"{work}/otherwise/tables/no_aesthetic_filter@{Tables(address.split('@')[0]).version('examples')}"
+    assert Tables(address.split("@")[0]).count("examples") == Tables(curated).count("examples") > kept
+    assert prepared.tables("no_aesthetic_filter", "cafe") == address
     with pytest.raises(ValueError, match="is not the newest"):
-        ablate_work.claim(replace(wanted, curate=curate, tables=f"{strict}@1"))
+        ablation.claim(replace(wanted, curate=curate, tables=f"{strict}@1"))
 
 
 @pytest.mark.slow
