@@ -28,6 +28,7 @@ from jobs.train.config import TrainConfig, TrainingConfig
 from jobs.train.job import train
 from pipelines.curation.stages import Curation
 from pipelines.curation.summary import Summary
+from pipelines.evaluation.metrics import Metrics
 from pipelines.generation.config import GenerationConfig
 from pipelines.report.audit import Audit
 from pipelines.report.curation import curation_section
@@ -65,10 +66,10 @@ class DemoConfig:
     """The stages of curation."""
     train: TrainingConfig
     """How NOVA is trained."""
-    generate: GenerateConfig
-    """As `nova generate`; checkpoint, prompts and output are the demo's own."""
-    evaluate: EvaluateConfig
-    """As `nova evaluate`; samples and output are the demo's own."""
+    generate: GenerationConfig
+    """How samples are generated."""
+    evaluate: Metrics
+    """The metrics that samples are scored by."""
     shapes: ShapesBenchmark
     """Tasks and number of samples of the benchmark `shapes`."""
 
@@ -157,8 +158,8 @@ def _samples(config: DemoConfig, output: Path, tracked: Run) -> dict[str, str]:
     captions, picture = _chosen(output, config.prompts)
     prompts = output / "prompts.txt"
     prompts.write_text("\n".join(captions) + "\n")
-    base = replace(
-        config.generate, checkpoint=str(output / "run"), prompts=str(prompts), seed=config.seed,
+    base = settings.extend(
+        GenerateConfig, config.generate, checkpoint=str(output / "run"), prompts=str(prompts), seed=config.seed,
         address=config.address, parent_run=tracked.id,
     )  # fmt: skip
     sample_groups = {
@@ -193,7 +194,8 @@ def _scores(config: DemoConfig, output: Path, tracked: Run, groups: dict[str, st
     for name, title in groups.items():
         _say(f"evaluate: {title.lower()}")
         evaluate(
-            replace(
+            settings.extend(
+                EvaluateConfig,
                 config.evaluate,
                 samples=str(output / "samples" / name),
                 output=str(output / "scores" / name),
@@ -209,7 +211,7 @@ def _obeyed(config: DemoConfig, output: Path, tracked: Run) -> None:
     summary = run_benchmark(
         ShapesBenchmarkConfig(
             shapes=config.shapes,
-            generate=settings.extend(GenerationConfig, config.generate),
+            generate=config.generate,
             checkpoint=str(output / "run"),
             output=str(output / "benchmark"),
             address=config.address,

@@ -16,6 +16,7 @@ from jobs.shapes_world.benchmark import ShapesBenchmarkConfig
 from jobs.train.config import TrainConfig, TrainingConfig
 from pipelines.core.stage import Resources
 from pipelines.curation.stages import Curation
+from pipelines.evaluation.metrics import Metrics
 from pipelines.generation.config import GenerationConfig
 from pipelines.shapes_world.prompts import ShapesBenchmark
 
@@ -26,8 +27,10 @@ class Recipe:
 
     curation: Curation
     training: TrainingConfig
-    generate: GenerateConfig
-    evaluate: EvaluateConfig
+    generation: GenerationConfig
+    frames: int = 1
+    """Frames that `nova generate` makes by default."""
+    metrics: Metrics
     shapes: ShapesBenchmark = field(default_factory=ShapesBenchmark)
     """Settings of the benchmark `shapes`."""
 
@@ -44,9 +47,12 @@ class Recipe:
         return settings.extend(RefreshConfig, self.curation, trainer=self.training)
 
     @property
-    def generation(self) -> GenerationConfig:
-        """How samples are generated, by `nova generate` and for benchmarks alike."""
-        return settings.extend(GenerationConfig, self.generate)
+    def generate(self) -> GenerateConfig:
+        return settings.extend(GenerateConfig, self.generation, frames=self.frames)
+
+    @property
+    def evaluate(self) -> EvaluateConfig:
+        return settings.extend(EvaluateConfig, self.metrics)
 
     @property
     def benchmarks(self) -> dict[str, BenchmarkConfig]:
@@ -66,7 +72,7 @@ class Recipe:
     def demo(self) -> DemoConfig:
         shapes = replace(self.shapes, tasks=("single_object", "colors", "direction"), samples=24)
         return DemoConfig(
-            curate=self.curation, train=self.training, generate=self.generate, evaluate=self.evaluate, shapes=shapes
+            curate=self.curation, train=self.training, generate=self.generation, evaluate=self.metrics, shapes=shapes
         )
 
 

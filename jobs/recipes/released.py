@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jobs.evaluate import EvaluateConfig
-from jobs.generate import GenerateConfig
 from jobs.recipes.recipe import Recipe, on_gpu
 from jobs.train.config import CheckpointConfig, DataConfig, ParallelConfig, TrainingConfig
 from nova_model.config import SamplingConfig
@@ -26,10 +24,12 @@ from pipelines.curation.motion import Motion
 from pipelines.curation.shots import Shots
 from pipelines.curation.stages import Curation
 from pipelines.curation.text_features import TextFeatures
+from pipelines.evaluation.metrics import Metrics
 from pipelines.evaluation.metrics.clip_alignment import ClipAlignment
 from pipelines.evaluation.metrics.dynamic_degree import DynamicDegree
 from pipelines.evaluation.metrics.flickering import TemporalFlickering
 from pipelines.evaluation.metrics.subject_consistency import SubjectConsistency
+from pipelines.generation.config import GenerationConfig
 
 AESTHETIC_HEAD = "./models/sa_0_4_vit_l_14_linear.pth"
 CAPTIONER = "Qwen/Qwen3-VL-8B-Instruct"
@@ -86,11 +86,12 @@ def released(release: Release) -> Recipe:
             checkpoint=CheckpointConfig(every=500),
             parallel=ParallelConfig(workers=16, accumulate=release.accumulate, cpus_per_worker=4, gpus_per_worker=1),
         ),
-        generate=GenerateConfig(
-            frames=max(release.lengths, default=1), fps=release.fps, sampling=_real_sampling(release),
+        frames=max(release.lengths, default=1),
+        generation=GenerationConfig(
+            fps=release.fps, sampling=_real_sampling(release),
             samples_at_once=8, resources=on_gpu(1.0, workers=(1, 16), batch_size=8),
         ),
-        evaluate=_real_evaluation(),
+        metrics=_real_evaluation(),
     )  # fmt: skip
 
 
@@ -116,11 +117,11 @@ def _real_curation(release: Release) -> Curation:
     )  # fmt: skip
 
 
-def _real_evaluation() -> EvaluateConfig:
+def _real_evaluation() -> Metrics:
     """VBench's and LAION's own models, so that the metrics that they define count as theirs."""
 
     quarter = on_gpu(0.25, workers=(1, 16), batch_size=16)
-    return EvaluateConfig(
+    return Metrics(
         clip_alignment=ClipAlignment(model="ViT-L-14", pretrained="openai", resources=quarter),
         aesthetic=Aesthetic(model="ViT-L-14", pretrained="openai", head=AESTHETIC_HEAD, resources=quarter),
         flickering=TemporalFlickering(),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from jobs.evaluate import EvaluateConfig
-from jobs.generate import GenerateConfig
 from jobs.recipes.recipe import Recipe, batches_of
 from jobs.train.config import CheckpointConfig, DataConfig, ParallelConfig, TrainingConfig
 from nova_model.config import MaskRatios, SamplingConfig
@@ -20,9 +18,11 @@ from pipelines.curation.motion import Motion
 from pipelines.curation.shots import Shots
 from pipelines.curation.stages import Curation
 from pipelines.curation.text_features import TextFeatures
+from pipelines.evaluation.metrics import Metrics
 from pipelines.evaluation.metrics.clip_alignment import ClipAlignment
 from pipelines.evaluation.metrics.dynamic_degree import DynamicDegree
 from pipelines.evaluation.metrics.subject_consistency import SubjectConsistency
+from pipelines.generation.config import GenerationConfig
 from pipelines.shapes_world import zoo
 from pipelines.shapes_world.zoo import captioner
 
@@ -59,10 +59,10 @@ def debug() -> Recipe:
             data=DataConfig(global_batch=8, global_batch_video=4), optimizer=OptimizerConfig(lr=4e-4, warmup_steps=5),
             ema=EmaConfig(every=5), checkpoint=CheckpointConfig(every=10),
         ),
-        generate=GenerateConfig(
+        generation=GenerationConfig(
             sampling=SamplingConfig(set_steps=4, diffusion_steps=5, guidance_scale=2.0), resources=batches_of(2)
         ),
-        evaluate=EvaluateConfig(
+        metrics=Metrics(
             clip_alignment=ClipAlignment(model="zoo/clip", short_side=64, resources=small),
             aesthetic=aesthetic,
             dynamic_degree=DynamicDegree(weights="zoo/raft", updates=4, resources=small),
@@ -95,8 +95,8 @@ def shapes() -> Recipe:
             ema=replace(base.training.ema, decay=0.99), checkpoint=CheckpointConfig(every=200),
             parallel=ParallelConfig(cpus_per_worker=2),
         ),
-        generate=replace(
-            base.generate, samples_at_once=32, motion=3.0,
+        generation=replace(
+            base.generation, samples_at_once=32, motion=3.0,
             sampling=SamplingConfig(  # the card of zoo/nova has what each was worth
                 set_steps=32, diffusion_steps=25, guidance_scale=2.5, negative_motion=5.0, temperature=0.85,
                 corrections=4,

@@ -30,8 +30,8 @@ def test_the_whole_loop(work: Path, ray_session: None, capsys: pytest.CaptureFix
     )
     assert demo.run(wanted) == 0
     said = capsys.readouterr().out
-    assert "Small models: zoo/" in said
-    assert "NOVA is trained from nothing, for 4 steps" in said
+    assert "small models that know drawn shapes and nothing else" in said
+    assert "NOVA is trained from scratch for 4 steps" in said
     assert f"report          {output}/report.html" in said
     page = (output / "report.html").read_text()
     for section in ("curation", "training", "samples", "scores"):
