@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,9 @@ class CommitPolicy:
     Every commit merges into a table, which costs more the larger the table is, and everything since the last commit is
     computed again after a crash: the defaults lose at most two minutes of work.
     """
+
+    RENAMED: ClassVar[dict[str, str]] = {"part_rows": "file_rows"}
+    """Keys of version 0.1, which --set still takes, with a warning."""
 
     rows: int = 2000
     """Finished rows that are committed together."""

@@ -101,6 +101,8 @@ def test_keys_of_the_version_before_still_work_and_say_so(capsys: pytest.Capture
     assert {"optimizer.lr=0.5", "data.global_batch=32", "optimizer.name=muon"} <= set(out.splitlines())
     assert "--set lr is now --set optimizer.lr" in error
     assert "--global-batch is now --data.global-batch" in error
+    _, out, _ = nova(capsys, "curate", "--set", "commits.part_rows=7", "--print-config")
+    assert "commits.file_rows=7" in out.splitlines()
     _, out, _ = nova(capsys, "refresh", "--set", "trainer.ema_decay=0.5", "--print-config")
     assert "trainer.ema.decay=0.5" in out.splitlines()
 
