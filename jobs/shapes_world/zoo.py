@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -19,8 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs import settings
-from jobs.curate import curate
-from jobs.recipes.registry import config_of
+from jobs.curate import CurateConfig, curate
 from jobs.shapes_world.audit import audit_corpus
 from jobs.shapes_world.corpus import check_items
 from pipelines.core.devices import cores
@@ -86,8 +85,13 @@ class Check:
 Command = Annotated[Build, tyro.conf.subcommand("build")] | Annotated[Check, tyro.conf.subcommand("check")]
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs a command line; returns 0 on success, 1 where a score misses its bar."""
+def main(arguments: Sequence[str], *, curation: Callable[[], CurateConfig]) -> int:
+    """Runs a command line; returns 0 on success, 1 where a score misses its bar.
+
+    Args:
+        arguments: the command line, without `nova zoo`.
+        curation: returns the config by which `nova zoo check` curates a corpus, but for the models.
+    """
     config: Build | Check = settings.parse(
         Command,  # type: ignore[arg-type]
         args=list(arguments),
@@ -95,7 +99,7 @@ def main(arguments: Sequence[str]) -> int:
         description=inspect.cleandoc(__doc__ or ""),
     )
     config.check()
-    return build_models(config) if isinstance(config, Build) else check_models(config)
+    return build_models(config) if isinstance(config, Build) else check_models(config, curation)
 
 
 def build_models(config: Build) -> int:
@@ -118,7 +122,7 @@ def build_models(config: Build) -> int:
     return 0
 
 
-def check_models(config: Check) -> int:
+def check_models(config: Check, curation: Callable[[], CurateConfig]) -> int:
     """Prints all scores with their bars; returns 0 where all of them hold, 1 where one misses or has no model."""
     models = check.Models.in_folder(_folder(config.models))
     console = Console(stderr=config.json)
@@ -130,7 +134,7 @@ def check_models(config: Check) -> int:
         with console.status(f"{name} …"):
             scores |= score(models, config.seed, config.count)
     if config.corpus:
-        scores |= audit_scores(models, config)
+        scores |= audit_scores(models, config, curation())
     missed = [name for name in check.BARS if name in scores and not check.holds(name, scores[name])]
     console.print(score_table(scores))
     if missing:
@@ -149,9 +153,8 @@ def _folder(models: str | None) -> Path:
     return folder
 
 
-def audit_scores(models: check.Models, config: Check) -> dict[str, float]:
+def audit_scores(models: check.Models, config: Check, recipe: CurateConfig) -> dict[str, float]:
     """Curates a corpus with these models by `nova curate`, and returns the scores and metrics of its audit."""
-    recipe = config_of("demo", "curate")
     with tempfile.TemporaryDirectory(prefix="nova-zoo-") as folder:
         corpus, tables = Path(folder) / "corpus", Path(folder) / "tables"
         manifest = write_corpus(corpus, items=config.count, seed=config.seed)
