@@ -81,3 +81,12 @@ def test_each_sample_meets_its_own_prompt_and_bad_files_fail_alone(tmp_path: Pat
     *good, bad = apply(ClipAlignment(model="fake/clip"), Degrees(), rows)
     assert [row["clip_alignment"] for row in good] == [pytest.approx(0, abs=1e-6), pytest.approx(0.5), None, None]
     assert (bad["failed_stage"], bad["failed_error"]) == ("clip_alignment", "MediaError")
+
+
+def test_a_network_scores_an_image_with_its_prompt(tmp_path: Path) -> None:
+    write_image(tmp_path / "p.png", np.full((64, 64, 3), 45, np.uint8))
+    row = {"uri": str(tmp_path / "p.png"), "kind": "image", "start": 0.0, "end": 0.0, "fps": None, "prompt": "a dog"}
+    stage = ClipAlignment(model="fake/clip")
+    (scored,) = apply(stage, stage.load(), [row])
+    assert scored["failed_stage"] is None, scored["failed_message"]
+    assert -1 <= scored["clip_alignment"] <= 1

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipelines.core.stage import Row, apply
 from pipelines.evaluation.metrics.dynamic_degree import DynamicDegree, largest_magnitudes, moves, moving_pairs
-from pipelines.media.write import write_video
+from pipelines.media.write import write_image, write_video
 
 
 class Moving:
@@ -97,6 +97,22 @@ def test_every_nth_frame_is_compared(fps: float, frames: int, sampled: int, tmp_
     assert row["dynamic_degree"] == 1.0
 
 
+def test_the_frames_between_the_compared_ones_are_skipped(tmp_path: Path) -> None:
+    """At 16 frames a second every second frame is compared; these get brighter by 10 from frame to frame."""
+    compared: list[int] = []
+
+    def flow(first: Tensor, second: Tensor) -> Tensor:
+        compared.extend(round(float(frame.float().mean()) / 10) for frame in first)
+        return torch.full((len(first), 2, *first.shape[-2:]), 10.0)
+
+    frames = np.stack([np.full((64, 64, 3), 10 * index, np.uint8) for index in range(16)])
+    write_video(tmp_path / "v.mp4", frames, 16, crf=1)
+    row = {"uri": str(tmp_path / "v.mp4"), "kind": "video", "start": 0.0, "end": 1.0, "fps": 16.0}
+    (result,) = apply(DynamicDegree(weights="fake/raft"), flow, [row])
+    assert compared == list(range(0, 14, 2))
+    assert result["dynamic_magnitude"] == pytest.approx(200**0.5)
+
+
 @pytest.mark.parametrize(("moving", "degree"), [(0, 0.0), (3, 0.0), (4, 1.0), (15, 1.0)])
 def test_a_video_of_16_frames_moves_from_four_pairs_on(moving: int, degree: float, tmp_path: Path) -> None:
     flow = Moving(*[1.4] * (15 - moving), *[1.6] * moving)
@@ -124,6 +140,15 @@ def test_pairs_go_through_the_network_a_few_at_a_time(tmp_path: Path) -> None:
 def test_one_frame_says_nothing(tmp_path: Path) -> None:
     row = {**clip(tmp_path / "v.mp4", 4, 8), "end": 1 / 8}
     assert scored(row, Moving())["dynamic_degree"] is None
+
+
+def test_an_image_has_no_degree_and_a_bad_file_fails_alone(tmp_path: Path) -> None:
+    write_image(tmp_path / "p.png", np.zeros((64, 64, 3), np.uint8))
+    image = {"uri": str(tmp_path / "p.png"), "kind": "image", "start": 0.0, "end": 0.0, "fps": None}
+    rows = [image, {**clip(tmp_path / "v.mp4", 4, 8), "uri": str(tmp_path / "gone.mp4")}]
+    shown, bad = apply(DynamicDegree(weights="fake/raft"), Moving(), rows)
+    assert (shown["dynamic_degree"], shown["failed_stage"]) == (None, None)
+    assert bad["failed_error"] == "MediaError"
 
 
 def test_a_network_reads_what_the_protocol_gives_it(tmp_path: Path) -> None:

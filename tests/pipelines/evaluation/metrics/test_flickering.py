@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.core.stage import Row, apply
 from pipelines.evaluation.metrics.flickering import TemporalFlickering, steadiness
+from pipelines.media.write import write_image
 from tests.media_files import write_bad, write_container
 
 
@@ -69,6 +70,12 @@ def test_one_frame_has_nothing_to_compare(tmp_path: Path) -> None:
     row = exact(tmp_path / "v.mkv", grey(1, 200))
     alone = found({**row, "end": 1 / 8})
     assert (alone["temporal_flickering"], alone["static"]) == (None, None)
+
+
+def test_an_image_does_not_flicker(tmp_path: Path) -> None:
+    write_image(tmp_path / "p.png", grey(1)[0])
+    row = found({"uri": str(tmp_path / "p.png"), "kind": "image", "start": 0.0, "end": 0.0, "fps": None})
+    assert (row["temporal_flickering"], row["static"]) == (None, None)
 
 
 def test_bad_files_fail_alone(tmp_path: Path) -> None:

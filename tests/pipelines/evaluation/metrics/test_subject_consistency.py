@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipelines.core.stage import Row, apply
 from pipelines.evaluation.metrics.subject_consistency import DinoModel, SubjectConsistency, consistency
+from pipelines.media.write import write_video
 from tests.media_files import write_container
 
 
@@ -91,3 +92,11 @@ def test_features_do_not_depend_on_how_many_frames_go_at_once() -> None:
     torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(together.norm(dim=-1), torch.ones(5))
     torch.testing.assert_close(together[3], model.features(frames[3:4])[0], atol=1e-5, rtol=1e-4)
+
+
+def test_a_still_video_is_consistent_to_a_network(tmp_path: Path) -> None:
+    stage = SubjectConsistency(model="fake/dino")
+    picture = np.random.default_rng(0).integers(0, 255, (1, 64, 64, 3), dtype=np.uint8) // 16 * 16
+    write_video(tmp_path / "v.mp4", np.repeat(picture, 6, axis=0), 8, crf=1)
+    row = {"uri": str(tmp_path / "v.mp4"), "kind": "video", "start": 0.0, "end": 6 / 8, "fps": 8.0}
+    assert apply(stage, stage.load(), [row])[0]["subject_consistency"] == pytest.approx(1.0, abs=0.02)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipelines.evaluation.metrics import AVERAGED, Metrics, Score, summarise
+from pipelines.store import schema
 
 
 def test_scores_of_zero_and_false_count() -> None:
@@ -35,3 +36,8 @@ def test_every_metric_is_averaged_by_one_of_its_columns(metrics: Metrics) -> Non
     assert len({stage.name for stage in stages}) == len(stages) == 5
     for stage in stages:
         assert set(stage.adds) & set(AVERAGED), f"{stage.name} never gets into the summary"
+
+
+def test_the_columns_of_the_metrics_are_in_the_schema(metrics: Metrics) -> None:
+    for stage in metrics.stages:
+        assert set(stage.adds) <= set(schema.COLUMNS), stage.name
