@@ -33,9 +33,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/nova demo --output $(DEMO)
 
-# Two processes, each with a Ray of its own; the tests of a file run in the same process.
+# Two processes, each with a Ray of its own; the tests of a file run in the same process. Files keep their order: by itself
+# xdist begins with those of many tests, which are quick, and ends with the few long tests of jobs in one process alone.
 test: setup
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 slow: setup
 	$(BIN)/pytest -m slow

@@ -12,7 +12,7 @@ from pipelines.shapes_world.verdicts import judge_sample
 from pipelines.shapes_world.zoo import path, vae
 from pipelines.shapes_world.zoo.scenes import draw_quick_shot, generator, video_pixels
 
-SHORT = replace(vae.DECODER_PLAN, steps=2)
+SHORT = replace(vae.DECODER_PLAN, steps=1)
 
 
 def test_the_decoder_goes_on_and_latents_stay(tmp_path):
