@@ -1,6 +1,6 @@
 """zoo/dino: a transformers ViT whose class token tells what is shown, wherever it is, for subject consistency.
 
-It is trained by contrast between frames of a clip. Two frames of one clip, drawn at random moments, shall have similar
+It is trained by contrast between frames of a clip. Two frames of one clip, drawn at random moments, must have similar
 features (InfoNCE). The negatives are the frames of other clips and two hard ones for each clip: the same moment of the
 same scene with the colour, and with the shape, of one object changed. So the features have to ignore where an object is
 and what a lossy encoder did to the frame, and have to notice what the object looks like.
