@@ -41,7 +41,7 @@ VIDEO_VAE = "BAAI/nova-d48w1024-osp480/vae"
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """What one released checkpoint was trained as (NOVA_SPEC section 2 and the published training recipe)."""
+    """What one released checkpoint was trained as (spec sections 2 and 4)."""
 
     preset: str
     schedule: str
