@@ -1,4 +1,4 @@
-"""Judges one sample of the benchmark `shapes`: does it show what its prompt asks for?
+"""Judges one sample of the benchmark `shapes`: whether it shows what its prompt describes.
 
     judge_sample(task, scene, frames, fps)   judges the frames of a sample
     JudgeShapes                              the same as a stage, on files
@@ -22,8 +22,13 @@ from pipelines.core.stage import Row, Stage
 from pipelines.curation.motion import REFERENCE_SECONDS, REFERENCE_SIDE
 from pipelines.media.errors import MediaError
 from pipelines.media.frames import read_frames
+from pipelines.shapes_world.columns import COLUMNS
 from pipelines.shapes_world.judge import Detection, Track, follow, look
 from pipelines.shapes_world.scenes import RELATIONS, Scene, Thing
+from pipelines.store import schema
+
+# At import, so that a Ray worker that unpickles `JudgeShapes` knows the columns, too.
+schema.register(COLUMNS)
 
 MIN_CONSTANCY = 0.9
 """Share of the frames in which a colour or shape must be the same to be kept: in 17 frames, one may be misread."""
@@ -31,7 +36,7 @@ MIN_CONSTANCY = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a sample shows, and whether its prompt asks for that; `schema.py` explains the column of each field."""
+    """What a sample shows, and whether that agrees with its prompt; `columns.py` explains the column of each field."""
 
     right: bool | None
     description: str

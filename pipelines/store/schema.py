@@ -1,12 +1,14 @@
 """Every column of every table: its type, its unit, and the stage or job that writes it.
 
 Stages declare which of these columns they read and add, and every batch is built with the types defined here, so that a
-column cannot be declared under one name and written under another.
+column cannot be declared under one name and written under another. A package that brings stages of its own, such as a
+benchmark, adds their columns by `register`.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -124,20 +126,6 @@ COLUMNS: dict[str, Column] = {
     "dynamic_pairs": Column(INT, "metrics", "frame pairs that move"),
     "dynamic_magnitude": Column(FLOAT, "metrics", "mean over pairs of the mean of the largest 5 % of flow, pixels"),
     "subject_consistency": Column(FLOAT, "metrics", "DINO similarity to first and previous frame, null for images"),
-    # the benchmark `shapes`
-    "task": Column(STRING, "judge_shapes", "task of the prompt, see pipelines/shapes_world/prompts.py"),
-    "asked": Column(STRING, "judge_shapes", "JSON of the scene that the prompt describes"),
-    "seen": Column(STRING, "judge_shapes", "description of what the sample shows"),
-    "right": Column(BOOL, "judge_shapes", "whether it shows what was asked for; null if only motion is measured"),
-    "fault": Column(STRING, "judge_shapes", "reason why it is wrong, null if it is right"),
-    "color_right": Column(BOOL, "judge_shapes", "of one object: whether the largest has the requested colour"),
-    "shape_right": Column(BOOL, "judge_shapes", "of one object: whether it has the requested shape"),
-    "direction_right": Column(BOOL, "judge_shapes", "whether it moves in the requested direction, null for images"),
-    "color_kept": Column(BOOL, "judge_shapes", "whether it keeps its colour through the clip, null for images"),
-    "shape_kept": Column(BOOL, "judge_shapes", "whether it keeps its shape through the clip, null for images"),
-    "motion_measured": Column(
-        FLOAT, "judge_shapes", "its speed times its share of the frame, in the unit of motion_score"
-    ),
     # failures
     "stage": Column(STRING, "curate", "stage that failed"),
     "by": Column(STRING, "curate", "fingerprint of the stage that failed, under which the row is not tried again"),
@@ -192,6 +180,22 @@ def field(name: str) -> pa.Field:
     """Arrow field of a column; an unknown name is a programming error (KeyError)."""
     column = COLUMNS[name]
     return pa.field(name, column.type, metadata={"doc": column.doc, "owner": column.owner})
+
+
+def register(columns: Mapping[str, Column]) -> None:
+    """Adds columns to `COLUMNS`; registering the same definition again has no effect.
+
+    Call it in the module that defines the stage. A Ray worker imports that module to unpickle the stage, and thereby
+    knows the columns as the driver does.
+
+    Raises:
+        ValueError: another definition of a column is registered already; no column is added then.
+    """
+    for name, column in columns.items():
+        registered = COLUMNS.get(name, column)
+        if registered != column:
+            raise ValueError(f"column {name!r} is already defined as {registered}, not {column}; choose another name")
+    COLUMNS.update(columns)
 
 
 def derived_id(*values: object) -> str:
