@@ -3,7 +3,7 @@
 nova benchmark shapes --recipe shapes --checkpoint work/run --output work/run-shapes --json
 
     OUTPUT/samples/          samples, with the manifest of `nova generate`
-    OUTPUT/scores.parquet    a row a sample: what it was asked to show, what it shows, and why that is wrong
+    OUTPUT/scores.parquet    a row per sample: the requested content, the content recognised, and the error
     OUTPUT/wrong.json        the wrong samples alone
     OUTPUT/summary.json      scores and their provenance
     OUTPUT/*.png             contact sheets of samples and their prompts, marked right or wrong
@@ -80,7 +80,7 @@ class BenchmarkConfig(ABC):
 
 
 def select(benchmarks: Mapping[str, BenchmarkConfig], arguments: Sequence[str]) -> tuple[BenchmarkConfig, list[str]]:
-    """The benchmark that a command line names first, and the options behind its name.
+    """The benchmark that a command line names first, and the options after its name.
 
     Args:
         benchmarks: configs of a recipe, by name.
@@ -154,7 +154,7 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
 
 
 def output_folder(config: BenchmarkConfig) -> Path:
-    """The output folder; by default beside the training run, or here for a model that is no local folder."""
+    """The output folder; by default beside the training run, or in the working directory for other models."""
     if config.output:
         return Path(config.output).expanduser().absolute()
     place = Path(config.checkpoint).expanduser().absolute()

@@ -29,8 +29,8 @@ COMMANDS = {
     "benchmark": "a checkpoint -> its scores in a benchmark, such as nova benchmark shapes",
     "refresh": "curate what is new in a source, and train on it; for schedules",
     "submit": "send any of these commands to a Ray cluster as a job",
-    "ablate": "short trainings that each leave one thing out, and what changed",
-    "shapes": "a corpus with known truth, to try all this on",
+    "ablate": "ablation study of short trainings",
+    "shapes": "write a synthetic corpus with ground truth",
     "zoo": "train and check the small models that the project carries",
     "demo": "the whole loop on small models and a corpus of its own",
 }
@@ -43,11 +43,11 @@ USAGE = """usage: nova COMMAND [--recipe NAME] [--set key=value ...] [--print-co
 commands:
 {commands}
 
-options of every command:
+options of most commands:
   --recipe NAME       start from a named run; without it the small models of `debug`:
                       {recipes}
   --set key=value     change any field of its config; may be repeated
-  --print-config      print the config, one key=value a line as --set takes it, and stop
+  --print-config      print the config, one key=value per line as --set takes it, and stop
   --help              all options with their defaults, and an example
 
 {runs}"""

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from rich import table as rich_table
 from rich.console import Console
-from rich.table import Table
 
 from jobs import settings
 from jobs.runtime import tracking
@@ -156,9 +156,9 @@ def new_curator(config: CurateConfig) -> tuple[Iterator[Source], Curator]:
     return sources, curator
 
 
-def summary_table(summary: Summary) -> Table:
+def summary_table(summary: Summary) -> rich_table.Table:
     """Counts of what came in, what was accepted and why the others were not, with rows per second of each stage."""
-    table = Table(title="Curation", show_header=False, title_justify="left")
+    table = rich_table.Table(title="Curation", show_header=False, title_justify="left")
     table.add_row("sources listed", f"{summary.sources} ({summary.unchanged_sources} already done)")
     table.add_row("new assets", f"{summary.new_assets} ({summary.exact_duplicates} more had the same content)")
     table.add_row("new clips", str(summary.new_clips))
@@ -169,6 +169,6 @@ def summary_table(summary: Summary) -> Table:
     for stage, count in summary.failures.most_common():
         table.add_row(f"failed in {stage}", f"{count} (see the failures table)")
     for stage, totals in summary.throughput.items():
-        speed = f"{totals.rows} rows, {totals.rows_per_second:.2f} a busy second of one worker"
+        speed = f"{totals.rows} rows, {totals.rows_per_second:.2f} per busy worker-second"
         table.add_row(f"stage {stage}", speed)
     return table

@@ -3,8 +3,8 @@
     nova demo --output demo
 
 It writes moving shapes as real mp4 and png files (some ugly, duplicated or broken on purpose), curates them, continues
-for a few steps the training of the checkpoint that the project carries, generates images and videos, scores them,
-measures whether prompts are obeyed, and reports. Run again, it continues where it stopped.
+for a few steps the training of the zoo's checkpoint, generates images and videos, scores them,
+measures whether samples match their prompts, and reports. Run again, it continues where it stopped.
 """
 
 from __future__ import annotations
@@ -94,11 +94,11 @@ def run(config: DemoConfig) -> int:
         _train(config, output, tracked)
         groups = _samples(config, output, tracked)
         _scores(config, output, tracked, groups)
-        _obeyed(config, output, tracked)
+        _benchmark(config, output, tracked)
         report = _report(output, summary, audits, groups, notes)
         tracked.log_artifact(report)
         tracked.log_metrics({"minutes": (time.monotonic() - began) / 60})
-        print(f"\nThe demo took {(time.monotonic() - began) / 60:.1f} minutes. What it made:")
+        print(f"\nThe demo took {(time.monotonic() - began) / 60:.1f} minutes. Results:")
         print(f"  report          {report}")
         for name in groups:
             print(f"  {name:<15} {output / 'samples' / name / 'contact_sheet.png'}")
@@ -155,7 +155,7 @@ def _train(config: DemoConfig, output: Path, tracked: Run) -> None:
 
 def _samples(config: DemoConfig, output: Path, tracked: Run) -> dict[str, str]:
     """Generates; returns the title of each folder below OUTPUT/samples."""
-    captions, picture = _chosen(output, config.prompts)
+    captions, image = _prompts(output, config.prompts)
     prompts = output / "prompts.txt"
     prompts.write_text("\n".join(captions) + "\n")
     base = settings.extend(
@@ -167,7 +167,7 @@ def _samples(config: DemoConfig, output: Path, tracked: Run) -> dict[str, str]:
         "videos": ("Videos", replace(base, frames=config.frames)),
         "from_image": (
             "Videos from a first frame",
-            replace(base, frames=config.frames, image=picture, limit=2),
+            replace(base, frames=config.frames, image=image, limit=2),
         ),
     }
     for name, (title, generation) in sample_groups.items():
@@ -178,16 +178,16 @@ def _samples(config: DemoConfig, output: Path, tracked: Run) -> dict[str, str]:
     return {name: title for name, (title, _) in sample_groups.items()}
 
 
-def _chosen(output: Path, count: int) -> tuple[list[str], str]:
-    """Captions of the corpus to generate from, and one of its pictures to continue."""
+def _prompts(output: Path, count: int) -> tuple[list[str], str]:
+    """Captions of the corpus to generate from, and one of its images to continue."""
     import pyarrow.compute as pc
 
     tables = Tables(output / "tables")
     columns = ["clip_id", "kind", "uri", "caption_short"]
     rows = tables.read("clips", columns=columns, where=pc.field("accepted")).sort_by("clip_id").to_pylist()
     captions = list(dict.fromkeys(row["caption_short"] for row in rows))[:count]
-    picture = next((row["uri"] for row in rows if row["kind"] == "image"), rows[0]["uri"])
-    return captions, picture
+    image = next((row["uri"] for row in rows if row["kind"] == "image"), rows[0]["uri"])
+    return captions, image
 
 
 def _scores(config: DemoConfig, output: Path, tracked: Run, groups: dict[str, str]) -> None:
@@ -205,9 +205,9 @@ def _scores(config: DemoConfig, output: Path, tracked: Run, groups: dict[str, st
         )
 
 
-def _obeyed(config: DemoConfig, output: Path, tracked: Run) -> None:
-    """Measures, from the pixels, whether images and videos show what their prompts say."""
-    _say("benchmark: are prompts obeyed?")
+def _benchmark(config: DemoConfig, output: Path, tracked: Run) -> None:
+    """Measures, from the pixels, whether images and videos match their prompts."""
+    _say("benchmark: do samples match their prompts?")
     summary = run_benchmark(
         ShapesBenchmarkConfig(
             shapes=config.shapes,
@@ -224,13 +224,13 @@ def _obeyed(config: DemoConfig, output: Path, tracked: Run) -> None:
 def _report(output: Path, summary: Summary, audits: list[Audit], groups: dict[str, str], notes: list[str]) -> Path:
     samples = [sample_group(output / "samples" / name, title) for name, title in groups.items()]
     scores = [
-        score_group(output / "benchmark", "Are prompts obeyed? (benchmark shapes)"),
+        score_group(output / "benchmark", "Do samples match their prompts? (benchmark shapes)"),
         *(score_group(output / "scores" / name, title) for name, title in groups.items()),
     ]
     return write_report(
         output / "report.html",
         title="NOVA demo: from media to scores",
-        notes=[*notes, "Captions, and so prompts, are what the captioner says."],
+        notes=[*notes, "Prompts are captions written by the captioner."],
         sections=[
             curation_section(Tables(output / "tables"), summary),
             *(audit.section for audit in audits),

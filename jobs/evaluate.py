@@ -20,7 +20,7 @@ from pipelines.evaluation.results import score_table
 from pipelines.evaluation.scoring import FILES, load_samples, provenance, score_samples, write_summary
 from pipelines.store.folders import check_output_folder
 
-_BENCHMARK_COMMAND = "benchmarks have a command of their own: nova benchmark shapes --checkpoint RUN"
+_BENCHMARK_COMMAND = "use nova benchmark shapes --checkpoint RUN"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ class GenerateConfig(GenerationConfig):
     prompt: str | None = None
     """A single prompt."""
     prompts: str | None = None
-    """File of prompts: one a line, JSONL with `prompt`, or a JSON list."""
+    """File of prompts: one per line, JSONL with `prompt`, or a JSON list."""
     benchmark: str | None = None
     """geneval, dpg_bench, t2i_compbench or vbench: its prompts, its number of samples and its official layout, for its
     official scorer."""
@@ -126,7 +126,7 @@ def generate(config: GenerateConfig, requests: Sequence[SampleRequest] | None = 
     manifest = SampleManifest(output)
     missing = [row for row in rows if row["sample_id"] not in manifest]
     write_companion_files(output, requests)
-    params = settings.flatten(config) | {"data_version": stage.components.data_version}
+    params = settings.flatten(config) | {"data_version": stage.checkpoint.data_version}
     with tracking.start(
         "generate",
         config=params,

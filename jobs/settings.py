@@ -130,12 +130,12 @@ def _current_key(config: Any, key: str, keys: Mapping[str, Any], prefix: str) ->
     while True:
         removed = getattr(type(owner), "REMOVED", {})
         if relative.partition(".")[0] in removed:
-            raise ValueError(f"{_spelt(prefix, key)} is gone: {removed[relative.partition('.')[0]]}")
+            raise ValueError(f"{_spelt(prefix, key)} was removed; {removed[relative.partition('.')[0]]}")
         renamed = getattr(type(owner), "RENAMED", {})
         if relative in renamed:
             current = parents + renamed[relative]
             names = f"{_spelt(prefix, key)} is now {_spelt(prefix, current)}"
-            print(f"nova: warning: {names}; the old name goes away in the next version", file=sys.stderr)
+            print(f"nova: warning: {names}; the old name will be removed in the next version", file=sys.stderr)
             return current
         name, dot, inner_key = relative.partition(".")
         if not dot or not dataclasses.is_dataclass(getattr(owner, name, None)):
@@ -144,7 +144,7 @@ def _current_key(config: Any, key: str, keys: Mapping[str, Any], prefix: str) ->
 
 
 def _spelt(prefix: str, key: str) -> str:
-    """A key as a user writes it behind --set, or as an option."""
+    """A key as a user writes it after --set, or as an option."""
     return prefix + (key.replace("_", "-") if prefix == "--" else key)
 
 

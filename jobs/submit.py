@@ -101,7 +101,7 @@ def main(argv: Sequence[str]) -> int:
     """Sends a command and follows it.
 
     Args:
-        argv: what stands behind `nova submit`.
+        argv: arguments after `nova submit`.
 
     Returns:
         The command's exit status; 0 at once with --no-follow; 1 where the job ended without one; 130 after Ctrl-C.

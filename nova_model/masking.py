@@ -71,7 +71,7 @@ def set_sizes(steps: int, tokens: int) -> list[int]:
 
 
 def sets(steps: int, tokens: int) -> list[tuple[int, int]]:
-    """Of each set step: the number of tokens that are visible to it, and the number that it predicts."""
+    """For each set step, the number of visible tokens and of predicted ones."""
     sizes = set_sizes(steps, tokens)
     return list(zip(accumulate(sizes, initial=0), sizes, strict=False))  # accumulate gives one more: the total
 

@@ -27,7 +27,7 @@ class Mixer(nn.Module):
 
     Args:
         width: D.
-        rank: of the projection; below 0 it has full rank.
+        rank: rank of the projection; below 0 it has full rank.
     """
 
     def __init__(self, width: int, rank: int) -> None:
@@ -107,6 +107,6 @@ class TemporalEncoder(nn.Module):
 
         Args:
             anchor: output of the begin-of-video frame, [B, M, D] or [B, 1, M, D].
-            outputs: of the frames, [B, M, D] or [B, T, M, D].
+            outputs: outputs of the frames, [B, M, D] or [B, T, M, D].
         """
         return self.mixer(anchor, outputs) if self.mixer is not None else outputs

@@ -56,7 +56,7 @@ class Recipe:
 
     @property
     def benchmarks(self) -> dict[str, BenchmarkConfig]:
-        """The benchmarks that there are, by name."""
+        """Available benchmarks, by name."""
         return {"shapes": ShapesBenchmarkConfig(generate=self.generation, shapes=self.shapes)}
 
     @property
@@ -77,10 +77,10 @@ class Recipe:
 
 
 def batches_of(rows: int) -> Resources:
-    """One CPU a worker, and batches of so many rows: for small models."""
+    """One CPU per worker, batches of `rows` rows."""
     return Resources(batch_size=rows)
 
 
 def on_gpu(share: float, *, workers: tuple[int, int], batch_size: int) -> Resources:
-    """A share of a GPU and two CPUs a worker."""
+    """A share of a GPU and two CPUs per worker."""
     return Resources(cpus=2, gpus=share, workers=workers, batch_size=batch_size)

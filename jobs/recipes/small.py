@@ -44,7 +44,7 @@ def debug() -> Recipe:
                 weights="zoo/raft", short_side=128, updates=4, max_pairs=4, pairs_at_once=4, resources=small
             ),
             aesthetic=aesthetic,
-            dedup=Dedup(threshold=0.9, alike=0.95),  # of many that show the same, few have it in the same places
+            dedup=Dedup(threshold=0.9, alike=0.95),  # many clips show the same objects, few at the same positions
             decide=Filters(),
             caption=Caption(
                 model="zoo/captioner", frames=captioner.FRAMES, as_video=True, short_side=captioner.SIDE,
@@ -74,8 +74,8 @@ def debug() -> Recipe:
 def shapes() -> Recipe:
     """The zoo's models on a corpus of `nova shapes`: an hour of training on two cores.
 
-    Motion of this world is slight, as its things cover a tenth of a frame: scores are multiplied, so that they span
-    what can be asked for. What moves has a median of 3, which is what samples are asked for; 90 % are below 9.
+    Objects cover little of a frame, so raw motion scores are small. They are multiplied so that they span the useful
+    range; moving clips have a median of 3.
     """
     base = debug()
     return replace(
@@ -84,7 +84,7 @@ def shapes() -> Recipe:
             base.curation,
             shots=replace(base.curation.shots, min_seconds=1.0),
             motion=replace(base.curation.motion, updates=8, calibration=CALIBRATION),
-            decide=Filters(min_aesthetic=5.0, min_short_side=60),  # ugly is about 3.9, clean 6.2
+            decide=Filters(min_aesthetic=5.0, min_short_side=60),  # between the scores of degraded and of clean images
             latents=replace(base.curation.latents, lengths=(17,)),
         ),
         training=replace(
@@ -97,7 +97,7 @@ def shapes() -> Recipe:
         ),
         generation=replace(
             base.generation, samples_at_once=32, motion=3.0,
-            sampling=SamplingConfig(  # the card of zoo/nova has what each was worth
+            sampling=SamplingConfig(  # the card of zoo/nova lists the effect of each
                 set_steps=32, diffusion_steps=25, guidance_scale=2.5, negative_motion=5.0, temperature=0.85,
                 corrections=4,
             ),

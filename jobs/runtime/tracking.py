@@ -141,7 +141,7 @@ class Run:
             action()
         except Exception as error:  # a tracking server must never stop the work
             if not self._warned:
-                warn(f"MLflow at {self.hint} does not take entries ({type(error).__name__}); continuing without them")
+                warn(f"MLflow at {self.hint} rejects entries ({type(error).__name__}); continuing without them")
             self._warned = True
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jobs.shapes_world.corpus import NOTE
 from pipelines.report.audit import Audit
-from pipelines.report.page import Block, Section, Table
+from pipelines.report.page import Section, SectionBlock, Table
 from pipelines.shapes_world import audit
 from pipelines.store.tables import Tables
 
@@ -25,7 +25,7 @@ class AuditSection(Section):
 
     table: Table
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[SectionBlock]:
         yield self.table
 
 

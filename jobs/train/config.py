@@ -94,7 +94,7 @@ class ParallelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How NOVA is trained, whatever on and wherever to.
+    """Training settings, independent of data and output.
 
     Raises:
         ValueError: an unknown name, a value out of its range, or batch sizes that the workers do not divide.

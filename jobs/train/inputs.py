@@ -19,10 +19,10 @@ class InputBuilder:
     """Draws what a step needs of a batch: latents from the stored moments, and one of each example's two captions.
 
     Args:
-        config: of the training; its VAE gives the latents' scale.
-        model: whose conditions are prepared.
-        schedule: of the noise.
-        device: of the tensors.
+        config: config of the training; its VAE gives the latents' scale.
+        model: model whose conditions are prepared.
+        schedule: schedule of the noise.
+        device: device of the tensors.
 
     Raises:
         ValueError: there is no such VAE.

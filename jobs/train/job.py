@@ -178,7 +178,7 @@ def _check_example(model: NovaConfig, preset: str, example: Mapping[str, Any]) -
 
 
 def _claim(folder: Path, config: TrainConfig, root: str, version: int) -> None:
-    """Takes possession of the run folder, and writes down what the run is."""
+    """Checks that the folder belongs to this run, and stores its config."""
     check_output_folder(folder, "--run", markers=("run.json",), contents=RUN_FILES)
     started = _read_json(folder / "run.json")
     stored = json.loads(json.dumps(asdict(config)))  # as the file has it: lists for tuples

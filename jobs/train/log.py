@@ -19,9 +19,9 @@ class TrainLog:
     """Writes metrics to RUN/metrics.jsonl and to MLflow.
 
     Args:
-        path: of the file; lines of steps after `step` are dropped, because those steps are repeated.
-        handle: of the MLflow run.
-        step: steps completed.
+        path: path of the file; lines of steps after `step` are dropped, because those steps are repeated.
+        handle: handle of the MLflow run.
+        step: number of completed steps.
     """
 
     def __init__(self, path: Path, handle: tracking.Handle, step: int) -> None:
@@ -37,9 +37,9 @@ class TrainLog:
 
         Args:
             metrics: from `Trainer.step`.
-            seconds: that the step took, waiting included.
+            seconds: duration of the step, waiting included.
             waited: seconds spent waiting for data since the start.
-            progress: after the step.
+            progress: progress after the step.
             due: whether to write now.
         """
         self._since.append(metrics)
@@ -70,7 +70,7 @@ def _mean(values: Iterator[float]) -> float:
 
 
 def _lines(path: Path) -> list[str]:
-    """Whole lines of a file that may have been cut off in the middle of one."""
+    """Complete lines of a file whose last line may be truncated."""
     with contextlib.suppress(FileNotFoundError):
         return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
     return []

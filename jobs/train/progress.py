@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich import progress as rich_progress
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 LOG_SECONDS = 15.0
 REFRESH_SECONDS = 1.0
@@ -41,14 +41,14 @@ def show(metrics: Path, steps: int, console: Console | None = None) -> Iterator[
 
     def draw() -> None:
         columns = (
-            TextColumn("train"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            rich_progress.TextColumn("train"),
+            rich_progress.BarColumn(),
+            rich_progress.MofNCompleteColumn(),
+            rich_progress.TimeElapsedColumn(),
+            rich_progress.TimeRemainingColumn(),
+            rich_progress.TextColumn("{task.fields[note]}"),
         )
-        with Progress(*columns, console=console) as progress:
+        with rich_progress.Progress(*columns, console=console) as progress:
             task = progress.add_task("train", total=steps, note="starting workers")
             while not done.is_set():
                 done.wait(REFRESH_SECONDS)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come."""
+    """Progress of a run."""
 
     step: int = 0
     """Optimizer steps completed."""
@@ -49,9 +49,9 @@ class TrainState:
     """Weights, their moving average, and the optimizers.
 
     Args:
-        config: of the training.
-        model: whose weights are initialised already.
-        schedule: of the noise; written beside the weights.
+        config: config of the training.
+        model: model with initialised weights.
+        schedule: schedule of the noise; written beside the weights.
         tables: address of the tables; written into checkpoints.
     """
 
@@ -117,9 +117,9 @@ class TrainState:
         """Loads a checkpoint.
 
         Args:
-            folder: of the checkpoint.
-            version: of the examples to read now; where the checkpoint read another one, this one starts at its first
-                batch.
+            folder: folder of the checkpoint.
+            version: version of the examples to read now; if the checkpoint was written on another version, reading
+                starts at the first batch.
         """
         import torch
         from safetensors.torch import load_file

@@ -160,11 +160,11 @@ class Trainer:
     """Takes optimizer steps.
 
     Args:
-        state: what is trained.
+        state: weights and optimizers to train.
         parallel_model: the same model, wrapped for data-parallel training where there are several workers.
-        rank: of this worker.
+        rank: rank of this worker.
         world: number of workers.
-        device: of the model.
+        device: device of the model.
     """
 
     def __init__(

@@ -40,7 +40,9 @@ def find(name: str | Path, variant: str | None = None, **hub: Any) -> Path:
             raise ValueError(f"{name}: no such folder, and not a hub id; write a folder or OWNER/REPO")
         folder = download_released(str(name), variant, **hub)
     if not (folder / INDEX).is_file():
-        raise ValueError(f"{name} has no {INDEX}; give a folder in the layout of the releases, and download it whole")
+        raise ValueError(
+            f"{name} has no {INDEX}; give a folder in the layout of the releases, and download the complete folder"
+        )
     return folder
 
 
@@ -48,12 +50,12 @@ def read_index(folder: Path, variant: str | None = None) -> dict[str, Any]:
     """Reads model_index.json and checks it, before anything large is read.
 
     Raises:
-        ValueError: the index is of another pipeline or names an unknown class, or a folder or variant is missing.
+        ValueError: the index names another pipeline or an unknown class, or a folder or variant is missing.
     """
     index = read_json(folder / INDEX)
     pipeline_class = index.get("_class_name", PIPELINE)
     if pipeline_class not in (PIPELINE, "NovaPipeline"):
-        raise ValueError(f"{folder / INDEX} is of a {pipeline_class}; only a {PIPELINE} can be read")
+        raise ValueError(f"{folder / INDEX} names class {pipeline_class}; only {PIPELINE} can be read")
     for component in COMPONENTS:
         class_name = _class_of(index, component)
         if class_name is None:
@@ -61,7 +63,7 @@ def read_index(folder: Path, variant: str | None = None) -> dict[str, Any]:
                 raise ValueError(f"{folder / INDEX} names no {component}; download it again")
             continue
         if not (folder / component).is_dir():
-            raise ValueError(f"{folder} has a {INDEX} but no {component}/; download it whole")
+            raise ValueError(f"{folder} has a {INDEX} but no {component}/; download the complete folder")
         _loader(component, class_name)
     if variant and not any(folder.glob(f"*/*.{variant}[.-]*")):
         raise ValueError(f"{folder} holds no {variant} weights; leave the variant out or name another")
@@ -152,7 +154,9 @@ def load_vae(folder: str | Path, dtype: torch.dtype = torch.float32, variant: st
     config = read_json(folder / "config.json")
     class_name = config.get("_class_name", "AutoencoderKL")
     if class_name not in ("AutoencoderKL", *VIDEO_VAES):
-        raise ValueError(f"{folder / 'config.json'} is of a {class_name}; AutoencoderKL or {VIDEO_VAES[0]} can be read")
+        raise ValueError(
+            f"{folder / 'config.json'} names class {class_name}; AutoencoderKL or {VIDEO_VAES[0]} can be read"
+        )
     with torch.device("meta"):
         vae = (VideoVae if class_name in VIDEO_VAES else AutoencoderKL).from_config(config)
     weights = {_current_key(key): value for key, value in load_weights(folder, variant).items()}
@@ -194,9 +198,9 @@ def load_text_encoder(
 
     encoder_class = PhiEncoderModel if class_name == "PhiEncoderModel" else getattr(transformers, class_name, None)
     if encoder_class is None:
-        raise ValueError(f"{INDEX} names a {class_name} as text_encoder, which transformers does not have")
+        raise ValueError(f"{INDEX} names class {class_name} as text_encoder, which transformers does not have")
     if not (Path(folder) / "config.json").is_file():
-        raise ValueError(f"{Path(folder) / 'config.json'} is missing; download the folder whole")
+        raise ValueError(f"{Path(folder) / 'config.json'} is missing; download the complete folder")
     try:
         model, report = encoder_class.from_pretrained(
             folder, dtype=dtype, variant=variant, output_loading_info=True, ignore_mismatched_sizes=True,

@@ -41,7 +41,7 @@ def save_weights(model: torch.nn.Module, folder: Path, variant: str | None = Non
     pattern = f"{stem}{{suffix}}.safetensors"
     save_torch_state_dict(model.state_dict(), folder, filename_pattern=pattern, max_shard_size=MAX_SHARD)
     index = folder / f"{stem}.safetensors.index.json"
-    # diffusers puts the variant behind "index" here, and huggingface_hub before the ending.
+    # diffusers puts the variant after "index" here, and huggingface_hub before the suffix.
     if variant is not None and index.exists():
         index.replace(folder / f"{WEIGHTS}.safetensors.index.{variant}.json")
 
@@ -116,12 +116,12 @@ def load_weights(folder: str | Path, variant: str | None = None) -> dict[str, Te
         if other_names:
             return {name: value for path in other_names for name, value in _read(path).items()}
     kind = "weights" if variant is None else f"{variant} weights"
-    raise ValueError(f"no {kind} in {folder}: neither .safetensors nor .bin; download the folder whole")
+    raise ValueError(f"no {kind} in {folder}: neither .safetensors nor .bin; download the complete folder")
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise ValueError(f"{path} is missing, which the index names; download the folder whole")
+        raise ValueError(f"{path} is missing, which the index names; download the complete folder")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -59,7 +59,9 @@ class NovaComponents(DiffusionPipeline):
         self._guidance_scale, self._num_timesteps, self._interrupt = 0.0, 0, False
         stride = None if vae is None else Codec(vae).stride
         if stride not in (None, transformer.config.image_stride):
-            raise ValueError(f"the vae has a stride of {stride}, the model wants {transformer.config.image_stride}")
+            raise ValueError(
+                f"the vae has a stride of {stride}, the model was trained with {transformer.config.image_stride}"
+            )
 
     # Folders.
 
@@ -180,7 +182,7 @@ def schedule_of(scheduler: Any, shift: float | None) -> Schedule:
     if shift is None:
         return schedule
     if not isinstance(schedule, FlowMatching):
-        raise ValueError(f"shift is of flow matching; this pipeline has a {name}")
+        raise ValueError(f"shift has no effect with {name}; leave it out")
     return replace(schedule, shift=float(shift))
 
 

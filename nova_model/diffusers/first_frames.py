@@ -76,7 +76,7 @@ def _to_float(name: str, frames: Any) -> Any:
     if not isinstance(frames, (np.ndarray, Tensor)):
         raise ValueError(f"{name} holds a {type(frames).__name__}; give PIL images, numpy arrays or tensors")
     if frames.ndim < 3:
-        raise ValueError(f"{name} has shape {tuple(frames.shape)}; a picture has rows, columns and channels")
+        raise ValueError(f"{name} has shape {tuple(frames.shape)}; an image has rows, columns and channels")
     tensor = torch.as_tensor(frames) if isinstance(frames, np.ndarray) else frames
     scaled = tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor.float()
     return scaled.numpy() if isinstance(frames, np.ndarray) else scaled

@@ -56,7 +56,7 @@ class Inputs:
     """Number of samples (images or videos) for each prompt."""
     generator: torch.Generator | Sequence[torch.Generator] | None = None
     """One for the whole batch, or one for each sample: then each draws its own noise with a batch of one, and a sample
-    does not depend on the remaining of its batch. By default seeded from torch's global generator."""
+    does not depend on the rest of its batch. By default seeded from torch's global generator."""
     prompt_embeds: Tensor | Sequence[Tensor] | None = None
     """Precomputed features, [B, tokens, D] or [tokens, D] each; they are padded to the length of the model."""
     negative_prompt_embeds: Tensor | Sequence[Tensor] | None = None
@@ -81,7 +81,7 @@ class Inputs:
         self._exclusive("negative_prompt", "negative_prompt_embeds")
         first_frames = self._exclusive("image", "video", "given_latents")
         if prompts is None and first_frames is None:
-            raise ValueError("give a prompt, prompt_embeds or class_labels, or an image or video to go on from")
+            raise ValueError("give a prompt, prompt_embeds or class_labels, or an image or video to continue")
         for name in ("prompt", "negative_prompt"):
             _check_type(name, getattr(self, name), str, "text")
         for name in ("prompt_embeds", "negative_prompt_embeds"):

@@ -1,6 +1,6 @@
-"""Fits the options of a call to a model: sizes are derived, and what there is one of for all prompts is repeated.
+"""Fits the options of a call to a model: sizes are derived, and single values are repeated for every prompt.
 
-Everything that can be wrong with a call is found here, before any network runs.
+All errors of a call are raised here, before any network runs.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def prepare(inputs: Inputs, config: NovaConfig, codec: Codec | None) -> tuple[In
     prompts = _prompt_count(inputs, first_frames)
     samples = prompts * inputs.num_images_per_prompt
     if isinstance(inputs.generator, Sequence) and len(inputs.generator) != samples:
-        raise ValueError(f"{len(inputs.generator)} generators for {samples} samples; give one, or one a sample")
+        raise ValueError(f"{len(inputs.generator)} generators for {samples} samples; give one, or one per sample")
     check_window(inputs.window, config)
     dimensions = Dimensions(
         prompts=prompts,
@@ -96,7 +96,7 @@ def _frame_counts(
         raise ValueError(f"num_frames is {frames}; at least 1")
     latent_frames = frames if codec is None else codec.latent_frames(frames)
     if first_latent_frames >= latent_frames:
-        raise ValueError(f"num_frames is {frames}, and as many are given; ask for more of them")
+        raise ValueError(f"num_frames is {frames}, but the first frames already fill it; give more")
     return frames, latent_frames
 
 
@@ -129,7 +129,9 @@ def _prompt_count(inputs: Inputs, first_frames: Tensor | None) -> int:
     videos = inputs.given_latents if first_frames is None else first_frames
     if videos is not None and len(videos) not in (1, count):
         if count != 1 or isinstance(prompts, list):
-            raise ValueError(f"{len(videos)} images or videos are given for {count} prompts; give one, or one a prompt")
+            raise ValueError(
+                f"{len(videos)} images or videos are given for {count} prompts; give one, or one per prompt"
+            )
         return len(videos)
     if count < 1:
         raise ValueError("the list of prompts is empty")
@@ -163,7 +165,7 @@ def _per_prompt(name: str, value: Any, prompts: int) -> Any:
         return [value] * prompts
     values = list(value)
     if len(values) != prompts:
-        raise ValueError(f"{len(values)} entries in {name} for {prompts} prompts; give one, or one a prompt")
+        raise ValueError(f"{len(values)} entries in {name} for {prompts} prompts; give one, or one per prompt")
     return values
 
 
@@ -177,7 +179,7 @@ def _features(
     if len(rows) == 1:
         rows = rows * prompts
     if len(rows) != prompts:
-        raise ValueError(f"{len(rows)} entries in {name} for {prompts} prompts; give one, or one a prompt")
+        raise ValueError(f"{len(rows)} entries in {name} for {prompts} prompts; give one, or one per prompt")
     for row in rows:
         if row.ndim != 2 or row.shape[1] != config.text_token_dim or row.shape[0] > config.text_token_len:
             expected = f"[up to {config.text_token_len}, {config.text_token_dim}]"
@@ -188,7 +190,7 @@ def _features(
 def _labels(value: int | Sequence[int] | Tensor | None, config: NovaConfig, prompts: int) -> list[int] | None:
     labels = _per_prompt("class_labels", value.flatten().tolist() if isinstance(value, Tensor) else value, prompts)
     for label in labels or []:
-        # The row behind the last class is the unconditional label.
+        # The row after the last class is the unconditional label.
         if not 0 <= label <= config.label_classes:
-            raise ValueError(f"class label {label}; the model knows 0 to {config.label_classes - 1}")
+            raise ValueError(f"class label {label}; the model has classes 0 to {config.label_classes - 1}")
     return labels

@@ -117,7 +117,7 @@ class FrameSampler:
                 return
 
     def _sets(self, order: Tensor) -> Iterator[tuple[Tensor, int, int]]:
-        """Of each set: the order [B, N] that it belongs to, the number of visible tokens, and the size of the set."""
+        """Yields for each set its order [B, N], the number of visible tokens and its size."""
         count = order.shape[1]
         for number, sets in enumerate(masking.rounds(self.settings, count)):
             # A correction has its own order, which is drawn when its round begins.

@@ -77,7 +77,7 @@ def combine(predictions: Sequence[Tensor], scale: float, settings: SamplingConfi
     """The guided prediction [B, N, P].
 
     Args:
-        predictions: of each branch, [B, N, P] each: conditional, then (image-conditional,) unconditional.
+        predictions: prediction [B, N, P] of each branch: conditional, then (image-conditional,) unconditional.
         scale: guidance scale of this set step.
         settings: renormalisation and image guidance.
     """

@@ -66,9 +66,9 @@ class Schedule(Protocol):
         """x at the next timestep.
 
         Args:
-            prediction: of the denoiser for x.
-            index: number of the step.
-            steps: of the sampling run.
+            prediction: output of the denoiser for x.
+            index: index of the step.
+            steps: number of steps of the sampling run.
             x: noisy tokens.
             draw: gives standard normal noise of x's shape, where the solver needs it.
         """

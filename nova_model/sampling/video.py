@@ -67,7 +67,7 @@ class Request:
         if self.frames < 1:
             raise ValueError(f"{self.frames} frames requested; ask for at least 1")
         if len(self.generators) not in (1, batch):
-            raise ValueError(f"{len(self.generators)} generators for {batch} samples; give one, or one a sample")
+            raise ValueError(f"{len(self.generators)} generators for {batch} samples; give one, or one per sample")
         shape = (batch, model.config.image_dim, *self.shape)
         model.check_size(torch.empty(shape, device="meta"))
         if self.first_frames is not None:
@@ -159,10 +159,10 @@ def _recent(cache: Cache, window: int | None, *, first_tokens: int, frame_tokens
     """The cache for the next frame of a window: the begin-of-video block, and the most recent frames that fit.
 
     Args:
-        cache: of all frames so far.
-        window: latent frames, the next one and the first included; without it everything is kept.
-        first_tokens: of the begin-of-video block.
-        frame_tokens: of a later frame.
+        cache: cache of all frames so far.
+        window: window in latent frames, the next one and the first included; None keeps all frames.
+        first_tokens: number of tokens of the begin-of-video block.
+        frame_tokens: number of tokens of a later frame.
     """
     if window is None or not cache or cache[0].keys.shape[2] <= first_tokens + (window - 2) * frame_tokens:
         return cache

@@ -37,7 +37,7 @@ SETTINGS = SamplingConfig(set_steps=16, diffusion_steps=25, guidance_scale=5.0)
 
 
 @dataclass(frozen=True)
-class Case:
+class TimedCase:
     """A computation that is timed, in two implementations with the same results."""
 
     model: Callable[[int], Tensor]
@@ -59,7 +59,7 @@ def normal(*shape: int, device: torch.device) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
 
 
-def train_case(frames: int, batch: int, device: torch.device, rounds: int, dtype: torch.dtype) -> Case:
+def train_case(frames: int, batch: int, device: torch.device, rounds: int, dtype: torch.dtype) -> TimedCase:
     """A training step: forward, backward and AdamW, which is fused for the model and plain for the reference."""
     model, plain = (model_of(frames, device).train() for _ in range(2))
     latents = normal(batch, 4, frames, SIZE, SIZE, device=device)
@@ -88,14 +88,14 @@ def train_case(frames: int, batch: int, device: torch.device, rounds: int, dtype
 
         return run
 
-    return Case(
+    return TimedCase(
         step(torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True), losses, dtype != torch.float32),
         step(torch.optim.AdamW(plain.parameters(), lr=1e-4), reference_losses, False),
         rounds,
     )
 
 
-def sample_case(frames: int, device: torch.device, rounds: int, dtype: torch.dtype) -> Case:
+def sample_case(frames: int, device: torch.device, rounds: int, dtype: torch.dtype) -> TimedCase:
     """One sample with the settings of `SETTINGS`."""
     plain = model_of(frames, device).eval()
     model = model_of(frames, device).eval().to(dtype)
@@ -108,14 +108,14 @@ def sample_case(frames: int, device: torch.device, rounds: int, dtype: torch.dty
             "generators": generators, "settings": SETTINGS,
         }  # fmt: skip
 
-    return Case(
+    return TimedCase(
         lambda number: generate(model, SCHEDULE, Request(**arguments(model, number))).float(),
         lambda number: reference.generate(plain, SCHEDULE, **arguments(plain, number)),
         rounds,
     )
 
 
-def cases(device: torch.device, dtype: torch.dtype, rounds: int) -> dict[str, Callable[[], Case]]:
+def cases(device: torch.device, dtype: torch.dtype, rounds: int) -> dict[str, Callable[[], TimedCase]]:
     return {
         "train_step_T1_B4": lambda: train_case(1, 4, device, 2 * rounds, dtype),
         "train_step_T3_B2": lambda: train_case(3, 2, device, 2 * rounds, dtype),
@@ -136,7 +136,7 @@ class Timing:
     """Largest difference of the results, relative to the largest result."""
 
 
-def measure(case: Case, device: torch.device) -> Timing:
+def measure(case: TimedCase, device: torch.device) -> Timing:
     """Runs both implementations alternately; the first round warms up and is not counted."""
     times: list[tuple[float, float]] = []
     difference = 0.0

@@ -80,7 +80,7 @@ def describe(
     return {
         "preset": name,
         "parameters": parameter_counts(config)["total"],
-        "parameters_by_part": parameter_counts(config),
+        "parameters_by_network": parameter_counts(config),
         "latents": {"channels": config.image_dim, "frames": frames, "height": height, "width": width},
         **_costs(config, (height, width), settings, batch, frames, loss_repeat, precision, tuple(checkpointing)),
     }

@@ -119,7 +119,7 @@ def vae_jobs(config: dict[str, Any], weights: dict[str, Tensor], golden: dict[st
         ValueError: config and weights do not fit, or an output has no check.
     """
     if config["_class_name"] != RELEASED_CLASS:
-        raise ValueError(f"config.json is of the class {config['_class_name']}; the video VAE is {RELEASED_CLASS}")
+        raise ValueError(f"config.json names class {config['_class_name']}; the video VAE is {RELEASED_CLASS}")
     vae = VideoVae.from_config(config).eval()
     check_keys(vae, weights)
     vae.load_state_dict(weights)

@@ -35,7 +35,7 @@ Job = tuple[str, float, Callable[[], Tensor]]
 
 
 @dataclass(frozen=True)
-class Case:
+class ReferenceCase:
     """A transformer and its reference."""
 
     model: Nova
@@ -72,7 +72,7 @@ def transformer_jobs(
     model = Nova(config_of(config, weights)).eval()
     check_keys(model, weights)
     model.load_state_dict(weights)
-    case = Case(model, scheduler_of(settings), golden, settings)
+    case = ReferenceCase(model, scheduler_of(settings), golden, settings)
     generations = settings.get("generations", {})
     missing = [name for name in generations if name not in golden]
     if missing:
@@ -105,7 +105,7 @@ def scheduler_of(settings: dict[str, Any]) -> Schedule:
 class TrainingPass:
     """Intermediate results of a training pass, each computed when it is first read (spec sections 4 and 7)."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: ReferenceCase) -> None:
         self.case, self.model = case, case.model
 
     @property
@@ -189,7 +189,7 @@ class TrainingPass:
 _TABLE = re.compile(r"sched_(timesteps|sigmas|alphas_cumprod|betas)(?:_(\d+))?")
 
 
-def schedule_table(case: Case, name: str) -> Tensor:
+def schedule_table(case: ReferenceCase, name: str) -> Tensor:
     """A table of the schedule: of a sampling run whose number of steps ends the name, else of training."""
     kind, steps = _TABLE.fullmatch(name).groups()  # type: ignore[union-attr]
     schedule, count = case.schedule, int(steps) if steps else None
@@ -212,7 +212,8 @@ def first_frames(golden: dict[str, Tensor], expression: str) -> Tensor:
     match = _INDEXED.fullmatch(expression)
     if match is None or match[1] not in golden:
         raise ValueError(
-            f"golden.json gives the first frame {expression!r}, which is no part of a tensor in golden.safetensors"
+            f"golden.json gives the first frame {expression!r}, "
+            "which is not an index into a tensor of golden.safetensors"
         )
     index: list[int | slice] = []
     for axis in (match[2] or ":").split(","):
@@ -222,7 +223,7 @@ def first_frames(golden: dict[str, Tensor], expression: str) -> Tensor:
     return frames if frames.ndim == 5 else frames.unsqueeze(2)
 
 
-def generation(case: Case, name: str) -> Tensor:
+def generation(case: ReferenceCase, name: str) -> Tensor:
     """Latents [B, C, T, H, W] of a generation with the seed and the settings of golden.json."""
     expected, prompt = case.golden[name], case.prompt
     options = {key: value for key, value in case.settings["generations"][name].items() if value is not None}

@@ -13,7 +13,7 @@ def sample_latents(moments: Tensor, generator: torch.Generator, scaling: float, 
 
     Args:
         moments: [B, 2C, T, H, W], mean and log-variance; the latter is clamped to [-30, 20], as diffusers does.
-        generator: of the draw, on the moments' device.
+        generator: generator of the draws, on the moments' device.
         scaling: scaling factor of the VAE.
         shift: shift factor of the VAE.
 

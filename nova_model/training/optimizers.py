@@ -41,7 +41,7 @@ def rate_factor(config: OptimizerConfig, step: int, steps: int) -> float:
     Args:
         config: warmup_steps and cooldown.
         step: steps completed before this one.
-        steps: of the whole training.
+        steps: number of steps of the training run.
     """
     warmup = (step + 1) / max(1, config.warmup_steps)
     cooldown_steps = max(1.0, config.cooldown * steps)
@@ -57,7 +57,7 @@ def set_learning_rates(
         optimizers: from `build_optimizers`.
         config: the peak rates and how they move.
         step: steps completed before this one.
-        steps: of the whole training.
+        steps: number of steps of the training run.
     """
     factor = rate_factor(config, step, steps)
     for optimizer, peak in zip(optimizers, config.learning_rates, strict=False):

@@ -79,7 +79,7 @@ class Codec:
 
     def _moments(self, pixels: Tensor) -> Tensor:
         if self.is_video:
-            # One video at a time: a tile of the release's size, 17 x 480 x 768, takes about 14 GiB in bf16.
+            # One video at a time: the encoder's activations of one tile already fill much of a GPU's memory.
             return torch.cat([self.vae.encode(video[None]).latent_dist.parameters for video in pixels])
         frames = pixels.transpose(1, 2).flatten(0, 1)  # [B, 3, F, H, W] -> [B*F, 3, H, W]
         moments = [self.vae.encode(chunk).latent_dist.parameters for chunk in frames.split(FRAMES_AT_ONCE)]
@@ -121,7 +121,7 @@ class Codec:
 
 
 def whole_tiles(latents: int, codec: Codec) -> int:
-    """Pixel frames of the longest video of at most so many latent frames that fills the tiles of a VAE."""
+    """Pixel frames of the longest video that fills whole tiles within `latents` latent frames."""
     for count in range(latents, 1, -1):
         try:
             return codec.frames(count)

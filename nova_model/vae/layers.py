@@ -30,7 +30,7 @@ def repeat_first(x: Tensor, times: int) -> Tensor:
 
 
 class CausalConv(nn.Conv3d):
-    """A 3D convolution without later frames: time is padded by copies of the first frame in front, and not behind."""
+    """A 3D convolution without later frames: only the start of time is padded, by copies of the first frame."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int | tuple[int, int, int] = 3, stride: int = 1

@@ -120,7 +120,7 @@ class Decoder(nn.Module):
 
 
 def _upsample(index: int, width: int, three_d: list[bool]) -> Upsample | None:
-    """The upsampling behind a level of the decoder; the last level has none, and the one before it none in time."""
+    """The upsampling after a level of the decoder; the last level has none, and the one before it none in time."""
     last = len(three_d) - 1
     if index == last:
         return None
@@ -174,11 +174,11 @@ class VideoVae(ModelMixin, ConfigMixin):
         decoded_frames = 2 ** sum(up[:-2])  # the last two levels do not upsample in time, see `_upsample`
         if self.temporal_stride != decoded_frames:
             raise ValueError(
-                f"the encoder takes {self.temporal_stride} frames to a latent and the decoder gives {decoded_frames}; "
-                "choose block types that agree"
+                f"the encoder maps {self.temporal_stride} frames to one latent frame, "
+                f"the decoder maps it to {decoded_frames}; choose block types that agree"
             )
         if (TILE_FRAMES - 1) % self.temporal_stride:
-            raise ValueError(f"{self.temporal_stride} frames to a latent do not tile; at most 16 do")
+            raise ValueError(f"{self.temporal_stride} frames per latent frame do not divide a tile; at most 16 do")
         self.encoder = Encoder(in_channels, 2 * latent_channels, widths, down, layers_per_block, norm_num_groups)
         self.decoder = Decoder(
             latent_channels, out_channels, widths, up, layers_per_block, norm_num_groups, deepest_3d=deepest_3d

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from rich import progress as rich_progress
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 LOG_SECONDS = 30.0
 REFRESH_SECONDS = 0.5
@@ -84,13 +84,13 @@ def show(meter: Any, stages: Sequence[str], total: int | None, console: Console 
 
     def draw() -> None:
         columns = (
-            TextColumn("{task.description:<10}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            rich_progress.TextColumn("{task.description:<10}"),
+            rich_progress.BarColumn(),
+            rich_progress.MofNCompleteColumn(),
+            rich_progress.TimeElapsedColumn(),
+            rich_progress.TextColumn("{task.fields[note]}"),
         )
-        with Progress(*columns, console=console) as progress:
+        with rich_progress.Progress(*columns, console=console) as progress:
             tasks = {name: progress.add_task(name, total=total, note="") for name in stages}
             while True:
                 ended = done.wait(REFRESH_SECONDS)

@@ -97,7 +97,7 @@ def run_stages(
     try:
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
     except RayError as error:
-        match = _NOT_LOADED.search(str(error))  # Ray passes on the text alone of an exception that ended an actor
+        match = _NOT_LOADED.search(str(error))  # Ray forwards only the text of an exception that ended an actor
         if match is None:
             raise
         raise ValueError(match[1]) from error

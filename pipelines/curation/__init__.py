@@ -1,1 +1,1 @@
-"""Curation: the ordered stages, one a file, and the passes that run them over the tables."""
+"""Curation: the ordered stages, one per file, and the passes that run them over the tables."""

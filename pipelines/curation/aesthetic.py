@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 THUMBNAIL = 16
-"""Width and height of a thumbnail in pixels: 768 bytes a frame, and detail enough to tell copies from lookalikes."""
+"""Width and height of a thumbnail in pixels: 768 bytes per frame, and detail enough to tell copies from lookalikes."""
 
 
 class ClipModel:
@@ -133,7 +133,7 @@ class Scorer:
     def __init__(self, clip: ClipModel, head: nn.Module) -> None:
         self.clip, self.head = clip, head
         head_width = next(head.parameters()).shape[1]
-        # open_clip's models name their width differently; features of one picture show it.
+        # open_clip's models name their width differently; features of one image show it.
         clip_width = clip.image_features([np.zeros((8, 8, 3), np.uint8)]).shape[1]
         if head_width != clip_width:
             raise ValueError(

@@ -51,11 +51,11 @@ class Captioner:
         max_tokens: int,
         seconds: Sequence[float] | None = None,
     ) -> list[str]:
-        """Answers one question a clip, by greedy decoding.
+        """Answers one question per clip, by greedy decoding.
 
         Args:
             clips: uint8 frames [N, H, W, 3] of each clip.
-            questions: one question a clip.
+            questions: one question per clip.
             max_tokens: length of an answer in tokens, at most.
             seconds: durations of the clips; with them, clips of several frames are passed as videos and not as images.
         """

@@ -5,7 +5,7 @@ kind are linked where their unit embeddings have a cosine of at least `threshold
 thumbnails correlate. Linked clips form a group, which is named after its smallest clip_id. `filters.decide` chooses
 which member of a group is accepted.
 
-An embedding encodes what a picture shows rather than where. In collections in which many clips show nearly the same
+An embedding encodes what an image shows rather than where. In collections in which many clips show nearly the same
 things, embeddings alone cannot tell copies from lookalikes; `alike` can.
 """
 

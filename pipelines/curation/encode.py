@@ -65,7 +65,7 @@ def _clip_ids(tables: Tables, table: str, where: pa.dataset.Expression) -> IdInd
 
 def _commit(runner: PassRunner, rows: list[Row]) -> None:
     runner.tables.upsert("clips", [{name: row[name] for name in ("clip_id", *CAPTIONS)} for row in rows])
-    files = [UncommittedFile(**file) for row in rows if row["part"] for file in json.loads(row["part"])]
+    files = [UncommittedFile(**file) for row in rows if row["files"] for file in json.loads(row["files"])]
     # Examples last, so that after a crash the captions of every stored example are stored too.
     runner.tables.commit_files("examples", files)
     runner.summary.new_examples += sum(file.rows for file in files)
@@ -111,8 +111,8 @@ class Reuse(Stage):
 class ExampleWriter:
     """Writes finished examples to Parquet files in the worker that encoded them.
 
-    Captions, errors and the files' names go on to the driver: the names as JSON in the column `part` of the batch's
-    first good row.
+    Captions, errors and descriptions of the files are passed to the driver: the descriptions as JSON in the column
+    `files` of the batch's first good row.
     """
 
     root: str
@@ -125,7 +125,7 @@ class ExampleWriter:
             first = batch["clip_id"].to_pylist().index(good["clip_id"][0].as_py())
             notes[first] = json.dumps([asdict(file) for file in files])
         small = batch.select(["clip_id", "uri", *CAPTIONS, *schema.FAILED])
-        return small.append_column(schema.field("part"), pa.array(notes, pa.string()))
+        return small.append_column(schema.field("files"), pa.array(notes, pa.string()))
 
 
 def _examples(finished: pa.Table) -> pa.Table:

@@ -1,8 +1,9 @@
 """Motion scores of clips, by optical flow (torchvision RAFT).
 
-**The motion score is the mean over sampled frame pairs of the mean flow magnitude, in pixels at a short side of 256,
-between frames 1/12 s apart, times a calibration constant.** It depends neither on resolution nor on frame rate. Motion
-scores of different tools are not comparable, so the raw statistics are stored too: a new calibration needs no GPU.
+The motion score of a clip tells how far its pixels move in 1/12 s, if the clip is scaled to a short side of 256 pixels.
+Flow is estimated for pairs of frames; the lengths of its vectors are averaged over pixels and pairs, and multiplied by
+the configured calibration. Scores of clips of different resolution or frame rate are comparable, scores of other tools
+are not. The statistics before calibration are stored too, so that a new calibration needs no GPU.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Raft:
         # Edges are repeated, because the contrast of a black border would disturb the flow near it.
         padded = [F.pad(frames, (0, right, 0, bottom), mode="replicate") for frames in resized]
         with torch.inference_mode():
-            flow = self.network(*padded, num_flow_updates=self.updates)[-1]  # one flow a refinement; the last is best
+            flow = self.network(*padded, num_flow_updates=self.updates)[-1]  # one flow per refinement; the last is best
         flow = F.interpolate(flow[..., : size[0], : size[1]], size=(height, width), mode="bilinear")
         enlargement = torch.tensor([size[1] / width, size[0] / height], device=network_device).reshape(1, 2, 1, 1)
         return (flow / enlargement).cpu()

@@ -92,7 +92,7 @@ class BatchPlan:
     Args:
         files: the Parquet files of a version, from `Tables.files`.
         global_batch: number of examples per batch, over all workers, for a bucket.
-        seed: of the order.
+        seed: seed of the order.
         images_first: number of batches at the start that hold images only.
 
     Raises:
@@ -182,7 +182,7 @@ class Reader:
         """Reads this worker's share of a batch.
 
         Args:
-            position: of the batch in the plan.
+            position: position of the batch in the plan.
             rank: rank of this worker.
             world: number of workers; divides the global batch.
         """

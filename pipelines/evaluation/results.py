@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-from rich.table import Table
+from rich import table as rich_table
 
 from pipelines.core.stage import Row
 from pipelines.evaluation.metrics import Score
@@ -15,7 +15,7 @@ from pipelines.store.files import write_parquet
 
 
 def write_scores(output: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
-    """Writes OUTPUT/scores.parquet, one row a sample."""
+    """Writes OUTPUT/scores.parquet, one row per sample."""
     table = [{name: row[name] for name in columns} for row in rows]
     fields = pa.schema([schema.field(name) for name in columns])
     write_parquet(output / "scores.parquet", pa.Table.from_pylist(table, schema=fields))
@@ -26,9 +26,9 @@ def failure_entry(row: Row) -> Row:
     return {"uri": row["uri"], "stage": row["failed_stage"], "message": row["failed_message"]}
 
 
-def score_table(scores: Mapping[str, Score], *, samples: int, failed: int) -> Table:
+def score_table(scores: Mapping[str, Score], *, samples: int, failed: int) -> rich_table.Table:
     """The scores as a table for a terminal."""
-    table = Table(title=f"{samples} samples scored, {failed} could not be", title_justify="left")
+    table = rich_table.Table(title=f"{samples} samples scored, {failed} could not be", title_justify="left")
     table.add_column("metric")
     table.add_column("mean", justify="right")
     table.add_column("over", justify="right")

@@ -10,7 +10,7 @@ from pipelines.core.stage import Resources
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """Settings of the samples themselves, whatever is asked for and wherever it is written."""
+    """How samples are generated, independent of prompts and output."""
 
     height: int | None = None
     """Height in pixels; the size of training by default."""
@@ -19,8 +19,8 @@ class GenerationConfig:
     fps: float = 12.0
     """Frames per second that condition the model and that videos are written with."""
     full_chroma: bool | None = None
-    """Videos keep colours at full resolution (4:4:4), which some players cannot show. By default only those of the
-    benchmark `shapes` do, because it judges their pixels."""
+    """Videos keep colours at full resolution (4:4:4), which some players cannot show. Off by default, unless a
+    benchmark judges pixels."""
     motion: float = 5.0
     """Motion score that conditions the model; 1 to 10 is useful."""
     negative_prompt: str | None = None

@@ -17,7 +17,7 @@ from pipelines.core.stage import Row
 from pipelines.generation.requests import SampleRequest
 from pipelines.generation.stage import Generate
 from pipelines.store import schema
-from pipelines.store.files import write_parquet
+from pipelines.store.files import write_parquet, write_text
 from pipelines.store.folders import check_output_folder
 
 COLUMNS = (
@@ -29,9 +29,9 @@ FLUSH_SECONDS = 20.0
 
 
 class SampleManifest:
-    """OUTPUT/manifest.parquet, one row a sample.
+    """OUTPUT/manifest.parquet, one row per sample.
 
-    The file is replaced in one move at each write, so that it is complete at any moment.
+    The file is replaced atomically at each write, so readers always see a complete file.
 
     Raises:
         ValueError: the output is a file, or a folder with other files and no manifest.
@@ -61,7 +61,7 @@ class SampleManifest:
         """Drops samples whose file has been overwritten by another sample, and sorts the rows.
 
         Args:
-            order: ids of the run's samples; other samples in the folder follow behind them.
+            order: ids of the run's samples; other samples in the folder follow.
         """
         by_path = {
             self.rows[sample_id]["path"]: sample_id for sample_id in (*self.rows, *order) if sample_id in self.rows
@@ -83,7 +83,7 @@ def sample_rows(stage: Generate, requests: Sequence[SampleRequest]) -> list[Row]
     settings.
     """
     # The digest, not the path: a run's newest checkpoint keeps its place while its content changes.
-    weights = digest(stage.components.transformer)
+    weights = digest(stage.checkpoint.transformer)
     return [_sample_row(stage, request, weights) for request in requests]
 
 
@@ -91,7 +91,7 @@ def _sample_row(stage: Generate, request: SampleRequest, weights: str) -> Row:
     settings = {
         "sampling": asdict(stage.sampling), "frames": stage.frames, "height": stage.height, "width": stage.width,
         "fps": stage.video_fps, "motion": stage.motion, "negative_prompt": stage.negative_prompt, "image": stage.image,
-        "precision": stage.precision, "vae": stage.components.vae, "text_encoder": stage.components.text_encoder,
+        "precision": stage.precision, "vae": stage.checkpoint.vae, "text_encoder": stage.checkpoint.text_encoder,
     }  # fmt: skip
     request_settings = {
         "frames": request.frames, "motion": request.motion, "image": request.image,
@@ -102,8 +102,8 @@ def _sample_row(stage: Generate, request: SampleRequest, weights: str) -> Row:
     return {
         "sample_id": schema.derived_id(weights, request.prompt, request.seeds, request.path, text),
         **request.columns(),
-        "checkpoint": stage.components.checkpoint,
-        "data_version": stage.components.data_version,
+        "checkpoint": stage.checkpoint.checkpoint,
+        "data_version": stage.checkpoint.data_version,
         "settings": text,
     }
 
@@ -112,9 +112,9 @@ def generate_samples(stage: Generate, rows: Sequence[Row], manifest: SampleManif
     """Generates samples on Ray and returns the rows that failed.
 
     Args:
-        stage: what generates.
-        rows: of samples that the manifest does not hold, as `sample_rows` returns them; at least one.
-        manifest: takes up the finished samples every few seconds.
+        stage: stage that generates the samples.
+        rows: rows of samples that the manifest does not list, as `sample_rows` returns them; at least one.
+        manifest: receives the finished samples every few seconds.
     """
     failures: list[Row] = []
     finished: list[Row] = []
@@ -131,11 +131,11 @@ def generate_samples(stage: Generate, rows: Sequence[Row], manifest: SampleManif
 
 
 def write_companion_files(output: Path, requests: Sequence[SampleRequest]) -> None:
-    """Writes the text files that scorers expect beside the samples; each is named by several requests of a prompt."""
+    """Writes the text files that scorers expect beside the samples; several requests of a prompt share a file."""
     files = {path: text for request in requests for path, text in request.files.items()}
     for path, text in files.items():
         (output / path).parent.mkdir(parents=True, exist_ok=True)
-        (output / path).write_text(text + "\n")
+        write_text(output / path, text + "\n")
 
 
 def totals(manifest: SampleManifest, failures: Sequence[Row]) -> dict[str, float]:

@@ -23,7 +23,7 @@ class SampleRequest:
     path: str
     """Relative to the output folder. Its ending tells an image (.png) from a video (.mp4)."""
     seeds: tuple[int, ...]
-    """One seed for each picture in the file; more than one make a grid."""
+    """One seed per image in the file; several images are arranged in a grid."""
     frames: int | None = None
     """Pixel frames; 1 makes an image."""
     motion: float | None = None
@@ -61,7 +61,7 @@ class SampleRequest:
         }
 
     def one_per_seed(self) -> Iterator[SampleRequest]:
-        """The pictures of the file as requests of their own."""
+        """Separate requests, one per image of the file."""
         for seed in self.seeds:
             yield replace(self, seeds=(seed,))
 
@@ -84,7 +84,7 @@ def prompt_requests(prompts: Sequence[str], *, samples: int, seed: int, video: b
 
 
 def read_prompts(path: str) -> list[str]:
-    """Prompts of a text file (one a line), a JSONL file with `prompt`, or a JSON list.
+    """Prompts of a text file (one per line), a JSONL file with `prompt`, or a JSON list.
 
     Raises:
         ValueError: the file is missing or empty, or an entry has no prompt.
@@ -103,7 +103,7 @@ def read_prompts(path: str) -> list[str]:
         raise ValueError(f"{path}: an entry has no prompt ({error!r}); give each one a `prompt`") from error
     prompts = [prompt for prompt in prompts if prompt]
     if not prompts:
-        raise ValueError(f"{path} holds no prompts; write one a line")
+        raise ValueError(f"{path} holds no prompts; write one per line")
     return prompts
 
 

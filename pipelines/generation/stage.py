@@ -40,7 +40,7 @@ class Generate(Stage):
     # The manifest skips samples that exist, by ids that cover these settings and the weights.
     stamps = False
 
-    components: ResolvedCheckpoint
+    checkpoint: ResolvedCheckpoint
     output: str
     """Folder that the paths of requests are relative to."""
     frames: int = 1
@@ -84,7 +84,7 @@ class Generate(Stage):
             image: first frame of requests that name none.
         """
         return cls(
-            components=checkpoint,
+            checkpoint=checkpoint,
             output=str(output),
             frames=frames,
             height=config.height,
@@ -111,7 +111,7 @@ class Generate(Stage):
         from nova_model.checkpoints.weights import load_transformer
         from nova_model.diffusers.pipeline import NovaPipeline
 
-        precision, checkpoint = dtype(self.precision), self.components
+        precision, checkpoint = dtype(self.precision), self.checkpoint
         model = load_transformer(checkpoint.transformer, dtype=precision).eval()
         text = TextEncoder.load(
             checkpoint.text_encoder, precision, model.config.text_token_len, tokenizer=checkpoint.tokenizer
@@ -145,7 +145,7 @@ class Generate(Stage):
 
         Args:
             pipeline: the pipeline to call.
-            requests: complete ones of the same length; either all continue a picture or none does.
+            requests: complete ones of the same length; either all continue an image or none does.
         """
         height, width = self.size(pipeline.transformer)
         return {
@@ -209,7 +209,7 @@ class Generate(Stage):
 
 
 def _batches(queue: Sequence[tuple[int, SampleRequest]], size: int) -> Iterator[list[tuple[int, SampleRequest]]]:
-    """Batches of at most `size` requests of the same length, of which all continue a picture or none does.
+    """Batches of at most `size` requests of the same length, of which all continue an image or none does.
 
     A pipeline call has one number of frames, and first frames for all of its prompts or for none.
     """
@@ -222,17 +222,17 @@ def _batches(queue: Sequence[tuple[int, SampleRequest]], size: int) -> Iterator[
 
 
 def _first_frames(requests: Sequence[SampleRequest], size: tuple[int, int]) -> np.ndarray | None:
-    """First frames, [1, H, W, 3] where all requests continue the same picture, else [B, H, W, 3]."""
-    pictures: dict[str | None, np.ndarray] = {
+    """First frames, [1, H, W, 3] where all requests continue the same image, else [B, H, W, 3]."""
+    images: dict[str | None, np.ndarray] = {
         request.image: read_frames(request.image, None, crop=size) for request in requests if request.image is not None
     }
-    if len(pictures) < 2:
-        return next(iter(pictures.values()), None)
-    return np.concatenate([pictures[request.image] for request in requests])
+    if len(images) < 2:
+        return next(iter(images.values()), None)
+    return np.concatenate([images[request.image] for request in requests])
 
 
 def grid(videos: Sequence[np.ndarray]) -> np.ndarray:
-    """Puts pictures side by side, two columns for four (the layout of DPG-Bench), with black in the unused cells.
+    """Puts images side by side, two columns for four (the layout of DPG-Bench), with black in the unused cells.
 
     Args:
         videos: [T, H, W, 3] each.

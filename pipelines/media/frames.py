@@ -29,7 +29,7 @@ def read_frames(
     """Decodes the frame shown at each time: the last one that began by then, or the nearest end of the video.
 
     Args:
-        uri: path or address of an image or a video; an image gives its one picture for every time.
+        uri: path or address of an image or a video; an image is repeated for every time.
         times: seconds from the first frame, in any order; [0] by default.
         short_side: resize to this short side in pixels, keeping the aspect.
         crop: (height, width) in pixels; resize to cover it and cut out its centre.
@@ -38,7 +38,7 @@ def read_frames(
         RGB frames [N, H, W, 3] uint8 in the order of `times`.
 
     Raises:
-        MediaError: the file holds no picture, or it cannot be decoded at these times.
+        MediaError: the file contains no image, or it cannot be decoded at these times.
     """
     assert short_side is None or crop is None, "short_side and crop exclude each other"
     times = [0.0] if times is None else list(times)

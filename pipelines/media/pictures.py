@@ -56,7 +56,7 @@ def open_picture(file: BinaryIO) -> Image.Image | None:
     if not head:
         raise MediaError("the file is empty")
     if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS:
-        raise MediaError("HEIC pictures cannot be read; convert to JPEG or PNG")
+        raise MediaError("HEIC images cannot be read; convert to JPEG or PNG")
     try:
         picture = Image.open(file, formats=FORMATS)
     except Image.UnidentifiedImageError:

@@ -54,7 +54,7 @@ def probe(uri: str) -> MediaInfo:
     is decoded and the frames are counted.
 
     Raises:
-        MediaError: the file holds no picture, is truncated, or is too large.
+        MediaError: the file contains no image, is truncated, or is too large.
     """
     with media_errors(uri), open_stream(uri) as file:
         picture = pictures.open_picture(file)

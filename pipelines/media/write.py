@@ -18,8 +18,8 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float, *, crf: int = 
     The same frames give the same bytes.
 
     Args:
-        path: of the file.
-        frames: even in height and width.
+        path: path of the file.
+        frames: frames of even height and width.
         fps: frames per second.
         crf: x264's constant rate factor; lower values are closer to the frames and give a larger file.
         full_chroma: yuv444p, which keeps colours at the resolution of the frames but is not shown by every player,
@@ -38,7 +38,7 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float, *, crf: int = 
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv444p" if full_chroma else "yuv420p"
         context = stream.codec_context
         context.thread_count = 1  # with more threads, the bytes depend on the machine
-        # Limited range and BT.709, said in the stream: players guess otherwise, by the size of the frames.
+        # Limited range and BT.709 are declared in the stream, because players otherwise guess from the frame size.
         context.color_range, context.colorspace, context.color_primaries, context.color_trc = 1, 1, 1, 1
         for index, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")

@@ -1,7 +1,7 @@
 """Audits: checks of curated tables that other packages add to `nova curate` and its report.
 
-Curation knows nothing of what the media are. Where somebody does (a corpus that comes with its truth, labels of a
-customer), an `Auditor` holds the tables against that knowledge, and whoever calls `jobs.curate.curate` hands it in.
+Where ground truth exists (a generated corpus, labels of a customer), an `Auditor` compares the tables with it; the
+caller passes it to `jobs.curate.curate`.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from pipelines.media.frames import clip_times, read_frames
 from pipelines.store.files import replacing
 
 CELL = 128
-"""Minimum height of a picture on the sheet, in pixels."""
+"""Minimum height of an image on the sheet, in pixels."""
 STRIP = 5
 """Frames of a video on the sheet."""
 GAP, MARGIN = 4, 12
@@ -30,7 +30,7 @@ MARK = 3
 
 @dataclass(frozen=True)
 class SheetItem:
-    """A picture (one frame) or a video (several), and the text below it."""
+    """An image (one frame) or a video (several), and the text below it."""
 
     frames: np.ndarray
     """uint8 [N, H, W, 3]."""
@@ -42,7 +42,7 @@ class SheetItem:
 
 
 def contact_sheet(items: Sequence[SheetItem], path: str | Path, *, columns: int | None = None) -> Path:
-    """Draws items in a grid, in order, each as a picture or a strip of frames above its caption.
+    """Draws items in a grid, in order, each as an image or a strip of frames above its caption.
 
     Args:
         items: at least one.

@@ -15,7 +15,7 @@ from pipelines.curation.summary import Summary
 from pipelines.media.errors import MediaError
 from pipelines.media.frames import clip_times, read_frames
 from pipelines.report import charts
-from pipelines.report.page import Block, Charts, Heading, Picture, Pictures, Section, Table
+from pipelines.report.page import Charts, Heading, Picture, Pictures, Section, SectionBlock, Table
 from pipelines.report.pictures import STRIP_HEIGHT, strip_address
 from pipelines.store.tables import Tables
 
@@ -44,7 +44,7 @@ class CurationSection(Section):
     buckets: Table
     throughput: Table
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[SectionBlock]:
         yield Heading("Funnel")
         yield Charts([self.funnel])
         yield Heading("Scores")

@@ -4,7 +4,7 @@ Each section is read from the files that a command has written, so a report can 
 
     >>> write_report("report.html", title="Curation", sections=[curation_section(tables, summary)])
 
-A section is a subclass of `Section` that returns its content as blocks (headings, tables, charts, pictures). The page
+A section is a subclass of `Section` that returns its content as blocks (headings, tables, charts, images). The page
 knows the blocks and nothing of any section, so a package can add sections of its own without a template.
 """
 
@@ -24,14 +24,14 @@ from pipelines.store.files import write_text
 
 
 @dataclass(frozen=True)
-class Block(ABC):
+class SectionBlock(ABC):
     """A piece of a section; the template has a macro for each `kind`."""
 
     kind: ClassVar[str]
 
 
 @dataclass(frozen=True)
-class Heading(Block):
+class Heading(SectionBlock):
     """A heading inside a section."""
 
     kind = "heading"
@@ -39,7 +39,7 @@ class Heading(Block):
 
 
 @dataclass(frozen=True)
-class Paragraph(Block):
+class Paragraph(SectionBlock):
     """A paragraph of plain text."""
 
     kind = "paragraph"
@@ -49,7 +49,7 @@ class Paragraph(Block):
 
 
 @dataclass(frozen=True)
-class Charts(Block):
+class Charts(SectionBlock):
     """Charts side by side."""
 
     kind = "charts"
@@ -63,7 +63,7 @@ class Charts(Block):
 
 
 @dataclass(frozen=True)
-class Table(Block):
+class Table(SectionBlock):
     """A table, with a header row."""
 
     kind = "table"
@@ -74,7 +74,7 @@ class Table(Block):
 
 
 @dataclass(frozen=True)
-class Details(Block):
+class Details(SectionBlock):
     """A table that is folded until the reader opens it."""
 
     kind = "details"
@@ -84,7 +84,7 @@ class Details(Block):
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, or a strip of frames, with its caption."""
+    """An image, or a strip of frames, with its caption."""
 
     image: str | None
     """`data:` address; None where the file cannot be read."""
@@ -96,8 +96,8 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Pictures(Block):
-    """Pictures in a grid."""
+class Pictures(SectionBlock):
+    """Images in a grid."""
 
     kind = "pictures"
     pictures: Sequence[Picture]
@@ -117,7 +117,7 @@ class Section(ABC):
     """Headline numbers by label, on top of the page."""
 
     @abstractmethod
-    def blocks(self) -> Iterable[Block]:
+    def blocks(self) -> Iterable[SectionBlock]:
         """The content, from top to bottom."""
 
 

@@ -1,4 +1,4 @@
-"""Pictures inside the report's one file."""
+"""Images embedded in the report, which is a single file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from pipelines.report.contact_sheet import strip
 
 STRIP_HEIGHT = 90
-"""Pixels; the page shows pictures at about this height, and larger ones would only make the file heavy."""
+"""Pixels; the page shows images at about this height, and larger ones would only make the file heavy."""
 
 
 def strip_address(frames: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""Section of the report on generated samples: pictures and videos above their prompts."""
+"""Section of the report on generated samples: images and videos above their prompts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pipelines.core.stage import Row
 from pipelines.media.errors import MediaError
 from pipelines.report.contact_sheet import sample_frames
-from pipelines.report.page import Block, Heading, Picture, Pictures, Section
+from pipelines.report.page import Heading, Picture, Pictures, Section, SectionBlock
 from pipelines.report.pictures import strip_address
 
 MAX_SAMPLES = 12
@@ -34,7 +34,7 @@ class SamplesSection(Section):
 
     groups: Sequence[SampleGroup]
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[SectionBlock]:
         for group in self.groups:
             yield Heading(group.title)
             yield Pictures(group.pictures)

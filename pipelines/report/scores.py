@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.report.page import Block, Details, Heading, Paragraph, Section, Table
+from pipelines.report.page import Details, Heading, Paragraph, Section, SectionBlock, Table
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ScoresSection(Section):
 
     groups: Sequence[ScoreGroup]
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[SectionBlock]:
         for group in self.groups:
             yield Heading(group.title)
             yield Paragraph(group.source, faint=True)

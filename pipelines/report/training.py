@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.report import charts
-from pipelines.report.page import Block, Charts, Section, Table
+from pipelines.report.page import Charts, Section, SectionBlock, Table
 
 LOSSES = {"loss_first_frame": "first frame", "loss_later_frames": "later frames", "loss": "total"}
 """Metrics drawn in the chart of the loss, with their labels."""
@@ -26,7 +26,7 @@ class TrainingSection(Section):
     curves: Sequence[str]
     last_entry: Table
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[SectionBlock]:
         yield Charts(self.curves)
         yield self.last_entry
 

@@ -90,7 +90,7 @@ COLUMNS: dict[str, Column] = {
     "caption_long": Column(STRING, "caption", "a detailed description"),
     "caption_by": Column(STRING, "caption", "fingerprint of the captioner"),
     "caption_hash": Column(STRING, "text", "hash of the two captions that were encoded"),
-    "part": Column(STRING, "curate", "in flight only: JSON of the uncommitted Parquet files of a batch"),
+    "files": Column(STRING, "curate", "in flight only: JSON of the uncommitted Parquet files of a batch"),
     # encodings
     "example_id": Column(STRING, "curate", "hash of clip and encoder fingerprints"),
     "bucket": Column(STRING, "latents", "frames x height x width in pixels, such as 17x64x64"),
@@ -107,7 +107,7 @@ COLUMNS: dict[str, Column] = {
     "sample_id": Column(STRING, "generate", "hash of prompt, seeds, place and settings"),
     "path": Column(STRING, "generate", "file of the sample, relative to the output folder"),
     "prompt": Column(STRING, "generate", "prompt of the sample"),
-    "seeds": Column(SHAPE, "generate", "seed of each picture in the file; several make a grid"),
+    "seeds": Column(SHAPE, "generate", "seed of each image in the file; several form a grid"),
     "asked_frames": Column(INT, "generate", "in flight only: frames to generate, null for the setting of the run"),
     "asked_motion": Column(FLOAT, "generate", "requested motion score, null for the setting of the run"),
     "first_frame": Column(STRING, "generate", "image to continue, null for the setting of the run"),

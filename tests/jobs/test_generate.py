@@ -154,10 +154,10 @@ def test_a_released_folder_gives_what_the_run_gives(trained: Path, work: Path, i
     from pipelines.shapes_world import zoo
 
     released = work / "released"
-    for part in ("transformer", "scheduler"):
-        shutil.copytree(trained / "model" / part, released / part)
-    for part, name in (("vae", "vae"), ("text_encoder", "text_encoder"), ("tokenizer", "text_encoder")):
-        shutil.copytree(zoo.path(name), released / part)
+    for component in ("transformer", "scheduler"):
+        shutil.copytree(trained / "model" / component, released / component)
+    for component, name in (("vae", "vae"), ("text_encoder", "text_encoder"), ("tokenizer", "text_encoder")):
+        shutil.copytree(zoo.path(name), released / component)
     (released / "model_index.json").write_text('{"_class_name": "NOVAPipeline"}')
     generate(config(released, work / "from_released", prompt="a red circle"))
     made = Path(manifest(work / "from_released")[0]["uri"])

@@ -1,6 +1,6 @@
 """What a benchmark that judges samples itself provides, and the files that its result becomes.
 
-OUTPUT/scores.parquet    a row a sample: what it was asked to show, what it shows, and why that is wrong
+OUTPUT/scores.parquet    a row per sample: the requested content, the content recognised, and the error
 OUTPUT/wrong.json        the wrong samples alone
 OUTPUT/summary.json      scores and their provenance
 """

@@ -28,7 +28,7 @@ def read(benchmark: str, folder: str, *, samples: int | None = None, seed: int =
     Args:
         benchmark: a name of `BENCHMARKS`.
         folder: folder of its prompt files, or one that holds a folder for each benchmark.
-        samples: pictures per prompt; the protocol's number by default.
+        samples: number of images per prompt; the protocol's number by default.
         seed: seed of each prompt's first sample; the next ones count up.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Metrics of images and videos, one a file; their ordered list and the summary of their scores.
+"""Metrics of images and videos, one per file; their ordered list and the summary of their scores.
 
     clip_alignment        does a sample show what its prompt says          clip_alignment.py
     aesthetic             the stage of curation                            pipelines/curation/aesthetic.py

@@ -250,7 +250,7 @@ def test_a_server_gets_the_run_and_its_death_costs_nothing(
         run.log_metrics({"loss": 0.5})
     said = capsys.readouterr().err
     assert said.count("nova: warning") == 1
-    assert "does not take entries" in said
+    assert "rejects entries" in said
 
 
 def test_a_server_that_is_down_is_replaced_by_the_local_store(

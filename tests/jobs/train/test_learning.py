@@ -95,7 +95,7 @@ def test_the_carried_checkpoint_paints_the_colours_of_its_prompts() -> None:
 def colours_right(checkpoint: str | Path, asked: Sequence[Scene]) -> float:
     """Share of samples whose largest thing has the colour of the prompt."""
     stage = Generate(
-        components=resolve_checkpoint(str(checkpoint)), output="",
+        checkpoint=resolve_checkpoint(str(checkpoint)), output="",
         sampling=SamplingConfig(set_steps=16, diffusion_steps=15, guidance_scale=3.0),
     )  # fmt: skip
     requests = [

@@ -256,11 +256,11 @@ def schedule(name):
     [
         (lambda folder: (folder / "model_index.json").unlink(), "has no model_index.json"),
         (lambda folder: (folder / "model_index.json").write_text("{"), "is damaged"),
-        (lambda folder: shutil.rmtree(folder / "vae"), "no vae/; download it whole"),
+        (lambda folder: shutil.rmtree(folder / "vae"), "no vae/; download the complete folder"),
         (lambda folder: (folder / "scheduler/scheduler_config.json").unlink(), "scheduler_config.json is missing"),
         (lambda folder: (folder / "text_encoder/config.json").unlink(), "config.json is missing"),
         (lambda folder: (folder / "text_encoder/model.safetensors").unlink(), "text encoder in .* cannot be loaded"),
-        (rename("_class_name", "StableDiffusionPipeline"), "is of a StableDiffusionPipeline"),
+        (rename("_class_name", "StableDiffusionPipeline"), "names class StableDiffusionPipeline"),
         (rename("transformer", ["diffusers", "FluxTransformer2DModel"]), "NOVATransformer3DModel can be read"),
         (rename("vae", ["diffusers", "AutoencoderTiny"]), "names a AutoencoderTiny as vae; AutoencoderKL or"),
         (schedule("EulerDiscreteScheduler"), "unknown scheduler 'EulerDiscreteScheduler'"),
@@ -309,5 +309,5 @@ def test_a_variant_that_is_nowhere_is_a_one_line_error(released):
 
 
 def test_a_vae_of_another_stride_is_a_one_line_error(released):
-    with one_line_error("the vae has a stride of 8, the model wants 16"):
+    with one_line_error("the vae has a stride of 8, the model was trained with 16"):
         NovaPipeline(tiny(image_stride=16), NovaPipeline.from_pretrained(released).scheduler, vae=make_vae())

@@ -24,7 +24,7 @@ from tests.nova_model.pipes import LATENT, RED, features, quiet
         ({"prompt": None}, "give a prompt, prompt_embeds or class_labels, or an image"),
         ({"prompt": []}, "the list of prompts is empty"),
         ({"prompt_embeds": features()}, "give prompt or prompt_embeds, not both"),
-        ({"generator": [generator(), generator()]}, "2 generators for 1 samples; give one, or one a sample"),
+        ({"generator": [generator(), generator()]}, "2 generators for 1 samples; give one, or one per sample"),
         ({"prompt": ["a", "b"], "generator": [generator()]}, "1 generators for 2 samples"),
         ({"prompt": ["a", "b"], "negative_prompt": ["c"]}, "1 entries in negative_prompt for 2 prompts"),
         ({"prompt": ["a", "b"], "motion_score": [1, 2, 3]}, "3 entries in motion_score for 2 prompts"),
@@ -42,7 +42,7 @@ from tests.nova_model.pipes import LATENT, RED, features, quiet
         ({"prompt": None, "prompt_embeds": "a cat"}, "prompt_embeds holds a str; give a tensor"),
         ({"image": "picture.png"}, "image holds a str; give PIL images"),
         ({"image": RED, "video": [RED]}, "give image or video, not both"),
-        ({"image": RED, "num_frames": 1}, "num_frames is 1, and as many are given"),
+        ({"image": RED, "num_frames": 1}, "num_frames is 1, but the first frames already fill it; give more"),
         ({"num_frames": 0}, "num_frames is 0; at least 1"),
         (
             {"given_latents": torch.zeros(1, 3, 1, 8, 8)},

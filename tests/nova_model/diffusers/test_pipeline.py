@@ -211,7 +211,7 @@ def test_a_model_of_classes(pipe):
     assert np.abs(made[1] - other[1]).max() > 1e-3
     with one_line_error("takes class_labels, not prompts"):
         model("a cat")
-    with one_line_error("class label 11; the model knows 0 to 9"):
+    with one_line_error("class label 11; the model has classes 0 to 9"):
         model(class_labels=11)
 
 
@@ -231,7 +231,7 @@ def test_each_scheduler_has_its_own_number_of_steps(pipe):
     assert pipe._prepare(prompt="red")[0].sampling.diffusion_steps == 25
     pipe.scheduler = DDPMScheduler(clip_sample=False)
     assert pipe._prepare(prompt="red")[0].sampling.diffusion_steps == 100
-    with one_line_error("shift is of flow matching; this pipeline has a DDPMScheduler"):
+    with one_line_error("shift has no effect with DDPMScheduler; leave it out"):
         pipe("red", shift=2.0)
 
 

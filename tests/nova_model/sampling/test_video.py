@@ -424,7 +424,7 @@ def test_bfloat16_weights_give_bfloat16_samples():
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"seeds": (1, 2, 3)}, "3 generators for 2 samples; give one, or one a sample"),
+        ({"seeds": (1, 2, 3)}, "3 generators for 2 samples; give one, or one per sample"),
         ({"first_frames": torch.zeros(2, 4, 1, 8, 12)}, "first frames are"),
         ({"first_frames": torch.zeros(2, 4, 2, 8, 8)}, "first frames are"),
     ],

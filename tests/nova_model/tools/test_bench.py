@@ -38,7 +38,7 @@ def test_the_last_line_is_one_json_object_with_every_case(capsys):
 
 def test_another_result_shows():
     case = bench.train_case(1, 2, torch.device("cpu"), 1, torch.float32)
-    wrong = bench.Case(lambda number: case.model(number) * 1.5, case.reference, 1)
+    wrong = bench.TimedCase(lambda number: case.model(number) * 1.5, case.reference, 1)
     assert bench.measure(wrong, torch.device("cpu")).difference == pytest.approx(0.5, abs=1e-3)
 
 

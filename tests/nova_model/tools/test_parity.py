@@ -378,7 +378,7 @@ def test_a_vae_decodes_the_mean_that_is_given(vae_folder, capsys):
         ),
         (
             lambda at: rewrite(at, "config.json", lambda config: config.update(_class_name="AutoencoderTiny")),
-            "of the class AutoencoderTiny; the video VAE is AutoencoderKLOpenSora",
+            "names class AutoencoderTiny; the video VAE is AutoencoderKLOpenSora",
         ),
         (
             lambda at: rewrite(at, "config.json", lambda config: config["down_block_types"].pop()),

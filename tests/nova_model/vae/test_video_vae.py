@@ -196,7 +196,7 @@ def test_sizes_and_channels_that_do_not_fit():
         ({"down_block_types": [D2] * 3}, "3 block types for 4"),
         ({"up_block_types": ["UpBlock"] * 4}, "unknown block type 'UpBlock'"),
         ({"norm_num_groups": 3}, "which norm_num_groups=3 must divide"),
-        ({"down_block_types": [D3] * 4}, "8 frames to a latent and the decoder gives 4"),
+        ({"down_block_types": [D3] * 4}, "maps 8 frames to one latent frame, the decoder maps it to 4"),
         ({"down_block_types": [D2] * 4}, "3D only where the last encoder block is"),
         ({"layers_per_block": 0}, "at least 1"),
     ],

@@ -1,4 +1,4 @@
-"""Where the parts of a checkpoint are: runs of ours, their checkpoints, released folders."""
+"""Resolution of checkpoints: where the components of runs, of their checkpoints and of released folders are."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 
 from pipelines.generation.checkpoint_resolution import ResolvedCheckpoint, resolve_checkpoint
 
-PARTS = {"vae": "fake/vae", "text_encoder": "fake/text_encoder", "version": 3, "preset": "tiny"}
+COMPONENTS = {"vae": "fake/vae", "text_encoder": "fake/text_encoder", "version": 3, "preset": "tiny"}
 
 
 def trained(folder: Path) -> Path:
     (folder / "transformer").mkdir(parents=True)
-    (folder / "components.json").write_text(json.dumps(PARTS))
+    (folder / "components.json").write_text(json.dumps(COMPONENTS))
     return folder
 
 
@@ -32,8 +32,8 @@ def test_a_run_gives_its_finished_model_else_its_newest_checkpoint(tmp_path: Pat
 
 
 def test_a_released_folder_brings_its_own_parts(tmp_path: Path) -> None:
-    for part in ("transformer", "scheduler"):
-        (tmp_path / part).mkdir()
+    for component in ("transformer", "scheduler"):
+        (tmp_path / component).mkdir()
     (tmp_path / "model_index.json").write_text("{}")
     resolved = resolve_checkpoint(str(tmp_path))
     assert (resolved.vae, resolved.tokenizer) == (str(tmp_path / "vae"), str(tmp_path / "tokenizer"))
@@ -76,7 +76,7 @@ def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path: Path) -> N
         trained(tmp_path / "checkpoints" / f"step-{step:08d}")
     (tmp_path / "checkpoints" / "step-00002000" / "transformer").mkdir(parents=True)
     (tmp_path / "checkpoints" / "step-00003000").mkdir()
-    (tmp_path / "checkpoints" / "step-00003000" / "components.json").write_text(json.dumps(PARTS))
+    (tmp_path / "checkpoints" / "step-00003000" / "components.json").write_text(json.dumps(COMPONENTS))
     assert resolve_checkpoint(str(tmp_path)).checkpoint == str(tmp_path / "checkpoints" / "step-00001000")
 
 
@@ -97,8 +97,8 @@ def test_a_trained_model_says_all_of_its_parts_and_takes_others(tmp_path: Path) 
 
 
 def test_a_released_tokenizer_stays_with_its_own_text_encoder(tmp_path: Path) -> None:
-    for part in ("transformer", "scheduler"):
-        (tmp_path / part).mkdir()
+    for component in ("transformer", "scheduler"):
+        (tmp_path / component).mkdir()
     (tmp_path / "model_index.json").write_text("{}")
     assert resolve_checkpoint(str(tmp_path), vae="fake/vae").tokenizer == str(tmp_path / "tokenizer")
     assert resolve_checkpoint(str(tmp_path), text_encoder="my/encoder").tokenizer is None

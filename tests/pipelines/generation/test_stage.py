@@ -59,7 +59,7 @@ CHECKPOINT = ResolvedCheckpoint(checkpoint="c", transformer="t", scheduler="s", 
 )
 def test_the_size_is_the_models_own_where_none_is_asked_for(asked: dict[str, int], size: tuple[int, int]) -> None:
     model: Any = SimpleNamespace(config=SimpleNamespace(pixel_size=(256, 384)))
-    assert Generate(components=CHECKPOINT, output="out", **asked).size(model) == size
+    assert Generate(checkpoint=CHECKPOINT, output="out", **asked).size(model) == size
 
 
 class Numbered(Generate):
@@ -75,7 +75,7 @@ class Numbered(Generate):
 def test_samples_of_several_prompts_made_together_are_told_apart(tmp_path: Path) -> None:
     calls: Any = []
     rows = [{"prompt": "a", "path": "a.png", "seeds": [1, 2, 3, 4]}, {"prompt": "b", "path": "in/b.png", "seeds": [5]}]
-    stage = Numbered(components=CHECKPOINT, output=str(tmp_path), samples_at_once=3)
+    stage = Numbered(checkpoint=CHECKPOINT, output=str(tmp_path), samples_at_once=3)
     first, second = (row for row in stage.process(calls, rows) if not isinstance(row, Exception))
     assert calls == [(["a", "a", "a"], [1, 2, 3]), (["a", "b"], [4, 5])]
     assert (first["height"], first["width"], first["kind"], first["fps"]) == (16, 16, "image", None)
@@ -93,7 +93,7 @@ def test_samples_have_frames_motion_and_a_first_frame_of_their_own(tmp_path: Pat
         {**row, "path": "quick.mp4", "asked_frames": None, "asked_motion": 8.0, "first_frame": None},
         {**row, "path": "next.mp4", "asked_frames": 5, "asked_motion": None, "first_frame": "first.png"},
     ]
-    stage = Numbered(components=CHECKPOINT, output=str(tmp_path), frames=5, motion=2.0, samples_at_once=4)
+    stage = Numbered(checkpoint=CHECKPOINT, output=str(tmp_path), frames=5, motion=2.0, samples_at_once=4)
     requests = [stage.with_defaults(SampleRequest.from_row(row)) for row in rows]
     assert requests == [
         SampleRequest(prompt="a", path="usual.mp4", seeds=(1,), frames=5, motion=2.0),
@@ -109,7 +109,7 @@ def test_samples_have_frames_motion_and_a_first_frame_of_their_own(tmp_path: Pat
 
 
 def test_frames_become_a_video_at_its_rate(tmp_path: Path) -> None:
-    stage = Numbered(components=CHECKPOINT, output=str(tmp_path), frames=6, video_fps=8)
+    stage = Numbered(checkpoint=CHECKPOINT, output=str(tmp_path), frames=6, video_fps=8)
     (row,) = apply(stage, [], [{"prompt": "a", "path": "a.mp4", "seeds": [3]}])
     info = probe(row["uri"])
     assert (info.kind, info.frames, info.fps, info.height, info.width) == ("video", 6, 8, 8, 8)
@@ -118,7 +118,7 @@ def test_frames_become_a_video_at_its_rate(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("gpus", "factor"), [(0.0, 1), (1.0, 1), (4.0, 4)])
 def test_device_seconds_count_every_gpu_of_a_worker(gpus: float, factor: int, tmp_path: Path) -> None:
-    stage = Numbered(components=CHECKPOINT, output=str(tmp_path), resources=Resources(gpus=gpus))
+    stage = Numbered(checkpoint=CHECKPOINT, output=str(tmp_path), resources=Resources(gpus=gpus))
     (row,) = apply(stage, [], [{"prompt": "a", "path": "a.png", "seeds": [3]}])
     assert row["seconds"] > 0
     assert row["device_seconds"] == pytest.approx(factor * row["seconds"])

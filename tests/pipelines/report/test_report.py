@@ -12,7 +12,7 @@ import pytest
 from pipelines.curation.summary import Summary
 from pipelines.report import charts
 from pipelines.report.curation import curation_section
-from pipelines.report.page import Block, Heading, Section, Table, write_report
+from pipelines.report.page import Heading, Section, SectionBlock, Table, write_report
 from pipelines.report.samples import SamplesSection, sample_group
 from pipelines.report.scores import ScoresSection, score_group
 from pipelines.report.training import training_section
@@ -104,7 +104,7 @@ def test_a_section_of_another_package_is_rendered_in_its_place(tmp_path: Path) -
     class Labels(Section):
         name, title = "labels", "Labels & more"
 
-        def blocks(self) -> list[Block]:
+        def blocks(self) -> list[SectionBlock]:
             return [Heading("By hand"), Table(("label", "count"), [("<b>dog</b>", 3)], frozenset({1}))]
 
     sections = [Labels(source="labels.csv", tiles={"labels": 3}), None]
