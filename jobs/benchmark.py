@@ -4,12 +4,12 @@ nova benchmark shapes --recipe shapes --checkpoint work/run --output work/run-sh
 
     OUTPUT/samples/          samples, with the manifest of `nova generate`
     OUTPUT/scores.parquet    a row per sample: the requested content, the content recognised, and the error
-    OUTPUT/wrong.json        the wrong samples alone
+    OUTPUT/wrong.json        only the wrong samples
     OUTPUT/summary.json      scores and their provenance
     OUTPUT/*.png             contact sheets of samples and their prompts, marked right or wrong
 
-A second run generates only missing samples and judges all of them again. This module knows no benchmark: a benchmark is
-a subclass of `BenchmarkConfig`, and jobs/recipes lists those that there are.
+A second run generates only missing samples and judges all of them again. This module is independent of the benchmarks:
+a benchmark is a subclass of `BenchmarkConfig`, and jobs/recipes lists the available ones.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class BenchmarkConfig(ABC):
         """Prepares the benchmark for a checkpoint.
 
         Args:
-            checkpoint: what generates its samples.
+            checkpoint: checkpoint that generates the samples.
             output: folder for everything.
 
         Raises:
@@ -87,7 +87,7 @@ def select(benchmarks: Mapping[str, BenchmarkConfig], arguments: Sequence[str]) 
         arguments: options of `nova benchmark`. Without a name, --help is about the first benchmark.
 
     Raises:
-        ValueError: no benchmark is named, or there is none of that name.
+        ValueError: no benchmark is named, or the name is unknown.
     """
     name = arguments[0] if arguments else ""
     if name in benchmarks:

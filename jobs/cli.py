@@ -32,7 +32,7 @@ COMMANDS = {
     "ablate": "ablation study of short trainings",
     "shapes": "write a synthetic corpus with ground truth",
     "zoo": "train and check the small models that the project carries",
-    "demo": "the whole loop on small models and a corpus of its own",
+    "demo": "the whole loop on small models and a synthetic corpus",
 }
 OWN_OPTIONS = ("submit", "shapes", "zoo")
 """Commands that parse their own command line, because it is no recipe's config or belongs to the job that is sent."""
@@ -51,7 +51,7 @@ options of most commands:
   --help              all options with their defaults, and an example
 
 {runs}"""
-OPTIONS = "Besides the options below: --recipe NAME, --set key=value, --print-config (nova --help says more)."
+OPTIONS = "Besides the options below: --recipe NAME, --set key=value, --print-config (see nova --help)."
 RUNS = """Runs are kept in MLflow: a file mlflow.db beside the outputs, or the server named by MLFLOW_TRACKING_URI.
 Look at them with: mlflow ui --backend-store-uri sqlite:///work/mlflow.db"""
 
@@ -185,7 +185,7 @@ def build(command: str, invocation: Invocation) -> Any:
     else:
         default = config_of(recipe, command)
     flags = settings.to_flags(default, invocation.assignments)
-    # --flag VALUE on the command line wins over --set, whatever the order.
+    # --flag VALUE on the command line takes precedence over --set, in any order.
     return settings.parse(
         type(default),
         default=default,

@@ -111,8 +111,8 @@ def generate(config: GenerateConfig, requests: Sequence[SampleRequest] | None = 
     """Generates under an MLflow run; returns the output folder and how many samples failed.
 
     Args:
-        config: how to generate, from which checkpoint and where to.
-        requests: what to generate; by default what the config asks for.
+        config: settings, checkpoint and output folder.
+        requests: samples to generate; by default those that the config describes.
 
     Raises:
         ValueError: options that do not fit together, no checkpoint, no prompts, or an output folder with other files.

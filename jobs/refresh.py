@@ -45,7 +45,7 @@ def run(config: RefreshConfig, auditors: Sequence[Auditor] = ()) -> int:
 
     Args:
         config: the source, the tables, and whether to train.
-        auditors: as `curate`.
+        auditors: auditors of the tables, passed to `curate`.
 
     Raises:
         BusyError: another refresh of these tables is running.

@@ -168,7 +168,7 @@ class NovaConfig:
 
     @property
     def default_frames(self) -> int:
-        """Latent frames of a sample where no number is asked for."""
+        """Default number of latent frames of a sample."""
         return min(self.video_base_size[0], VIDEO_FRAMES)
 
     @property

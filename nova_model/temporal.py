@@ -89,7 +89,7 @@ class TemporalEncoder(nn.Module):
             frame: input slot [B, M, D] with positions added.
             context: conditioning tokens [B, L, D], with the first frame only; later frames find them in the cache.
             angles: rotary angles of context and frame, [1, S, d/2].
-            cache: from the preceding frame, empty for the first one.
+            cache: cache of the preceding frame, empty for the first one.
 
         Returns:
             [B, M, D], and the cache for the next frame.

@@ -1,7 +1,7 @@
 """Recipes of the released checkpoints, with hub ids, for machines with GPUs.
 
-They need one file that is not fetched: LAION's aesthetic head for CLIP ViT-L/14, at AESTHETIC_HEAD or wherever
-`--set aesthetic.head=FILE` says. Their batch sizes are the published ones; workers, accumulation and GPU shares are
+They need one file that is not fetched: LAION's aesthetic head for CLIP ViT-L/14, at AESTHETIC_HEAD or at the path
+of `--set aesthetic.head=FILE`. Their batch sizes are the published ones; workers, accumulation and GPU shares are
 estimates for 16 GPUs of 80 GB, to be changed with `--set`.
 """
 

@@ -27,7 +27,7 @@ from pipelines.shapes_world import zoo
 from pipelines.shapes_world.zoo import captioner
 
 CALIBRATION = 16.0
-"""Factor of motion scores in the shapes world, so that they span the scores that samples are asked for."""
+"""Factor of motion scores in the shapes world, so that they span the scores that samples are requested with."""
 
 zoo.register()  # the recipes below name its models
 

@@ -1,10 +1,10 @@
-"""The only file that knows MLflow: one run per command, across restarts, closed with its true status.
+"""The only file that uses MLflow: one run per command, across restarts, closed with its true status.
 
     with start("train", config=flat, beside=folder) as run:
         run.log_metrics({"loss": 0.5}, step=10)
 
 Runs are stored on the server that MLFLOW_TRACKING_URI names, else in a sqlite file `mlflow.db` beside the outputs. If
-the server does not answer, no work is lost: a warning says so, and the run continues in the local file. Look at local
+the server does not answer, no work is lost: a warning is issued and the run continues in the local file. Look at local
 runs with `mlflow ui --backend-store-uri sqlite:///PATH/mlflow.db`.
 """
 
@@ -116,9 +116,9 @@ class Run:
         """Logs a version of the tables as an input of the run.
 
         Args:
-            tables: their address.
-            version: of `examples`; becomes the digest.
-            context: what it was for: training, curated.
+            tables: address of the tables.
+            version: version of `examples`; becomes the digest.
+            context: purpose of the data, such as training or curated.
         """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 

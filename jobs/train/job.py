@@ -114,7 +114,7 @@ def steps_done(run: str) -> int:
 
 
 def _data_version(config: TrainConfig) -> tuple[str, int]:
-    """Address and version of the data: the version asked for, else the run's own, else the newest."""
+    """Address and version of the data: the requested version, else that of the run, else the newest."""
     if not config.tables:
         raise ValueError("--tables is missing; give the folder that `nova curate` wrote")
     if not config.run:
@@ -198,7 +198,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _explained(error: Exception, folder: Path) -> Exception:
-    """An error that says what a user can do about a failed run, where that is known; else the error itself."""
+    """An error that tells a user how to fix a failed run, where a remedy is known; else the error itself."""
     if disk.is_full(error):
         return ValueError(_full_disk_message(folder))
     for cause in disk.causes(error):

@@ -36,7 +36,7 @@ class TrainLog:
         """Adds the metrics of a step; if an entry is due, writes their means since the last entry.
 
         Args:
-            metrics: from `Trainer.step`.
+            metrics: metrics of the step, from `Trainer.step`.
             seconds: duration of the step, waiting included.
             waited: seconds spent waiting for data since the start.
             progress: progress after the step.

@@ -58,7 +58,7 @@ def train_worker(arguments: dict[str, WorkerArguments]) -> None:
     instead, so that Ray ends the others too rather than leaving them waiting for it.
 
     Args:
-        arguments: WorkerArguments under the key `arguments`, as Ray Train passes nothing but dictionaries.
+        arguments: WorkerArguments under the key `arguments`, as Ray Train passes only dictionaries.
     """
     import ray.train
 
@@ -73,7 +73,7 @@ def train_worker(arguments: dict[str, WorkerArguments]) -> None:
 
 
 def stop_note(run: Path) -> Path:
-    """The file in which a worker says why it gave up; a full disk leaves none."""
+    """The file with the error of a worker that failed; missing if the disk was full."""
     return run / ".stopped"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from nova_model.checkpoints.layout import COMPONENTS, INDEX, VARIANTS, WEIGHTED
 
 SAFE_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
-"""Files that hold nothing but data. Pickles (.bin, .pt, .ckpt) and modules (.py) can run code when they are loaded."""
+"""Files that contain only data. Pickles (.bin, .pt, .ckpt) and modules (.py) can run code when they are loaded."""
 
 
 def download(repo: str, patterns: Sequence[str] = SAFE_FILES, **options: Any) -> Path:
@@ -39,7 +39,7 @@ def download(repo: str, patterns: Sequence[str] = SAFE_FILES, **options: Any) ->
 
 
 def download_released(repo: str, variant: str | None = None, **options: Any) -> Path:
-    """Returns the local copy of a pipeline in the released layout, without the variants that are not asked for.
+    """Returns the local copy of a pipeline in the released layout, without the variants that are not requested.
 
     A component that has no safetensors is downloaded as .bin: these are read by torch with `weights_only`, which
     refuses everything but tensors.

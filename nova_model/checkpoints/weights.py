@@ -1,6 +1,6 @@
 """Saves and loads a model in the form of the releases: config.json and weights under the released key names.
 
-Weights are written as safetensors, and read from safetensors or from .bin files that hold nothing but tensors. They may
+Weights are written as safetensors, and read from safetensors or from .bin files that contain only tensors. They may
 be in one file or in shards that an index lists, and have variants, as in diffusion_pytorch_model.fp16.safetensors.
 """
 

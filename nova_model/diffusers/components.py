@@ -81,7 +81,7 @@ class NovaComponents(DiffusionPipeline):
             pretrained_model_name_or_path: the folder, or OWNER/REPO on the hub.
             torch_dtype: data type of the weights, fp32 by default; a dictionary has one for each component, and
                 `default`.
-            dtype: the same under diffusers' newer name.
+            dtype: newer name of `torch_dtype` in diffusers.
             variant: variant of the weights, such as fp16.
             options: components that replace those of the folder (`vae=None` for none), and for the hub `revision`,
                 `cache_dir`, `token`, `local_files_only`, `force_download`, `proxies`.

@@ -16,7 +16,7 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 _DIFFUSERS_NAMES = {"set_steps": "num_inference_steps", "diffusion_steps": "num_diffusion_steps"}
 """Fields of `SamplingConfig` that have another name among a call's options, as in all pipelines of diffusers."""
 SAMPLING_OPTIONS = {_DIFFUSERS_NAMES.get(option.name, option.name): option.name for option in fields(SamplingConfig)}
-"""Options of a call that stand for one field of `SamplingConfig`, and that field."""
+"""Options of a call that set one field of `SamplingConfig`, and that field."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +92,10 @@ class Inputs:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], diffusion_steps: int) -> Inputs:
-        """Collects the options of a call, in which each field of `SamplingConfig` is an option of its own.
+        """Collects the options of a call, in which each field of `SamplingConfig` is a separate option.
 
         Args:
-            options: fields of this class, and `SAMPLING_OPTIONS`, of which None stands for the default.
+            options: fields of this class, and `SAMPLING_OPTIONS`, for which None selects the default.
             diffusion_steps: default of the diffusion steps, which depends on the scheduler.
 
         Raises:

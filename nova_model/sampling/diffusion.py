@@ -28,7 +28,7 @@ class TokenDenoiser:
     """Denoises sets of tokens, given their features from the spatial encoder.
 
     Args:
-        model: in eval mode.
+        model: model in eval mode.
         schedule: noise schedule, whose solver is used.
         settings: diffusion steps, guidance and temperature.
         noise: source of random draws.

@@ -36,7 +36,7 @@ class SetStep:
 
 @dataclass(frozen=True)
 class Change:
-    """Changes that a callback makes after a set; None leaves a value as it is."""
+    """Changes that a callback makes after a set; None leaves a value unchanged."""
 
     latents: Tensor | None = None
     """The video so far [B, C, T, H, W], which later sets and frames are conditioned on."""
@@ -73,7 +73,7 @@ class FrameSampler:
     """Predicts the sets of tokens of a video's frames.
 
     Args:
-        model: in eval mode.
+        model: model in eval mode.
         schedule: noise schedule.
         settings: set steps, diffusion steps and guidance.
         noise: source of random draws.

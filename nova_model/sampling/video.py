@@ -90,7 +90,7 @@ def generate(model: Nova, schedule: Schedule, request: Request, on_step: OnStep 
     """Generates latents.
 
     Args:
-        model: in eval mode.
+        model: model in eval mode.
         schedule: noise schedule.
         request: prompts, sizes and settings.
         on_step: called after every set; it may change what follows, or stop.

@@ -54,7 +54,7 @@ def describe(
         batch: samples at once, in training and in generation.
         frames: T, latent frames; as trained by default.
         set_steps: K, sets of a frame.
-        diffusion_steps: by default as released, 100 for DDPM and 25 for flow matching.
+        diffusion_steps: denoising steps per token; by default as released, 100 for DDPM and 25 for flow matching.
         guidance_scale: 1 switches guidance off.
         loss_repeat: noise draws for each token.
         precision: precision of training, bf16 (autocast) or fp32.

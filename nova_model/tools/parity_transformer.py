@@ -144,7 +144,7 @@ class TrainingPass:
 
     @property
     def repeats(self) -> int:
-        """R, noise draws a token."""
+        """R, the number of noise draws per token."""
         rows, frames = len(self.case.tensor("train_noise")), len(self.case.tensor("train_visible_ids"))
         if rows % frames or self.case.settings.get("loss_repeat", rows // frames) != rows // frames:
             stated = self.case.settings.get("loss_repeat")

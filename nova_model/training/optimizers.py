@@ -17,7 +17,7 @@ def build_optimizers(config: OptimizerConfig, model: nn.Module) -> list[torch.op
     that act on hidden features.
 
     Args:
-        config: which optimizers, and their settings.
+        config: names of the optimizers and their settings.
         model: parameters that need no gradient are left out.
     """
     trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -54,7 +54,7 @@ def set_learning_rates(
     """Sets the rates of a step in all optimizers and returns AdamW's.
 
     Args:
-        optimizers: from `build_optimizers`.
+        optimizers: optimizers from `build_optimizers`.
         config: the peak rates and how they move.
         step: steps completed before this one.
         steps: number of steps of the training run.

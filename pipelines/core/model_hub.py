@@ -2,7 +2,7 @@
 
 A model is named in one of three ways:
 
-- a name with a registered prefix, such as `zoo/NAME`: a package with models of its own registers a `ModelSource`;
+- a name with a registered prefix, such as `zoo/NAME`: a package with its own models registers a `ModelSource`;
 - a local folder or file;
 - a hub id `OWNER/REPO`, with a folder where the repository holds several models and a revision where it must not
   change: `OWNER/REPO/vae@0123abc`.

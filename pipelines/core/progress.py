@@ -65,7 +65,7 @@ def show(meter: Any, stages: Sequence[str], total: int | None, console: Console 
         meter: the actor from `start_meter`.
         stages: names of the stages in order.
         total: number of rows that enter the first stage, None if it is unknown.
-        console: where to draw; standard error by default, so that standard output holds results only.
+        console: console to draw on; standard error by default, so that standard output holds results only.
     """
     import ray
 

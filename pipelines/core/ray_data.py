@@ -50,8 +50,8 @@ def stream_rows(
         stages: run one after the other, overlapping in time.
         columns: columns of the rows to pass to the stages; all of them by default.
         meter: collects the totals of several calls; by default each call has its own.
-        sink: as in `run_stages`.
-        sink_rows: as in `run_stages`.
+        sink: sink, see `run_stages`.
+        sink_rows: rows per call of the sink, see `run_stages`.
     """
     names = list(rows[0]) if columns is None else columns
     table = pa.Table.from_pylist(list(rows), schema=pa.schema([schema.field(name) for name in names]))

@@ -38,10 +38,10 @@ class Curator:
     """Runs the passes over one set of tables.
 
     Args:
-        tables: where results go; they must exist.
+        tables: tables that results are written to; they must exist.
         curation: settings of the stages.
-        commits: how often to commit.
-        retry_failures: whether to try again what failed before.
+        commits: policy of commits.
+        retry_failures: whether rows that failed before are tried again.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Curator:
 
     def has_work(self, sources: Iterable[Source]) -> bool:
         """Whether a run would find anything new or unfinished. Needs no Ray and loads no model."""
-        # A runner of its own, because looking for new sources counts them in the summary.
+        # A separate runner, because looking for new sources counts them in the summary.
         probe = PassRunner(self.tables, self.runner.commits, retry_failures=self.runner.retry_failures)
         return (
             next(new_sources(probe, self.curation.reading, sources), None) is not None

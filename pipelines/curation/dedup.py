@@ -183,7 +183,7 @@ def changes(groups: Mapping[str, str], new: pa.Table, members: Iterable[pa.Recor
     """Clips whose stored group changes: every new clip, and earlier ones whose group was joined with another.
 
     Args:
-        groups: from `regroup`.
+        groups: new groups, from `regroup`.
         new: the clips that were placed.
         members: batches of earlier clips (`clip_id`, `duplicate_group`).
     """

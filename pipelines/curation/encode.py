@@ -102,7 +102,7 @@ class Reuse(Stage):
         ids = [row["clip_id"] for row in rows]
         columns = ["clip_id", *self.adds]
         examples = Tables(self.root).read("examples", columns=columns, where=text("clip_id").isin(ids)).to_pylist()
-        # With the features come the fingerprints of their encoders: a stage leaves rows with its own fingerprint alone.
+        # Fingerprints of the encoders are fetched too, because stages skip rows that carry their own fingerprint.
         by_clip = {example.pop("clip_id"): example for example in examples}
         return [by_clip.get(clip_id, dict.fromkeys(self.adds)) for clip_id in ids]
 

@@ -101,7 +101,7 @@ def reject(filters: Filters, thresholds: Thresholds, clips: pd.DataFrame) -> pd.
 
     Args:
         filters: thresholds.
-        thresholds: from `resolve`.
+        thresholds: thresholds from `resolve`.
         clips: `COLUMNS`.
     """
     reasons = pd.Series([None] * len(clips), index=clips.index, dtype=object)
@@ -163,8 +163,8 @@ def decide(filters: Filters, thresholds: Thresholds, best: Mapping[str, str], cl
 
     Args:
         filters: thresholds.
-        thresholds: from `resolve`.
-        best: from `best_of_groups`.
+        thresholds: thresholds from `resolve`.
+        best: best clips of their groups, from `best_of_groups`.
         clips: `COLUMNS`; left unchanged.
     """
     reasons = reject(filters, thresholds, clips)
@@ -180,7 +180,7 @@ def changes(before: pd.DataFrame, after: pd.DataFrame) -> list[dict[str, object]
 
     Args:
         before: clips as stored.
-        after: the same clips from `decide`.
+        after: the same clips, with decisions from `decide`.
     """
     # Null reasons read from a table may be NaN, which differs from everything, itself included.
     stored_reasons = [None if pd.isna(reason) else reason for reason in before.reason]

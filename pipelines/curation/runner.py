@@ -57,8 +57,8 @@ class PassRunner:
     """Finds due rows, runs them through stages and commits results; holds what the passes share.
 
     Args:
-        tables: where rows come from and go to.
-        commits: how often to commit.
+        tables: tables that rows are read from and written to.
+        commits: policy of commits.
         retry_failures: whether rows that failed before are due again.
     """
 
@@ -79,7 +79,7 @@ class PassRunner:
 
         Args:
             columns: columns of `clips` to read.
-            where: which clips lack the pass's results.
+            where: condition for clips that lack the pass's results.
             stages: stages of the pass; clips that failed under their fingerprints are left out.
             done: further clips to leave out.
         """

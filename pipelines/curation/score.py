@@ -13,7 +13,7 @@ from pipelines.curation.runner import PassRunner, any_of, output_columns, stale
 
 def score_clips(runner: PassRunner, stages: Sequence[Stage]) -> None:
     """Runs clips without fresh scores through `stages` (motion, aesthetic) and commits their columns to `clips`."""
-    # Stored results are read too: a stage whose fingerprint a row already carries leaves that row as it is.
+    # Stored results are read too: a stage whose fingerprint a row already carries skips that row.
     columns = list(dict.fromkeys([*CLIP_FACTS, *output_columns(stages)]))
     names = ["clip_id", *output_columns(stages)]
 

@@ -239,9 +239,9 @@ class Prefetcher:
         while not self._stop.is_set():
             try:
                 item: Batch | BaseException = read(position)
-            except BaseException as error:  # whatever it is, the consumer must not wait for a batch that never comes
+            except BaseException as error:  # of any kind: the consumer must not wait for a batch that never comes
                 item = error
-            while not self._stop.is_set():  # a blocking `put` would never notice that the caller is gone
+            while not self._stop.is_set():  # a blocking `put` would never notice that the caller has left
                 try:
                     self._ready.put(item, timeout=0.1)
                     break

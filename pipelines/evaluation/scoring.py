@@ -111,7 +111,7 @@ def write_summary(
         scored: rows with their scores.
         failures: rows that could not be read or scored.
         scores: means over the rows.
-        provenance: what the scores depend on.
+        provenance: origin of the scores, such as checkpoint and models.
     """
     # Embeddings are inputs of metrics, far larger than all scores together.
     columns = [name for name in schema.COLUMNS if scored and name in scored[0] and not name.startswith("embedding")]

@@ -70,7 +70,7 @@ def prompt_requests(prompts: Sequence[str], *, samples: int, seed: int, video: b
     """Requests for the samples of each prompt, which have seeds that count up.
 
     Args:
-        prompts: in the order of the files.
+        prompts: prompts in the order of the files.
         samples: number of samples per prompt.
         seed: seed of the first sample of every prompt.
         video: whether the samples are videos.

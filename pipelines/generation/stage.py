@@ -77,8 +77,8 @@ class Generate(Stage):
         """The stage that generates from a checkpoint by a config.
 
         Args:
-            config: how samples are generated.
-            checkpoint: what they are generated from.
+            config: settings of the samples.
+            checkpoint: checkpoint to generate from.
             output: absolute folder for the files.
             frames: pixel frames of requests that name none.
             image: first frame of requests that name none.
@@ -145,7 +145,7 @@ class Generate(Stage):
 
         Args:
             pipeline: the pipeline to call.
-            requests: complete ones of the same length; either all continue an image or none does.
+            requests: complete requests of the same length; either all continue an image or none does.
         """
         height, width = self.size(pipeline.transformer)
         return {
@@ -173,7 +173,7 @@ class Generate(Stage):
         """Generates what one pipeline call can: videos of the same length, or images.
 
         Args:
-            pipeline: as `load` returns it.
+            pipeline: result of `load`.
             requests: complete ones with one seed each.
 
         Returns:

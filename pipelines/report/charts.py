@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 INK = "#010203"
-"""Stands for the page's text colour while matplotlib draws, because matplotlib does not know `currentColor`."""
+"""Placeholder for the page's text colour while matplotlib draws, because matplotlib does not know `currentColor`."""
 ACCEPTED, REJECTED, LINES = "#2f9e6e", "#d9663a", ("#3b7dd8", "#d9663a", "#2f9e6e", "#8a63d2")
 SETTINGS: Any = {
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,

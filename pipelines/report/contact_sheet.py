@@ -25,7 +25,7 @@ FONT_SIZE, LINES = 13, 3
 PAPER, INK, FAINT = (250, 250, 248), (30, 30, 30), (120, 120, 120)
 GOOD, BAD = (24, 128, 56), (196, 40, 40)
 MARK = 3
-"""Thickness in pixels of the coloured border that says whether a sample is right."""
+"""Thickness in pixels of the coloured border that shows whether a sample is right."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def contact_sheet(items: Sequence[SheetItem], path: str | Path, *, columns: int 
     """Draws items in a grid, in order, each as an image or a strip of frames above its caption.
 
     Args:
-        items: at least one.
+        items: items to draw, at least one.
         path: the PNG file; it is replaced atomically.
         columns: columns of the grid; by default as many as make the sheet about square.
 

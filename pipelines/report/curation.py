@@ -144,7 +144,7 @@ class ClipStatistics:
         """One histogram a score, with the thresholds in force.
 
         Args:
-            thresholds: from `Summary.thresholds`, whose names begin with the score's (such as "aesthetic image").
+            thresholds: `Summary.thresholds`, whose names begin with the score's (such as "aesthetic image").
         """
         titles = {"motion_score": "Motion score of videos", "aesthetic_mean": "Aesthetic score"}
         drawings = []

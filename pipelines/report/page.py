@@ -5,7 +5,7 @@ Each section is read from the files that a command has written, so a report can 
     >>> write_report("report.html", title="Curation", sections=[curation_section(tables, summary)])
 
 A section is a subclass of `Section` that returns its content as blocks (headings, tables, charts, images). The page
-knows the blocks and nothing of any section, so a package can add sections of its own without a template.
+renders blocks and is independent of sections, so a package can add sections without a template.
 """
 
 from __future__ import annotations

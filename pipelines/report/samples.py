@@ -46,7 +46,7 @@ def sample_group(folder: str | Path, title: str, max_samples: int = MAX_SAMPLES)
     Args:
         folder: its output folder, with manifest.parquet.
         title: title of the group.
-        max_samples: how many samples to show.
+        max_samples: maximum number of samples.
     """
     rows = pq.read_table(Path(folder) / "manifest.parquet").slice(0, max_samples).to_pylist()
     return SampleGroup(title, [_picture(row) for row in rows])

@@ -1,7 +1,7 @@
 """Files and folders that appear under their name only when they are complete.
 
 Everything is written under a hidden temporary name beside its target and then renamed, which is atomic within one
-filesystem: a reader sees the old or the new content, and a killed process leaves nothing but a hidden file.
+filesystem: a reader sees the old or the new content, and a killed process leaves only a hidden file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Several workers may write the same file at once, such as a digest: each needs a name of its own.
+    # Several workers may write the same file at once, such as a digest: each needs a unique name.
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         yield temporary

@@ -1,7 +1,7 @@
 """Every column of every table: its type, its unit, and the stage or job that writes it.
 
 Stages declare which of these columns they read and add, and every batch is built with the types defined here, so that a
-column cannot be declared under one name and written under another. A package that brings stages of its own, such as a
+column cannot be declared under one name and written under another. A package with additional stages, such as a
 benchmark, adds their columns by `register`.
 """
 

@@ -1,4 +1,4 @@
-"""The only file that knows Delta: create, append, upsert, commit, read a version.
+"""The only file that uses Delta: create, append, upsert, commit, read a version.
 
 A `Tables` is a folder (on disk or in an object store) that holds one Delta table per name of `schema.TABLES`. Every
 write is one atomic commit, so a reader sees all of it or nothing. Large rows are written to Parquet files by the

@@ -88,9 +88,9 @@ def write_result(
     Args:
         output: folder for the files.
         name: name of the benchmark.
-        result: its judged samples.
+        result: judged samples of the benchmark.
         missing: entries for samples that could not be generated.
-        provenance: what the scores are of.
+        provenance: origin of the scores, such as checkpoint and data version.
     """
     write_scores(output, result.rows, result.columns)
     write_json(output / "wrong.json", result.wrong)

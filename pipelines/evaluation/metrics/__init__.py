@@ -1,6 +1,6 @@
 """Metrics of images and videos, one per file; their ordered list and the summary of their scores.
 
-    clip_alignment        does a sample show what its prompt says          clip_alignment.py
+    clip_alignment        agreement of a sample with its prompt          clip_alignment.py
     aesthetic             the stage of curation                            pipelines/curation/aesthetic.py
     temporal_flickering   do adjacent frames differ                        flickering.py
     dynamic_degree        does a video move                                dynamic_degree.py
