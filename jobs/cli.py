@@ -170,7 +170,7 @@ def build(command: str, invocation: Invocation) -> Any:
     """The command's config: the recipe's, changed by --set and by the command's own options.
 
     Raises:
-        ValueError: unknown recipe, unknown key, or a value that a config refuses.
+        ValueError: unknown recipe, unknown key, a value that a config refuses, or a setting that has no effect.
     """
     from jobs import settings
     from jobs.recipes.registry import benchmarks_of, config_of
@@ -186,13 +186,15 @@ def build(command: str, invocation: Invocation) -> Any:
         default = config_of(recipe, command)
     flags = settings.to_flags(default, invocation.assignments)
     # --flag VALUE on the command line takes precedence over --set, in any order.
-    return settings.parse(
+    config = settings.parse(
         type(default),
         default=default,
         args=[*flags, *settings.current_flags(default, options)],
         prog=prog,
         description=f"{inspect.cleandoc(type(default).__doc__ or '')}\n\n{OPTIONS}\n\n{RUNS}",
     )
+    settings.check_used(config, default)
+    return config
 
 
 def _one_line(error: BaseException) -> str:

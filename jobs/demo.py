@@ -79,6 +79,7 @@ class DemoConfig:
 
 def run(config: DemoConfig) -> int:
     """Runs the loop; 0 on success."""
+    config.shapes.check()
     output = Path(config.output).expanduser().absolute()
     check_output_folder(output, "--output", markers=("corpus",))
     began = time.monotonic()
@@ -163,7 +164,7 @@ def _samples(config: DemoConfig, output: Path, tracked: Run) -> dict[str, str]:
         address=config.address, parent_run=tracked.id,
     )  # fmt: skip
     sample_groups = {
-        "images": ("Images", base),
+        "images": ("Images", replace(base, full_chroma=None)),  # an option of videos
         "videos": ("Videos", replace(base, frames=config.frames)),
         "from_image": (
             "Videos from a first frame",

@@ -64,6 +64,12 @@ class GenerateConfig(GenerationConfig):
     parent_run: str | None = None
     """MLflow run that this one belongs to."""
 
+    def unused_settings(self) -> dict[str, str]:
+        unused = super().unused_settings()
+        if self.benchmark:
+            unused.pop("samples_at_once", None)  # a file of some benchmarks holds several samples
+        return unused
+
 
 def run(config: GenerateConfig) -> int:
     """Generates; returns 0 when every sample exists, 1 when some failed."""
@@ -84,7 +90,7 @@ def check(config: GenerateConfig) -> None:
         raise ValueError(f"--frames {config.frames}: at least 1")
     if config.frames == 1:
         for name in ("image", "full_chroma"):
-            if getattr(config, name):
+            if getattr(config, name) is not None:
                 option = name.replace("_", "-")
                 raise ValueError(f"--{option} has no effect on images; leave it out, or give --frames above 1")
 

@@ -39,6 +39,9 @@ class RefreshConfig(CurateConfig):
     trainer: TrainingConfig = field(default_factory=TrainingConfig)
     """How to train; `steps` is the number of steps per refresh."""
 
+    def unused_settings(self) -> dict[str, str]:
+        return {} if self.train else {"trainer": "without --train; add --train, or leave it out"}
+
 
 def run(config: RefreshConfig, auditors: Sequence[Auditor] = ()) -> int:
     """Refreshes; 0 also if nothing was new.

@@ -2,7 +2,8 @@
 
 A config is a frozen dataclass, possibly nested; a dotted key such as `optimizer.lr` names one field of it. A class may
 list keys of earlier versions in class variables: RENAMED (old key -> new key, relative to the class), which are
-accepted with a warning, and REMOVED (key -> what to do instead), which are errors.
+accepted with a warning, and REMOVED (key -> what to do instead), which are errors. A method `unused_settings` may tell
+which fields have no effect beside the others (field -> why, and what to do): to set them is an error.
 """
 
 from __future__ import annotations
@@ -49,6 +50,34 @@ def updated(config: T, values: Mapping[str, Any]) -> T:
             changes[name] = value
     groups = {name: updated(getattr(config, name), group) for name, group in nested.items()}
     return dataclasses.replace(config, **changes, **groups)  # type: ignore[type-var]
+
+
+def check_used(config: Any, default: Any) -> None:
+    """Refuses settings that have no effect.
+
+    Args:
+        config: what a user has made of the default.
+        default: the recipe's config, whose own values may have no effect: they suit the recipe's other values.
+
+    Raises:
+        ValueError: a setting differs from the default although it is among the `unused_settings`.
+    """
+    values, defaults = flatten(config), flatten(default)
+    for group, reason in _unused(config).items():
+        for key, value in values.items():
+            if (key == group or key.startswith(f"{group}.")) and value != defaults.get(key):
+                raise ValueError(f"{key}={_text(value)} has no effect {reason}")
+
+
+def _unused(config: Any, prefix: str = "") -> dict[str, str]:
+    """The `unused_settings` of a config and of the configs inside it, under their dotted keys."""
+    fields = config.unused_settings() if hasattr(config, "unused_settings") else {}
+    unused = {prefix + name: reason for name, reason in fields.items()}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            unused |= _unused(value, f"{prefix}{field.name}.")
+    return unused
 
 
 def current_keys(stored: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:

@@ -106,6 +106,7 @@ def claim(config: AblateConfig) -> Ablation:
             files or an ablation with other settings.
     """
     names = chosen(config.only)
+    config.shapes.check()
     if not config.tables:
         raise ValueError("--tables is missing; give the folder that `nova curate` wrote")
     output = _output(config)
@@ -162,7 +163,7 @@ def _store_settings(ablation: Ablation, started: dict[str, Any]) -> None:
     current |= {
         key: value
         for key, value in flat.items()
-        if key not in CHANGEABLE and not key.endswith("address") and ".resources." not in key
+        if key not in CHANGEABLE and not key.endswith(("address", "samples_at_once")) and ".resources." not in key
     }
     for key, value in current.items():
         if started.get(key, value) != value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from jobs.ablate.variants import Setup
+from jobs.ablate.variants import NORMS, Setup, chosen
 from jobs.train.config import TrainingConfig
 from pipelines.curation.stages import Curation
 from pipelines.generation.config import GenerationConfig
@@ -52,6 +52,12 @@ class AblateConfig:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: at least 1")
         if list(self.rates) != sorted(set(self.rates)):
             raise ValueError(f"rates={','.join(f'{rate:g}' for rate in self.rates)}: give them rising, each once")
+
+    def unused_settings(self) -> dict[str, str]:
+        if set(chosen(self.only)) & set(NORMS):
+            return {}
+        reason = f"without one of the variants {', '.join(NORMS)}; add one to --only, or leave it out"
+        return {"rates": reason, "rate_steps": reason}
 
     @property
     def base(self) -> Setup:

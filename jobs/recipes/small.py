@@ -96,7 +96,7 @@ def shapes() -> Recipe:
             parallel=ParallelConfig(cpus_per_worker=2),
         ),
         generation=replace(
-            base.generation, samples_at_once=32, motion=3.0,
+            base.generation, samples_at_once=base.generation.resources.batch_size, motion=3.0,
             sampling=SamplingConfig(  # the card of zoo/nova lists the effect of each
                 set_steps=32, diffusion_steps=25, guidance_scale=2.5, negative_motion=5.0, temperature=0.85,
                 corrections=4,

@@ -10,7 +10,7 @@ from jobs.benchmark import BenchmarkConfig
 from pipelines.evaluation.benchmarks.benchmark import Benchmark
 from pipelines.generation.checkpoint_resolution import ResolvedCheckpoint
 from pipelines.shapes_world.benchmark import PreparedShapes
-from pipelines.shapes_world.prompts import ShapesBenchmark
+from pipelines.shapes_world.prompts import VIDEO_TASKS, ShapesBenchmark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,11 @@ class ShapesBenchmarkConfig(BenchmarkConfig):
 
     shapes: ShapesBenchmark = field(default_factory=ShapesBenchmark)
     """Tasks and number of samples."""
+
+    def unused_settings(self) -> dict[str, str]:
+        if not self.shapes.tasks or set(self.shapes.tasks) & set(VIDEO_TASKS):
+            return {}
+        return {"generate.full_chroma": "on image tasks; leave it out, or add a video task"}
 
     def check(self) -> None:
         self.shapes.check()

@@ -171,6 +171,19 @@ class TrainingConfig:
             unknown = [value for value in getattr(self, name) if value not in choices]
             if unknown:
                 raise ValueError(f"{name}={unknown[0]!r}: choose from {', '.join(choices)}")
+        norms = [name for name in self.ablate if "norm" in ABLATIONS[name]]
+        if len(norms) > 1:
+            raise ValueError(f"ablate={','.join(norms)}: norms have one place; leave all but one out")
+
+    def unused_settings(self) -> dict[str, str]:
+        preset = PRESETS.get(self.preset)
+        if preset is None:  # `architecture` refuses it
+            return {}
+        for name in self.ablate:
+            if replace(preset, **ABLATIONS[name]) == preset or (name == "no_motion" and not preset.makes_videos):
+                reason = f"on preset {self.preset}, which has nothing that {name} removes; leave {name} out"
+                return {"ablate": reason}
+        return {}
 
     def architecture(self) -> NovaConfig:
         """The architecture of the preset, with the ablations applied.

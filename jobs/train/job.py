@@ -136,10 +136,13 @@ def check(config: TrainingConfig, root: str, version: int) -> BatchPlan:
     """Checks, before anything heavy, that the model can be trained on the version; returns the plan of its batches.
 
     Raises:
-        ValueError: no such version, no examples, or examples of other shapes than the model takes.
+        ValueError: no such version, no examples, examples of other shapes than the model takes, or no parameter to
+            freeze.
     """
     plan = load_plan(root, version, config.data.batch_size, config.seed, config.data.images_first)
     model = config.architecture()
+    if config.freeze:
+        check_freeze(config)
     columns = ["bucket", "moments_shape", "short_text_shape", "latents_by", "text_by"]
     fingerprints: set[tuple[str, str]] = set()
     for bucket in plan.examples:
@@ -152,6 +155,24 @@ def check(config: TrainingConfig, root: str, version: int) -> BatchPlan:
             f"{root}@{version} mixes encoders {sorted(fingerprints)}; run `nova curate` again to complete it"
         )
     return plan
+
+
+def check_freeze(config: TrainingConfig) -> None:
+    """Raises ValueError unless every prefix of `freeze` is that of a parameter."""
+    # Lazy, because torch takes seconds to import.
+    import torch
+
+    from nova_model.model import Nova
+
+    with torch.device("meta"):  # names need no weights
+        names = [name for name, _ in Nova(config.architecture()).named_parameters()]
+    for prefix in config.freeze:
+        if not any(name.startswith(prefix) for name in names):
+            choices = dict.fromkeys(name.rpartition(".")[0] for name in names)
+            raise ValueError(
+                f"freeze={prefix} has no effect, as no parameter of preset {config.preset} begins with it"
+                f"{settings.nearest(prefix, choices)}"
+            )
 
 
 def _check_example(model: NovaConfig, preset: str, example: Mapping[str, Any]) -> None:

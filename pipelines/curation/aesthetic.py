@@ -27,6 +27,18 @@ THUMBNAIL = 16
 """Width and height of a thumbnail in pixels: 768 bytes per frame, and detail enough to tell copies from lookalikes."""
 
 
+def is_architecture(name: str) -> bool:
+    """Whether an open_clip model is named by its architecture, rather than by a folder or hub id that holds weights."""
+    return "/" not in name and not Path(name).exists()
+
+
+def unused_weights(model: str, pretrained: str | None) -> dict[str, str]:
+    """The `unused_settings` of a stage with a CLIP model."""
+    if pretrained is None or is_architecture(model):
+        return {}
+    return {"pretrained": f"on {model}, which holds its own weights; leave it out, or name an architecture as model"}
+
+
 class ClipModel:
     """An open_clip model that returns unit-length features of images and texts."""
 
@@ -47,7 +59,7 @@ class ClipModel:
         import open_clip
 
         with loading(name):
-            if "/" in name or Path(name).exists():
+            if not is_architecture(name):
                 location = f"local-dir:{folder(name)}"
                 model, transform = open_clip.create_model_from_pretrained(location, device=device())
                 return cls(model.eval(), transform, open_clip.get_tokenizer(location))
@@ -169,6 +181,9 @@ class Aesthetic(Stage):
     """Frames of a video that are scored."""
     short_side: int = 336
     """Short side in pixels at which frames are decoded; at least the size of the model's input."""
+
+    def unused_settings(self) -> dict[str, str]:
+        return unused_weights(self.model, self.pretrained)
 
     def identity(self) -> tuple[object, ...]:
         # A name without a slash is an architecture of open_clip, whose weights follow from `pretrained`.

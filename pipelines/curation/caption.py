@@ -133,6 +133,11 @@ class Caption(Stage):
     long_tokens: int = 256
     """Length of the long caption at most."""
 
+    def unused_settings(self) -> dict[str, str]:
+        if self.frames > 1 or not self.as_video:
+            return {}
+        return {"as_video": "with caption.frames=1, as one frame is an image; give more frames, or leave it out"}
+
     def identity(self) -> tuple[object, ...]:
         return (*super().identity(), digest(self.model))
 

@@ -53,6 +53,16 @@ class Filters:
             if share is not None and not 0 < share <= 1:
                 raise ValueError(f"decide.{name}={share}: give a share above 0 and up to 1")
 
+    def unused_settings(self) -> dict[str, str]:
+        unused: dict[str, str] = {}
+        for score in ("motion", "aesthetic"):
+            share, threshold = getattr(self, f"keep_{score}"), getattr(self, f"min_{score}")
+            if share is not None and threshold is not None:
+                unused[f"min_{score}"] = (
+                    f"beside decide.keep_{score}={share:g}, which replaces it; leave one of them out"
+                )
+        return unused
+
 
 @dataclass(frozen=True)
 class Thresholds:

@@ -62,6 +62,11 @@ class Shots(Stage):
                 "that halves of a long shot would be too short; raise one or lower the other"
             )
 
+    def unused_settings(self) -> dict[str, str]:
+        if self.detector == "adaptive":
+            return {}
+        return {"min_change": f"with shots.detector={self.detector}; set shots.threshold, or leave it out"}
+
     def load(self) -> Callable[[], SceneDetector]:
         """Returns a function that builds a detector: detectors keep state, so each video needs a new one."""
         import cv2

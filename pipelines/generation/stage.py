@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -61,8 +61,8 @@ class Generate(Stage):
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     samples_at_once: int = 1
     """Images or videos denoised together."""
-    precision: str = "auto"
-    """bf16 or fp32; auto is bf16 on a GPU and fp32 on a CPU."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """bf16, fp16 or fp32; auto is bf16 on a GPU and fp32 on a CPU."""
 
     @classmethod
     def from_config(

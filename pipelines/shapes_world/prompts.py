@@ -92,6 +92,21 @@ class ShapesBenchmark:
         if self.frames is not None and self.tasks and not set(self.tasks) & set(VIDEO_TASKS):
             raise ValueError("shapes.frames has no effect on tasks of pictures; leave it out, or add a video task")
 
+    def unused_settings(self) -> dict[str, str]:
+        if not self.tasks:
+            return {}
+        users = {
+            "samples": [task for task in TASKS if task != "speed"],
+            "motion_levels": ["speed"],
+            "per_level": ["speed"],
+            "calibration": ["image_to_video", "extrapolation"],
+        }
+        return {
+            name: f"on the tasks {', '.join(self.tasks)}; leave it out, or add {' or '.join(tasks)} to shapes.tasks"
+            for name, tasks in users.items()
+            if not set(tasks) & set(self.tasks)
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Canvas:

@@ -60,6 +60,12 @@ def test_refresh_is_curation_and_training_of_the_same_recipe() -> None:
     assert refresh.latents == config_of("demo", "curate").latents
 
 
+@pytest.mark.parametrize("name", recipes.NAMES)
+def test_a_batch_of_files_is_enough_for_the_samples_that_are_denoised_together(name: str) -> None:
+    generation = config_of(name, "generate")
+    assert generation.samples_at_once <= generation.resources.batch_size
+
+
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"did you mean t2i-1024-0\.6b"):
         config_of("t2i-1024-0.6", "train")

@@ -55,3 +55,35 @@ def test_what_print_config_shows_can_be_set_again():
 def test_misspelt_settings_name_the_remedy(assignment, message):
     with pytest.raises(ValueError, match=message):
         settings.to_flags(Outer(), [assignment])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Switched:
+    on: bool = False
+    level: float = 1.0
+    inner: Inner = field(default_factory=Inner)
+
+    def unused_settings(self) -> dict[str, str]:
+        return {} if self.on else {"level": "unless on", "inner": "unless on"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parent:
+    switched: Switched = field(default_factory=Switched)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("switched.level=2", r"^switched\.level=2\.0 has no effect unless on$"),
+        ("switched.inner.low=2", r"^switched\.inner\.low=2\.0 has no effect unless on$"),
+    ],
+)
+def test_a_setting_that_has_no_effect_beside_others_is_refused(assignment, message):
+    default = Parent(switched=Switched(inner=Inner(counts=(3,))))
+    settings.check_used(default, default)
+    changed = tyro.cli(Parent, default=default, args=settings.to_flags(default, [assignment]))
+    with pytest.raises(ValueError, match=message):
+        settings.check_used(changed, default)
+    on = tyro.cli(Parent, default=default, args=settings.to_flags(default, [assignment, "switched.on=true"]))
+    settings.check_used(on, default)

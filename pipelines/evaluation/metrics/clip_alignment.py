@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from pipelines.core.stage import Row, Stage
-from pipelines.curation.aesthetic import ClipModel
+from pipelines.curation.aesthetic import ClipModel, unused_weights
 from pipelines.media.frames import clip_times, read_frames
 
 
@@ -30,6 +30,9 @@ class ClipAlignment(Stage):
     """Number of frames to score, evenly spread over the clip."""
     short_side: int = 224
     """Short side in pixels that frames are decoded to."""
+
+    def unused_settings(self) -> dict[str, str]:
+        return unused_weights(self.model, self.pretrained)
 
     def load(self) -> ClipModel:
         return ClipModel.load(self.model, self.pretrained)

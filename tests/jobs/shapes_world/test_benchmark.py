@@ -22,7 +22,7 @@ from pipelines.shapes_world.prompts import IMAGE_TASKS, TASKS, ShapesBenchmark
 TINY = (
     "shapes.samples=1", "shapes.per_level=1", "shapes.motion_levels=1,8", "shapes.frames=5",
     "generate.sampling.set_steps=1", "generate.sampling.diffusion_steps=1", "generate.sampling.guidance_scale=1",
-    "generate.samples_at_once=4",
+    "generate.samples_at_once=2",
 )  # fmt: skip
 
 

@@ -19,6 +19,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from jobs import recipes
+from jobs.recipes.registry import config_of
 from jobs.train import job as train
 from pipelines.store.tables import Tables
 from tests.conftest import train_config
@@ -180,6 +182,26 @@ def test_ablations_are_changes_of_the_preset() -> None:
 def test_an_unknown_part_is_a_one_line_error(changes: dict[str, tuple[str, ...]], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         train_config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "match"),
+    [
+        (
+            "text_embed.nrm",
+            r"freeze=text_embed\.nrm has no effect, as no parameter of .* did you mean text_embed\.norm\?",
+        ),
+        ("vae", "freeze=vae has no effect, as no parameter of preset shapes begins with it"),
+    ],
+)
+def test_a_prefix_of_no_parameter_cannot_be_frozen(prefix: str, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        train.check_freeze(train_config(freeze=("text_embed.norm", prefix)))
+
+
+@pytest.mark.parametrize("recipe", recipes.NAMES)
+def test_what_a_recipe_freezes_is_there(recipe: str) -> None:
+    train.check_freeze(config_of(recipe, "train"))
 
 
 def test_init_from_takes_what_fits(trained: Path) -> None:
