@@ -38,7 +38,7 @@ CONFIG: dict[str, Any] = {
 }
 MEAN, STD = [0.5] * 3, [0.25] * 3
 """Of the pixels. The standard deviation of shapes on dark grounds is well below DINO's own 0.5."""
-PLAN = Plan(steps=1300, lr=1.5e-3, warmup=50, cool=0.6, weight_decay=0.02, ema=0.99)
+PLAN = Plan(steps=2300, lr=1.5e-3, warmup=50, cool=0.6, weight_decay=0.02, ema=0.99)
 CLIPS = 32
 """Clips of a batch; each gives four pictures."""
 SECONDS = (1.0, 2.5)
@@ -46,6 +46,8 @@ SECONDS = (1.0, 2.5)
 STILL_SHARE = 0.1
 SIMPLE_SHARE = 0.4
 """Of the scenes: one object alone, so that its shape is learnt early; the others are as the corpus has them."""
+SINGLE_SHARE = 0.7
+"""Of the other scenes: those with one object, which the metric's subject is."""
 SOFT_SHARE = 0.3
 """Of the clips: a little blurred and noisy, as frames are that a video decoder generated."""
 TEMPERATURE = 0.1
@@ -111,7 +113,10 @@ def _frames(rng: np.random.Generator) -> np.ndarray:
     if rng.random() < SIMPLE_SHARE:
         scene = sample_scene(rng, width=SIDE, height=SIDE, seconds=seconds, still=still, simple=1.0, textured=0.5)
     else:
+        single = rng.random() < SINGLE_SHARE
         scene = draw_scene(rng, side=SIDE, seconds=seconds, still=still)
+        while single and len(scene.things) > 1:
+            scene = draw_scene(rng, side=SIDE, seconds=seconds, still=still)
     first, second = (float(time) for time in rng.uniform(0, seconds, 2))
     frames = np.concatenate(
         [
