@@ -134,7 +134,7 @@ def load_scheduler(folder: str | Path, class_name: str | None = None) -> Any:
         class_name: class where the config names none for sampling.
 
     Raises:
-        ValueError: there is no config, or it is of a scheduler that NOVA does not support.
+        ValueError: there is no config, or it names a scheduler that NOVA does not support.
     """
     config = read_json(Path(folder) / "scheduler_config.json")
     name = config.get("_sample_class_name") or class_name or config.get("_class_name", "")

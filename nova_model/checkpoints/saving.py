@@ -57,7 +57,7 @@ class Origin:
     index: dict[str, Any] = field(default_factory=dict)
     """Content of model_index.json."""
     configs: dict[str, OriginalConfig] = field(default_factory=dict)
-    """By the names of components, without the tokenizer."""
+    """Configs as they were read, by the name of the component; the tokenizer has none."""
     tokenizer: OriginalTokenizer | None = None
 
 

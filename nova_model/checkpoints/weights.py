@@ -155,7 +155,7 @@ def load_schedule(folder: str | Path) -> Schedule:
     """Reads scheduler_config.json.
 
     Raises:
-        ValueError: the file is missing, or it is of a scheduler that NOVA does not support.
+        ValueError: the file is missing, or it names a scheduler that NOVA does not support.
     """
     return schedule_from_config(read_json(Path(folder) / "scheduler_config.json"))
 

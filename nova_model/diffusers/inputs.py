@@ -55,7 +55,7 @@ class Inputs:
     num_images_per_prompt: int = 1
     """Number of samples (images or videos) for each prompt."""
     generator: torch.Generator | Sequence[torch.Generator] | None = None
-    """One for the whole batch, or one for each sample: then each draws its own noise with a batch of one, and a sample
+    """One for the whole batch, or one per sample: then each draws its own noise with a batch of one, and a sample
     does not depend on the rest of its batch. By default seeded from torch's global generator."""
     prompt_embeds: Tensor | Sequence[Tensor] | None = None
     """Precomputed features, [B, tokens, D] or [tokens, D] each; they are padded to the length of the model."""

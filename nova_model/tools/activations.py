@@ -12,7 +12,7 @@ from torch import nn
 from nova_model.model import Nova
 
 Variances = dict[str, list[float]]
-"""By encoder (`temporal`, `spatial`), the variance after each block."""
+"""The variance after each block, by encoder (`temporal`, `spatial`)."""
 
 
 @torch.no_grad()

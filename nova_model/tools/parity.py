@@ -4,7 +4,7 @@
 
 DIR holds `config.json`, `weights.safetensors` with exactly the released keys, `golden.safetensors` (inputs and outputs
 of the released model) and, for a transformer, `golden.json` (its scheduler, and the settings of each generation). Where
-the config is of a video VAE, that is checked. One line is printed for each tensor: name, shape, largest absolute
+the config names a video VAE, that is checked. One line is printed for each tensor: name, shape, largest absolute
 difference, tolerance, and whether it is ok. Exit status: 0 where all are, 1 where one is not, 2 where the folder cannot
 be checked because of a missing file, an invalid config or a tensor without a check.
 """

@@ -70,7 +70,7 @@ class Thresholds:
 
     min_motion: float | None
     min_aesthetic: Mapping[str, float | None]
-    """By kind of clip."""
+    """Minimum aesthetic score, by kind of clip."""
 
     def in_force(self) -> dict[str, float]:
         """Thresholds that are not switched off, by name, for logs and the report."""

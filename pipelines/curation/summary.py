@@ -10,7 +10,7 @@ from pipelines.core.progress import StageTotals
 
 @dataclass
 class Summary:
-    """Counts of one run, filled in by the passes; `accepted` and `rejected` are of the whole table."""
+    """Counts of one run, filled in by the passes; `accepted` and `rejected` cover the complete table."""
 
     sources: int = 0
     """Sources that were listed."""
