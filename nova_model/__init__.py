@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from nova_model.diffusers.pipeline import NovaPipeline
     from nova_model.model import Nova
     from nova_model.presets import PRESETS
-    from nova_model.sampling.video import Request, generate
+    from nova_model.sampling.request import Request
+    from nova_model.sampling.video import generate
 
 install()  # keep: makes `import torchvision` safe beside CPU torch, and imports nothing
 
@@ -27,7 +28,7 @@ _MODULES = {
     "Nova": "model",
     "NovaConfig": "config",
     "NovaPipeline": "diffusers.pipeline",
-    "Request": "sampling.video",
+    "Request": "sampling.request",
     "SamplingConfig": "config",
     "generate": "sampling.video",
 }

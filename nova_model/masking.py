@@ -76,8 +76,8 @@ def sets(steps: int, tokens: int) -> list[tuple[int, int]]:
     return list(zip(accumulate(sizes, initial=0), sizes, strict=False))  # accumulate gives one more: the total
 
 
-def rounds(settings: SamplingConfig, tokens: int) -> list[list[tuple[int, int]]]:
+def rounds(sampling: SamplingConfig, tokens: int) -> list[list[tuple[int, int]]]:
     """The `sets` of a frame, and for each correction those sets once more that see at least half of the tokens."""
-    prediction = sets(settings.set_steps, tokens)
+    prediction = sets(sampling.set_steps, tokens)
     correction = [(visible, count) for visible, count in prediction if 2 * visible >= tokens]
-    return [prediction] + [correction] * settings.corrections
+    return [prediction] + [correction] * sampling.corrections

@@ -5,4 +5,5 @@ import sys
 from nova_model.tools.parity import main
 
 if __name__ == "__main__":
+    print("nova_model.parity is deprecated: use python -m nova_model.tools.parity", file=sys.stderr)
     sys.exit(main())

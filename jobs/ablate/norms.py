@@ -21,6 +21,8 @@ from pipelines.store.tables import split_version
 if TYPE_CHECKING:
     from nova_model.tools.activations import Variances
 
+# The model's modules import torch: `nova ablate --help` and the recipes import this file without them.
+
 TENTH = 0.1
 SPIKE = 2.0
 """Multiple of the untrained model's loss above which a training counts as unstable, even if it recovers."""

@@ -41,7 +41,7 @@ VIDEO_VAE = "BAAI/nova-d48w1024-osp480/vae"
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """What one released checkpoint was trained as (spec sections 2 and 4)."""
+    """Training settings of one released checkpoint (the published recipe)."""
 
     preset: str
     schedule: str

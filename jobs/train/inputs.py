@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from nova_model.sampling.schedule import Schedule
     from pipelines.dataloading.dataloader import Batch
 
+# nova_model's modules import torch, and stay inside the functions: the driver imports this file without torch.
+
 
 class InputBuilder:
     """Draws what a step needs of a batch: latents from the stored moments, and one of each example's two captions.
@@ -29,8 +31,9 @@ class InputBuilder:
     """
 
     def __init__(self, config: TrainingConfig, model: Nova, schedule: Schedule, device: torch.device) -> None:
-        self.config, self.model, self.schedule, self.device = config, model, schedule, device
         from nova_model.vae.codec import read_scaling
+
+        self.config, self.model, self.schedule, self.device = config, model, schedule, device
 
         with model_hub.loading(config.vae):
             self.scaling, self.shift = read_scaling(model_hub.folder(config.vae))

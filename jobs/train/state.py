@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from nova_model.sampling.schedule import Schedule
     from nova_model.training.ema import Ema
 
+# nova_model's modules import torch, which takes seconds, and only workers train: they are imported in the functions.
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -56,7 +58,6 @@ class TrainState:
     """
 
     def __init__(self, config: TrainingConfig, model: Nova, schedule: Schedule, tables: str) -> None:
-        # Lazy, because torch takes seconds to import and only workers train.
         from nova_model.training.ema import Ema
         from nova_model.training.optimizers import build_optimizers
 

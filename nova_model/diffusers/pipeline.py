@@ -24,8 +24,9 @@ from nova_model.diffusers.outputs import NovaPipelineOutput, concatenate, postpr
 from nova_model.diffusers.preparation import Dimensions, prepare
 from nova_model.diffusers.text_encoder import encode
 from nova_model.sampling.frame import Change, SetStep
+from nova_model.sampling.request import Request
 from nova_model.sampling.schedule import FlowMatching
-from nova_model.sampling.video import Request, generate_frames
+from nova_model.sampling.video import generate_frames
 from nova_model.vae.codec import Codec
 
 FLOW_STEPS, DDPM_STEPS = 25, 100
@@ -172,7 +173,7 @@ class NovaPipeline(NovaComponents):
             frames=dimensions.latent_frames,
             latent_size=(dimensions.height // stride, dimensions.width // stride),
             generators=_generators(inputs.generator),
-            settings=inputs.sampling,
+            sampling=inputs.sampling,
             motion=per_sample(torch.as_tensor(inputs.motion_score, dtype=torch.float32)),
             fps=per_sample(torch.as_tensor(inputs.fps, dtype=torch.float32)),
             first_frames=None if first_frames is None else per_sample(first_frames),

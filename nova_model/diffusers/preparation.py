@@ -14,7 +14,7 @@ from torch import Tensor
 from nova_model.config import NovaConfig
 from nova_model.diffusers.first_frames import array_size, check_size, preprocess
 from nova_model.diffusers.inputs import Inputs
-from nova_model.sampling.video import check_window
+from nova_model.sampling.request import check_window
 from nova_model.vae.codec import Codec, whole_tiles
 
 WINDOW = 4

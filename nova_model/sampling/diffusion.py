@@ -30,21 +30,21 @@ class TokenDenoiser:
     Args:
         model: model in eval mode.
         schedule: noise schedule, whose solver is used.
-        settings: diffusion steps, guidance and temperature.
+        sampling: diffusion steps, guidance and temperature.
         noise: source of random draws.
         grid: rows and columns of a frame's spatial tokens.
     """
 
     def __init__(
-        self, model: Nova, schedule: Schedule, settings: SamplingConfig, noise: Noise, grid: tuple[int, int]
+        self, model: Nova, schedule: Schedule, sampling: SamplingConfig, noise: Noise, grid: tuple[int, int]
     ) -> None:
-        self.model, self.schedule, self.settings, self.noise, self.grid = model, schedule, settings, noise, grid
-        self.timesteps = schedule.timesteps(settings.diffusion_steps).tolist()
+        self.model, self.schedule, self.sampling, self.noise, self.grid = model, schedule, sampling, noise, grid
+        self.timesteps = schedule.timesteps(sampling.diffusion_steps).tolist()
         # Rounding accumulates over the steps, so tokens are denoised in fp32 at least, whatever the model's dtype.
         self.dtype = torch.promote_types(model.dtype, torch.float32)
         # In the released model, tokens outside the set hold the noisy input. They count in the norms of renormalisation
         # and in the quantiles of DDPM's thresholding, and nowhere else: without those, only the set is stepped.
-        self.full_grid = settings.guidance_renorm < 1 or schedule.needs_full_grid
+        self.full_grid = sampling.guidance_renorm < 1 or schedule.needs_full_grid
 
     def denoise(self, z: Tensor, chosen: Tensor, scale: float) -> Tensor:
         """Denoises the tokens of a set.
@@ -75,7 +75,7 @@ class TokenDenoiser:
         """
         (rows, columns), patch = self.grid, self.model.config.patch_size
         normal = self.noise.normal(self.model.config.image_dim, rows * patch, columns * patch)  # [B, C, H, W]
-        tokens = ops.patchify(normal.to(self.dtype), patch) * self.settings.temperature  # [B, N, P]
+        tokens = ops.patchify(normal.to(self.dtype), patch) * self.sampling.temperature  # [B, N, P]
         return tokens if chosen is None else gather_tokens(tokens, chosen)
 
     def _modulations(self, z: Tensor) -> Iterator[Modulation]:
@@ -95,7 +95,7 @@ class TokenDenoiser:
         """The guided prediction (noise, velocity or clean tokens) for x [B, n or N, P]."""
         batch = self.noise.batch
         branches = len(modulation.head[0]) // batch
-        if t < self.settings.guidance_trunc:  # the conditional branch alone
+        if t < self.sampling.guidance_trunc:  # the conditional branch alone
             branches, modulation = 1, modulation.first_rows(batch)
         tokens = gather_tokens(x, chosen) if self.full_grid else x  # [B, n, P]
         tokens = tokens.to(self.model.dtype).repeat(branches, 1, 1)  # [G*B, n, P]
@@ -103,4 +103,4 @@ class TokenDenoiser:
         if self.full_grid:
             index = chosen[..., None].expand_as(predictions[0])  # [B, n, P]
             predictions = tuple(x.scatter(1, index, prediction) for prediction in predictions)  # [B, N, P]
-        return combine(predictions, scale, self.settings)
+        return combine(predictions, scale, self.sampling)

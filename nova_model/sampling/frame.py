@@ -75,16 +75,16 @@ class FrameSampler:
     Args:
         model: model in eval mode.
         schedule: noise schedule.
-        settings: set steps, diffusion steps and guidance.
+        sampling: set steps, diffusion steps and guidance.
         noise: source of random draws.
         grid: rows and columns of a frame's spatial tokens.
     """
 
     def __init__(
-        self, model: Nova, schedule: Schedule, settings: SamplingConfig, noise: Noise, grid: tuple[int, int]
+        self, model: Nova, schedule: Schedule, sampling: SamplingConfig, noise: Noise, grid: tuple[int, int]
     ) -> None:
-        self.model, self.settings, self.noise, self.grid = model, settings, noise, grid
-        self.denoiser = TokenDenoiser(model, schedule, settings, noise, grid)
+        self.model, self.sampling, self.noise, self.grid = model, sampling, noise, grid
+        self.denoiser = TokenDenoiser(model, schedule, sampling, noise, grid)
 
     def sample(
         self, video: VideoState, frame: int, indicator: Tensor, order: Tensor, on_step: OnStep | None = None
@@ -101,9 +101,9 @@ class FrameSampler:
         batch, count = order.shape
         patch, rows = self.model.config.patch_size, self.grid[0]
         tokens = indicator.new_zeros(batch, count, self.model.config.token_dim, dtype=self.denoiser.dtype)  # [B, N, P]
-        prediction_sets = len(masking.sets(self.settings.set_steps, count))
+        prediction_sets = len(masking.sets(self.sampling.set_steps, count))
         for step, (set_order, visible, size) in enumerate(self._sets(order)):
-            scales = ramp(self.settings.min_guidance_scale, video.guidance_scale, prediction_sets)
+            scales = ramp(self.sampling.min_guidance_scale, video.guidance_scale, prediction_sets)
             scale = scales[min(step, prediction_sets - 1)]  # corrections are guided as the last set
             tokens = self._predict_set(tokens, indicator, set_order, visible, size, scale)
             video.latents[:, :, frame] = ops.unpatchify(tokens, patch, rows)  # [B, C, H, W]
@@ -119,7 +119,7 @@ class FrameSampler:
     def _sets(self, order: Tensor) -> Iterator[tuple[Tensor, int, int]]:
         """Yields for each set its order [B, N], the number of visible tokens and its size."""
         count = order.shape[1]
-        for number, sets in enumerate(masking.rounds(self.settings, count)):
+        for number, sets in enumerate(masking.rounds(self.sampling, count)):
             # A correction has its own order, which is drawn when its round begins.
             round_order = self.noise.order(count) if number else order
             for visible, size in sets:
@@ -131,7 +131,7 @@ class FrameSampler:
         """The tokens [B, N, P] with one set predicted, given the ones before it in the order [B, N]."""
         visible, chosen = order[:, :visible_count], order[:, visible_count : visible_count + size]
         branches = len(indicator) // len(order)
-        if scale <= 1 and self.settings.image_guidance_scale is None:
+        if scale <= 1 and self.sampling.image_guidance_scale is None:
             branches = 1  # the conditional branch alone, which comes first
         z = self.model.spatial_step(  # [G*B, n, D]
             gather_tokens(tokens, visible).to(indicator).repeat(branches, 1, 1),

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nova_model.config import SamplingConfig
 from nova_model.model import Nova
+from nova_model.sampling.request import Request
 
 
 @dataclass(frozen=True)
@@ -28,29 +29,22 @@ class GuidanceBranches:
     """For each branch, whether it sees the preceding frames; the others see begin-of-video tokens."""
 
 
-def guidance_branches(
-    model: Nova,
-    settings: SamplingConfig,
-    *,
-    text: Tensor,
-    negative_text: Tensor | None,
-    motion: Tensor | None,
-    fps: Tensor | None,
-) -> GuidanceBranches:
-    """The branches that the settings ask for; arguments are those of `video.Request`."""
+def guidance_branches(model: Nova, request: Request) -> GuidanceBranches:
+    """The branches that a request's guidance needs: conditional, then (image-conditional,) unconditional."""
+    sampling, text = request.sampling, request.text
     batch = len(text)
-    null = model.null(batch) if negative_text is None else negative_text
-    negative_motion = motion
-    if settings.negative_motion is not None:
-        negative_motion = text.new_full((batch,), settings.negative_motion, dtype=torch.float32)
-    positive, negative = (text, motion), (null.to(text), negative_motion)
-    if settings.image_guidance_scale is not None:
+    null = model.null(batch) if request.negative_text is None else request.negative_text
+    negative_motion = request.motion
+    if sampling.negative_motion is not None:
+        negative_motion = text.new_full((batch,), sampling.negative_motion, dtype=torch.float32)
+    positive, negative = (text, request.motion), (null.to(text), negative_motion)
+    if sampling.image_guidance_scale is not None:
         conditions, sees_frames = [positive, negative, negative], [True, True, False]
-    elif max(settings.guidance_scale, settings.min_guidance_scale or 0.0) > 1:
+    elif max(sampling.guidance_scale, sampling.min_guidance_scale or 0.0) > 1:
         conditions, sees_frames = [positive, negative], [True, True]
     else:
         conditions, sees_frames = [positive], [True]
-    contexts = [model.context(prompt, motion_score, fps, batch) for prompt, motion_score in conditions]
+    contexts = [model.context(prompt, motion_score, request.fps, batch) for prompt, motion_score in conditions]
     return GuidanceBranches(torch.cat(contexts), tuple(sees_frames))
 
 
@@ -73,24 +67,24 @@ def ramp(min_scale: float | None, max_scale: float, steps: int) -> list[float]:
     return [min_scale + (max_scale - min_scale) * (step + 1) / steps for step in range(steps)]
 
 
-def combine(predictions: Sequence[Tensor], scale: float, settings: SamplingConfig) -> Tensor:
+def combine(predictions: Sequence[Tensor], scale: float, sampling: SamplingConfig) -> Tensor:
     """The guided prediction [B, N, P].
 
     Args:
         predictions: prediction [B, N, P] of each branch: conditional, then (image-conditional,) unconditional.
         scale: guidance scale of this set step.
-        settings: renormalisation and image guidance.
+        sampling: renormalisation and image guidance.
     """
     if len(predictions) == 1:
         return predictions[0]
     if len(predictions) == 2:
         conditional, unconditional = predictions
-        return _renormed(guide(unconditional, conditional, scale), conditional, settings.guidance_renorm)
+        return _renormed(guide(unconditional, conditional, scale), conditional, sampling.guidance_renorm)
     conditional, image_conditional, unconditional = predictions
-    assert settings.image_guidance_scale is not None
+    assert sampling.image_guidance_scale is not None
     by_prompt = unconditional + scale * (conditional - image_conditional)
-    by_prompt = _renormed(by_prompt, conditional, settings.guidance_renorm)
-    return by_prompt + settings.image_guidance_scale * (image_conditional - unconditional)
+    by_prompt = _renormed(by_prompt, conditional, sampling.guidance_renorm)
+    return by_prompt + sampling.image_guidance_scale * (image_conditional - unconditional)
 
 
 def _renormed(guided: Tensor, conditional: Tensor, min_factor: float) -> Tensor:

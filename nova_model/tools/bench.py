@@ -23,8 +23,9 @@ from torch import Tensor
 from nova_model.config import SamplingConfig
 from nova_model.model import Losses, Nova
 from nova_model.presets import PRESETS
+from nova_model.sampling.request import Request
 from nova_model.sampling.schedule import FlowMatching
-from nova_model.sampling.video import Request, generate
+from nova_model.sampling.video import generate
 from nova_model.tools import reference
 from nova_model.tools.arguments import ArgumentParser
 from nova_model.training.precision import multiplies_bf16
@@ -33,7 +34,7 @@ SCHEDULE = FlowMatching()
 SIZE = 32
 """Height and width of the latents."""
 LOSS_REPEAT = 4
-SETTINGS = SamplingConfig(set_steps=16, diffusion_steps=25, guidance_scale=5.0)
+SAMPLING = SamplingConfig(set_steps=16, diffusion_steps=25, guidance_scale=5.0)
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def train_case(frames: int, batch: int, device: torch.device, rounds: int, dtype
 
 
 def sample_case(frames: int, device: torch.device, rounds: int, dtype: torch.dtype) -> TimedCase:
-    """One sample with the settings of `SETTINGS`."""
+    """One sample with the options of `SAMPLING`."""
     plain = model_of(frames, device).eval()
     model = model_of(frames, device).eval().to(dtype)
     text = normal(1, model.config.text_token_len, model.config.text_token_dim or 0, device=device)
@@ -105,7 +106,7 @@ def sample_case(frames: int, device: torch.device, rounds: int, dtype: torch.dty
         generators = [torch.Generator().manual_seed(number)]
         return {
             "text": text.to(next(model.parameters()).dtype), "frames": frames, "latent_size": (SIZE, SIZE),
-            "generators": generators, "settings": SETTINGS,
+            "generators": generators, "sampling": SAMPLING,
         }  # fmt: skip
 
     return TimedCase(

@@ -21,7 +21,7 @@ import json
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from nova_model.config import NETWORKS, NovaConfig, SamplingConfig
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 DDPM_PRESETS = ("nova-d48w1024-sd512", "nova-d48w1024-osp480")
 """Presets that were released with DDPM, which is sampled in 100 diffusion steps; flow matching takes 25."""
+SAMPLING_OPTIONS = ("set_steps", "diffusion_steps", "guidance_scale")
+"""Options of the command that are fields of `SamplingConfig`."""
 
 
 def describe(
@@ -40,9 +42,7 @@ def describe(
     *,
     batch: int = 1,
     frames: int | None = None,
-    set_steps: int = 64,
-    diffusion_steps: int | None = None,
-    guidance_scale: float = 5.0,
+    sampling: SamplingConfig | None = None,
     loss_repeat: int = 4,
     precision: str = "bf16",
     checkpointing: Sequence[str] = NETWORKS,
@@ -53,9 +53,7 @@ def describe(
         name: name of a preset.
         batch: samples at once, in training and in generation.
         frames: T, latent frames; as trained by default.
-        set_steps: K, sets of a frame.
-        diffusion_steps: denoising steps per token; by default as released, 100 for DDPM and 25 for flow matching.
-        guidance_scale: 1 switches guidance off.
+        sampling: steps and guidance of the generation; by default `released_sampling`.
         loss_repeat: noise draws for each token.
         precision: precision of training, bf16 (autocast) or fp32.
         checkpointing: networks that recompute their activations, in the numbers with checkpointing.
@@ -71,19 +69,20 @@ def describe(
     for option, value in {"batch": batch, "frames": frames, "loss_repeat": loss_repeat}.items():
         if value < 1:
             raise ValueError(f"{option} must be at least 1")
-    settings = SamplingConfig(
-        set_steps=set_steps,
-        diffusion_steps=diffusion_steps or (100 if name in DDPM_PRESETS else 25),
-        guidance_scale=guidance_scale,
-    )
+    sampling = released_sampling(name) if sampling is None else sampling
     height, width = (pixels // config.image_stride for pixels in config.pixel_size)
     return {
         "preset": name,
         "parameters": parameter_counts(config)["total"],
         "parameters_by_network": parameter_counts(config),
         "latents": {"channels": config.image_dim, "frames": frames, "height": height, "width": width},
-        **_costs(config, (height, width), settings, batch, frames, loss_repeat, precision, tuple(checkpointing)),
+        **_costs(config, (height, width), sampling, batch, frames, loss_repeat, precision, tuple(checkpointing)),
     }
+
+
+def released_sampling(name: str) -> SamplingConfig:
+    """The released options of sampling with a preset; those with DDPM take more diffusion steps."""
+    return SamplingConfig(diffusion_steps=100 if name in DDPM_PRESETS else SamplingConfig.diffusion_steps)
 
 
 def parameter_counts(config: NovaConfig) -> dict[str, int]:
@@ -109,7 +108,7 @@ def parameter_counts(config: NovaConfig) -> dict[str, int]:
 def _costs(
     config: NovaConfig,
     latent_size: tuple[int, int],
-    settings: SamplingConfig,
+    sampling: SamplingConfig,
     batch: int,
     frames: int,
     loss_repeat: int,
@@ -143,8 +142,8 @@ def _costs(
         },
         "generation": {
             "batch": batch,
-            **{key: value for key, value in asdict(settings).items() if value is not None},
-            "flops": _by_network(flops.generation(config, sizes, settings, batch=batch, frames=frames)),
+            **{key: value for key, value in asdict(sampling).items() if value is not None},
+            "flops": _by_network(flops.generation(config, sizes, sampling, batch=batch, frames=frames)),
         },
         "training_memory_bytes": {
             "batch": batch,
@@ -171,11 +170,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("preset", metavar="PRESET", help=f"one of {', '.join(PRESETS)}")
     parser.add_argument("--batch", type=int, default=1, help="samples at once on a device; default 1")
     parser.add_argument("--frames", type=int, help="latent frames; by default as trained")
-    parser.add_argument("--set-steps", type=int, default=64, help="sets of a frame; default 64")
+    parser.add_argument("--set-steps", type=int, help="sets of a frame; default 64")
     parser.add_argument(
         "--diffusion-steps", type=int, help="denoising steps; by default 100 for releases with DDPM, else 25"
     )
-    parser.add_argument("--guidance-scale", type=float, default=5.0, help="1 switches guidance off; default 5")
+    parser.add_argument("--guidance-scale", type=float, help="1 switches guidance off; default 5")
     parser.add_argument("--loss-repeat", type=int, default=4, help="noise draws for each token in training; default 4")
     parser.add_argument(
         "--precision", choices=("bf16", "fp32"), default="bf16", help="precision of training; default bf16"
@@ -184,8 +183,10 @@ def main(arguments: list[str] | None = None) -> int:
         "--checkpointing", nargs="*", choices=NETWORKS, default=NETWORKS, help="networks; by default all"
     )
     options = vars(parser.parse_args(arguments))
+    name = options.pop("preset")
+    steps = {key: value for key in SAMPLING_OPTIONS if (value := options.pop(key)) is not None}
     try:
-        print(json.dumps(describe(options.pop("preset"), **options)))
+        print(json.dumps(describe(name, sampling=replace(released_sampling(name), **steps), **options)))
     except ValueError as error:
         print(f"describe: {error}", file=sys.stderr)
         return 2

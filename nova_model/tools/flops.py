@@ -170,25 +170,25 @@ def _denoised(config: NovaConfig, tokens: int) -> int:
     return blocks + 2 * linear(tokens, config.token_dim, size.width)
 
 
-def generation(config: NovaConfig, sizes: Sizes, settings: SamplingConfig, *, batch: int, frames: int) -> Flops:
+def generation(config: NovaConfig, sizes: Sizes, sampling: SamplingConfig, *, batch: int, frames: int) -> Flops:
     """Operations of a generation, with all branches of guidance in every step.
 
     Args:
         config: config of the architecture.
         sizes: tokens of a frame.
-        settings: steps and guidance.
+        sampling: steps and guidance.
         batch: B.
         frames: T; each attends to all before it.
     """
     branches = 1
-    if settings.image_guidance_scale is not None:
+    if sampling.image_guidance_scale is not None:
         branches = 3
-    elif max(settings.guidance_scale, settings.min_guidance_scale or 0.0) > 1:
+    elif max(sampling.guidance_scale, sampling.min_guidance_scale or 0.0) > 1:
         branches = 2
     frame = Flops()
-    for visible, count in itertools.chain(*masking.rounds(settings, sizes.spatial)):
+    for visible, count in itertools.chain(*masking.rounds(sampling, sizes.spatial)):
         spatial = branches * batch * _spatial(config, sizes, visible, count)
-        frame += Flops(0, spatial, _set(config, settings.diffusion_steps, branches * batch * count))
+        frame += Flops(0, spatial, _set(config, sampling.diffusion_steps, branches * batch * count))
     temporal = sum(_temporal_step(config, sizes, branches, batch, index) for index in range(frames))
     return frame * frames + Flops(temporal, 0, 0)
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from nova_model.checkpoints.weights import check_keys, config_of
 from nova_model.config import SamplingConfig
 from nova_model.model import Draws, Losses, Nova
+from nova_model.sampling.request import Request
 from nova_model.sampling.schedule import Ddpm, FlowMatching, Schedule, schedule_from_config
-from nova_model.sampling.video import Request, generate
+from nova_model.sampling.video import generate
 
 PASS_TOLERANCE = 5e-5
 GENERATION_TOLERANCE = 3e-4
@@ -241,7 +242,7 @@ def generation(case: ReferenceCase, name: str) -> Tensor:
         frames=options.get("latent_frames", expected.shape[2]),
         latent_size=(expected.shape[3], expected.shape[4]),
         generators=[torch.Generator().manual_seed(options["seed"])],
-        settings=SamplingConfig(**{key: options[key] for key in _SAMPLING_KEYS & set(options)}),
+        sampling=SamplingConfig(**{key: options[key] for key in _SAMPLING_KEYS & set(options)}),
         motion=per_prompt("motion_flow"),
         fps=per_prompt("fps"),
         first_frames=first_frames(case.golden, options["first_frame"]) if "first_frame" in options else None,

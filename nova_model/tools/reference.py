@@ -5,7 +5,8 @@ modulation of a set are computed again in every diffusion step, for every token;
 attention takes a dense mask; every layer processes every token. The weights are those of a `Nova`; its arithmetic is
 written out here.
 
-Letters: B batch, T latent frames, N spatial tokens of a frame, P values of a token, D encoder width, L text tokens.
+Letters: B batch, T latent frames, N spatial and M temporal tokens of a frame, n tokens of a set, P values of a token,
+D encoder width, L text tokens, L' conditioning tokens, S all tokens of a sequence, h heads of d values.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def attention(
     layer: Any, x: Tensor, mask: Tensor | None, past: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Self-attention [B, S, D] -> [B, S, D], and the keys and values so far."""
-    q, k, v = rearrange(layer.qkv(x), "b s (three h d) -> three b h s d", three=3, h=layer.heads)
+    q, k, v = rearrange(layer.qkv(x), "b s (three h d) -> three b h s d", three=3, h=layer.heads)  # [B, h, S, d]
     if past is not None:
         k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -55,12 +56,13 @@ def spatial(model: Nova, latents: Tensor, prefix: Tensor, visible: Tensor) -> Te
     position = ops.grid_positions(rows, columns, model.config.width, latents.device)
     index = visible[..., None].expand(-1, -1, model.config.width)
     tokens = encoder.patch_embed(latents) + position
-    x = torch.cat([prefix, tokens.gather(1, index)], dim=1)
+    x = torch.cat([prefix, tokens.gather(1, index)], dim=1)  # [B, prefix + visible, D]
     half = len(encoder.blocks) // 2
     for layer in encoder.blocks[:half]:
         x, _ = block(layer, x)
+    # Mask tokens everywhere, [B, N, D], with the features of the visible tokens put in their places.
     grid = (model.mask_embed.mask_token + position).expand(len(x), -1, -1).scatter(1, index, x[:, count:])
-    x = torch.cat([x[:, :count], grid], dim=1)
+    x = torch.cat([x[:, :count], grid], dim=1)  # [B, prefix + N, D]
     for layer in encoder.blocks[half:]:
         x, _ = block(layer, x)
     return encoder.norm(x)[:, count:]
@@ -77,7 +79,7 @@ def denoise(model: Nova, x_t: Tensor, t: Tensor, z: Tensor, chosen: Tensor | Non
     net: Any = model.image_decoder
     h = net.patch_embed.embed_tokens(x_t)
     if chosen is not None:
-        h = h.gather(1, chosen[..., None].expand(-1, -1, model.config.denoiser.width))
+        h = h.gather(1, chosen[..., None].expand(-1, -1, model.config.denoiser.width))  # [B, n, denoiser width]
     embed = net.time_cond_embed
     condition = embed.condition_proj(z) + embed.timestep_proj(ops.cosine_sine(t).to(z))
     for layer in net.blocks:
@@ -99,20 +101,23 @@ def losses(model: Nova, *, latents: Tensor, text: Tensor, schedule: Schedule, dr
     batch, _, frames, _, _ = latents.shape
     encoder, context = model.video_encoder, model.context(text, None, None, batch)
     slots = [model.frame_slot(latents[:, :, i - 1] if i else None, i, frames, latents) for i in range(frames)]
-    x = torch.cat([context, *slots], dim=1)
+    x = torch.cat([context, *slots], dim=1)  # [B, L' + T * M, D]
     mask = ops.block_causal_mask(context.shape[1], frames, slots[0].shape[1], x.device)
     for layer in encoder.blocks:
         x, _ = block(layer, x, mask)
-    out = encoder.norm(x)[:, context.shape[1] :].unflatten(1, (frames, -1))
-    anchor = out[:, :1].expand(-1, frames - 1, -1, -1)
+    out = encoder.norm(x)[:, context.shape[1] :].unflatten(1, (frames, -1))  # [B, T, M, D]
+    anchor = out[:, :1].expand(-1, frames - 1, -1, -1)  # [B, T - 1, M, D]
+    # The first frame is its own indicator; the later ones are modulated by the anchor, [B, T, M, D].
     prefix = torch.cat([out[:, :1], encoder.indicator(anchor, out[:, 1:])], dim=1) if frames > 1 else out
     z = spatial(model, rearrange(latents, "b c t h w -> (b t) c h w"), prefix.flatten(0, 1), draws.visible)
     repeats = len(draws.noise) // len(z)
-    tokens = model.frame_tokens(latents)
+    tokens = model.frame_tokens(latents)  # [B * T, N, P]
     noised = schedule.noised(tokens.repeat(repeats, 1, 1), draws.noise, draws.index)
     output = denoise(model, noised.x_t, noised.t, z.repeat(repeats, 1, 1))
-    error = (output.float() - noised.target).square().mean(-1)
+    error = (output.float() - noised.target).square().mean(-1)  # [repeats * B * T, N]
     weight = masking.mask_of(draws.visible, tokens.shape[1]).repeat(repeats, 1).float()
+    # Weighted by the mask of all frames together, then by frame: [repeats * B, T, N]. Without a masked token, the small
+    # constant prevents a division by zero.
     error = (error * weight / (weight.sum() + 1e-5)).unflatten(0, (-1, frames))
     first = frames * error[:, 0].sum()
     if frames == 1:
@@ -130,14 +135,15 @@ def generate(
     frames: int,
     latent_size: tuple[int, int],
     generators: Sequence[torch.Generator],
-    settings: SamplingConfig,
+    sampling: SamplingConfig,
 ) -> Tensor:
     """Generates as `sampling.video` does, for absolute positions and guidance by the prompt alone (spec section 5)."""
     batch, (height, width), patch = len(text), latent_size, model.config.patch_size
     noise = Noise(generators, batch, text.device)
+    # Conditional, then unconditional samples: [2B, L', D]
     context = torch.cat([model.context(prompt, None, None, batch) for prompt in (text, model.null(batch))])
     latents = text.new_zeros(batch, model.config.image_dim, frames, height, width)
-    order = noise.uniform(height // patch * (width // patch), 1).argsort(dim=1).squeeze(-1)
+    order = noise.uniform(height // patch * (width // patch), 1).argsort(dim=1).squeeze(-1)  # [B, N]
     past: Past = []
     anchor: Tensor | None = None
     for index in range(frames):
@@ -148,17 +154,17 @@ def generate(
             x, keys_values = block(layer, x, past=past[number] if past else None)
             cache.append(keys_values)
         past = cache
-        out = model.video_encoder.norm(x)[:, -slot.shape[1] :]
+        out = model.video_encoder.norm(x)[:, -slot.shape[1] :]  # [2B, M, D]
         anchor = out if anchor is None else anchor
         prefix = model.video_encoder.indicator(anchor, out) if index else out
-        latents[:, :, index] = _frame(model, schedule, settings, noise, prefix, order, latents[:, :, index])
+        latents[:, :, index] = _frame(model, schedule, sampling, noise, prefix, order, latents[:, :, index])
     return latents
 
 
 def _frame(
     model: Nova,
     schedule: Schedule,
-    settings: SamplingConfig,
+    sampling: SamplingConfig,
     noise: Noise,
     prefix: Tensor,
     order: Tensor,
@@ -167,19 +173,21 @@ def _frame(
     """Predicts a frame [B, C, H, W] set by set, in the order [B, N]."""
     patch = model.config.patch_size
     tokens, rows, predicted = ops.patchify(frame, patch), frame.shape[-2] // patch, 0
-    sizes = masking.set_sizes(settings.set_steps, order.shape[1])
-    timesteps = schedule.timesteps(settings.diffusion_steps)
+    sizes = masking.set_sizes(sampling.set_steps, order.shape[1])
+    timesteps = schedule.timesteps(sampling.diffusion_steps)
 
     def draw() -> Tensor:
         return ops.patchify(noise.normal(*frame.shape[1:]).to(frame), patch)
 
-    for count, scale in zip(sizes, ramp(settings.min_guidance_scale, settings.guidance_scale, len(sizes)), strict=True):
-        chosen = order[:, predicted : predicted + count]
-        visible = order[:, :predicted].repeat(2, 1)
+    for count, scale in zip(sizes, ramp(sampling.min_guidance_scale, sampling.guidance_scale, len(sizes)), strict=True):
+        chosen = order[:, predicted : predicted + count]  # [B, n]
+        visible = order[:, :predicted].repeat(2, 1)  # [2B, predicted]
         z = spatial(model, ops.unpatchify(tokens, patch, rows).repeat(2, 1, 1, 1), prefix, visible)
-        z = z.gather(1, chosen.repeat(2, 1)[..., None].expand(-1, -1, z.shape[-1]))
-        x, place = draw(), chosen[..., None].expand(-1, -1, tokens.shape[-1])
+        z = z.gather(1, chosen.repeat(2, 1)[..., None].expand(-1, -1, z.shape[-1]))  # [2B, n, D]
+        x, place = draw(), chosen[..., None].expand(-1, -1, tokens.shape[-1])  # [B, N, P], [B, n, P]
         for index, t in enumerate(timesteps):
+            # Both branches in one call, [2B, n, P], and each scattered back into the full grid, [B, N, P], which the
+            # schedule steps as a whole.
             outputs = denoise(model, x.repeat(2, 1, 1), t.expand(2 * len(x), count), z, chosen.repeat(2, 1))
             conditional, unconditional = (x.scatter(1, place, output) for output in outputs.chunk(2))
             x = schedule.step(guide(unconditional, conditional, scale), index, len(timesteps), x, draw)

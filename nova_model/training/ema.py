@@ -9,7 +9,7 @@ from torch import nn
 class Ema:
     """Moving average of a model's state dict, in fp32 whatever the model's own data type.
 
-    The released recipe updates it every 100 steps rather than at each one (spec section 4).
+    The released recipe updates it every 100 steps rather than at each one.
     """
 
     def __init__(self, model: nn.Module) -> None:

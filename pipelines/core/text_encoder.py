@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+# nova_model's loaders import torch and transformers (10 s and more together), so only the worker that encodes does.
+
 
 class TextEncoder:
     """Encodes prompts as the last hidden state of each of their tokens."""
@@ -36,7 +38,6 @@ class TextEncoder:
         Raises:
             ValueError: the model or the tokenizer cannot be loaded.
         """
-        # torch and transformers are imported on the worker that needs them.
         from nova_model.checkpoints.released import load_text_encoder, load_tokenizer
 
         quiet()

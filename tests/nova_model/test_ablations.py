@@ -8,15 +8,16 @@ from nova_model.config import NETWORKS, SamplingConfig
 from nova_model.layers import LayerCache
 from nova_model.model import Nova
 from nova_model.presets import ABLATIONS
+from nova_model.sampling.request import Request
 from nova_model.sampling.schedule import FlowMatching
-from nova_model.sampling.video import Request, generate
+from nova_model.sampling.video import generate
 from tests.nova_model.models import generator, one_line_error, randn, tiny
 
 FRAMES = 3
 LATENTS = randn(2, 4, FRAMES, 8, 8)
 TEXT = randn(2, 16, 64, seed=1)
 ROTARY = {"rotary_pos_embed": True, "arch": ("vit_d2w64h2", "vit_d4w64h2", "mlp_d2w96")}
-SETTINGS = SamplingConfig(set_steps=3, diffusion_steps=2, guidance_scale=3.0)
+SAMPLING = SamplingConfig(set_steps=3, diffusion_steps=2, guidance_scale=3.0)
 
 
 def indicators(model, latents=LATENTS):
@@ -30,7 +31,7 @@ def losses(model):
 
 def sample(model, **changes):
     request = Request(
-        text=TEXT, frames=FRAMES, latent_size=(8, 8), generators=[generator(3)], settings=SETTINGS, **changes
+        text=TEXT, frames=FRAMES, latent_size=(8, 8), generators=[generator(3)], sampling=SAMPLING, **changes
     )
     return generate(model, FlowMatching(), request)
 

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from nova_model.config import SamplingConfig
 from nova_model.model import Nova
+from nova_model.sampling.request import Request
 from nova_model.sampling.schedule import Schedule, schedule_from_config
-from nova_model.sampling.video import Request, generate
+from nova_model.sampling.video import generate
 from tests.nova_model.models import generator, randn, tiny
 
 STORED = Path(__file__).with_name("pinned_values.safetensors")
@@ -61,9 +62,9 @@ def training_step(name: str) -> dict[str, Tensor]:
 
 def sample(name: str, schedule: Schedule) -> Tensor:
     model = _model({})
-    settings = SamplingConfig(**({"set_steps": 4, "diffusion_steps": 5, "guidance_scale": 4.0} | SAMPLES[name]))
+    sampling = SamplingConfig(**({"set_steps": 4, "diffusion_steps": 5, "guidance_scale": 4.0} | SAMPLES[name]))
     request = Request(
-        text=_text(model), frames=4, latent_size=(8, 8), generators=[generator(3), generator(4)], settings=settings,
+        text=_text(model), frames=4, latent_size=(8, 8), generators=[generator(3), generator(4)], sampling=sampling,
         first_frames=randn(2, 4, 1, 8, 8) if name == "corrections" else None, window=None,
     )  # fmt: skip
     return generate(model, schedule, request)

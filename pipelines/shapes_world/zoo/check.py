@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipelines.core import model_hub
 from pipelines.curation.aesthetic import ClipModel, load_head
 from pipelines.curation.caption import Captioner
 from pipelines.curation.motion import Flow, Raft, mean_magnitudes, normalised
@@ -47,6 +48,8 @@ from pipelines.shapes_world.zoo.scenes import draw_scene, draw_shot, generator, 
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# The VAE's modules import torch, and stay inside the function that needs them: `nova zoo --help` imports this file.
 
 SIDE = 64
 FPS = 12.0
@@ -99,10 +102,9 @@ def vae(models: Models, seed: int, count: int) -> dict[str, float]:
 
     from nova_model.checkpoints.released import load_vae
     from nova_model.vae.codec import Codec
-    from pipelines.core.model_hub import folder
 
     assert models.vae is not None
-    codec = Codec(load_vae(folder(models.vae), torch.float32))
+    codec = Codec(load_vae(model_hub.folder(models.vae), torch.float32))
 
     def psnr(frames: int, number: int) -> float:
         clip = draw_shot(generator(seed, 1, frames, number), frames=frames, side=SIDE).frames

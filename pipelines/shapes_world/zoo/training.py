@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.core.devices import cores, device
 from pipelines.store.files import replacing
 
 if TYPE_CHECKING:
@@ -71,8 +72,6 @@ def fit(model: nn.Module, plan: Plan, batch: Callable[[int], Any], loss: Loss, s
     """
     from accelerate.utils import send_to_device
 
-    from pipelines.core.devices import device
-
     training = _Training(model.to(device()), plan, state)
     model.train()
     with _progress(state, plan.steps) as show:
@@ -86,8 +85,6 @@ def fit(model: nn.Module, plan: Plan, batch: Callable[[int], Any], loss: Loss, s
 def _prefetched(batch: Callable[[int], Any], steps: range) -> Iterator[Any]:
     """The inputs of steps, in order, drawn ahead by worker processes."""
     from torch.utils.data import DataLoader
-
-    from pipelines.core.devices import cores
 
     dataset: Any = _Batches(batch)
     workers = max(1, min(WORKERS, cores() - 1))
@@ -177,8 +174,6 @@ def effort(state: Path) -> str:
 
 def _device_name() -> str:
     import torch
-
-    from pipelines.core.devices import cores, device
 
     return f"{cores()} CPU cores" if device() == "cpu" else f"an {torch.cuda.get_device_name()}"
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+# The VAE's modules import torch, so they stay inside the functions: `nova zoo --help` imports this file.
+
 SEED = 11
 CHANNELS = 8
 CONFIG: dict[str, Any] = {

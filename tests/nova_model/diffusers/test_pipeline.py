@@ -15,8 +15,9 @@ from nova_model.config import SamplingConfig
 from nova_model.diffusers.outputs import NovaPipelineOutput
 from nova_model.diffusers.pipeline import NovaPipeline
 from nova_model.model import Nova
+from nova_model.sampling.request import Request
 from nova_model.sampling.schedule import FlowMatching
-from nova_model.sampling.video import Request, generate
+from nova_model.sampling.video import generate
 from tests.nova_model.folders import make_vae
 from tests.nova_model.models import generator, one_line_error, tiny
 from tests.nova_model.pipes import LATENT, QUICK, RED, features, quiet
@@ -74,7 +75,7 @@ def test_a_call_is_generation_from_the_prompts_features(pipe):
         generators=[generator(3)],
         motion=torch.tensor([7.0, 2.0]),
         fps=torch.tensor([8.0, 8.0]),
-        settings=SamplingConfig(set_steps=4, diffusion_steps=3, guidance_scale=3.0),
+        sampling=SamplingConfig(set_steps=4, diffusion_steps=3, guidance_scale=3.0),
     )
     expected = generate(model, FlowMatching(), request)
     made = pipe(

@@ -9,8 +9,9 @@ from PIL import Image
 
 from nova_model.config import SamplingConfig
 from nova_model.diffusers.preparation import WINDOW
+from nova_model.sampling.request import Request
 from nova_model.sampling.schedule import FlowMatching
-from nova_model.sampling.video import Request, generate
+from nova_model.sampling.video import generate
 from tests.nova_model.folders import make_video_vae
 from tests.nova_model.models import generator, one_line_error
 from tests.nova_model.pipes import LATENT, QUICK, RED, features
@@ -125,7 +126,7 @@ def test_a_window_bounds_what_is_looked_back_at_and_keeps_the_prompt(pipe):
 def test_up_to_its_length_a_window_changes_nothing(pipe):
     request = Request(
         text=pipe.transformer.pad_text(features()), frames=8, latent_size=(8, 8), generators=[generator()],
-        settings=SamplingConfig(set_steps=4, diffusion_steps=3),
+        sampling=SamplingConfig(set_steps=4, diffusion_steps=3),
     )  # fmt: skip
     plain = generate(pipe.transformer, FlowMatching(), request)
     assert torch.equal(temporal_keys(pipe, 8, window=8)[1], plain)

@@ -5,7 +5,8 @@ import torch
 
 from nova_model.config import SamplingConfig
 from nova_model.sampling.guidance import combine, guidance_branches, guide, ramp, renorm_factor
-from tests.nova_model.models import randn, tiny
+from nova_model.sampling.request import Request
+from tests.nova_model.models import generator, randn, tiny
 
 
 def test_guidance_by_hand():
@@ -30,18 +31,19 @@ def test_guidance_rises_linearly_and_ends_at_its_scale():
 
 
 @pytest.mark.parametrize(
-    ("settings", "sees_frames"),
+    ("sampling", "sees_frames"),
     [
         ({"guidance_scale": 1.0}, (True,)),
         ({}, (True, True)),
         ({"guidance_scale": 1.0, "image_guidance_scale": 1.5}, (True, True, False)),
     ],
 )
-def test_the_conditional_branch_comes_first_and_the_unconditional_one_last(settings, sees_frames):
+def test_the_conditional_branch_comes_first_and_the_unconditional_one_last(sampling, sees_frames):
     model, text = tiny(), randn(2, 16, 64)
-    branches = guidance_branches(
-        model, SamplingConfig(**settings), text=text, negative_text=None, motion=None, fps=None
+    request = Request(
+        text=text, frames=1, latent_size=(8, 8), generators=[generator()], sampling=SamplingConfig(**sampling)
     )
+    branches = guidance_branches(model, request)
     assert branches.sees_frames == sees_frames
     contexts = branches.contexts.chunk(len(sees_frames))
     torch.testing.assert_close(contexts[0], model.context(text, None, None, 2))
@@ -54,6 +56,6 @@ def test_branches_combine_by_hand():
     assert combine([conditional], 5.0, SamplingConfig()) is conditional
     expected = unconditional + 5.0 * (conditional - unconditional)
     torch.testing.assert_close(combine([conditional, unconditional], 5.0, SamplingConfig()), expected)
-    settings = SamplingConfig(image_guidance_scale=2.0)
+    sampling = SamplingConfig(image_guidance_scale=2.0)
     expected = unconditional + 5.0 * (conditional - image) + 2.0 * (image - unconditional)
-    torch.testing.assert_close(combine([conditional, image, unconditional], 5.0, settings), expected)
+    torch.testing.assert_close(combine([conditional, image, unconditional], 5.0, sampling), expected)

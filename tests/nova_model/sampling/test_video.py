@@ -9,8 +9,9 @@ from nova_model import masking, ops
 from nova_model.config import SamplingConfig
 from nova_model.layers import gather_tokens
 from nova_model.sampling.frame import Change
+from nova_model.sampling.request import Request
 from nova_model.sampling.schedule import Ddpm, FlowMatching
-from nova_model.sampling.video import Request, generate
+from nova_model.sampling.video import generate
 from tests.nova_model.models import generator, one_line_error, randn, tiny
 
 FLOW = FlowMatching()
@@ -45,7 +46,7 @@ def sample(model, schedule=FLOW, *, frames=1, batch=2, seeds=(0,), text=None, se
         frames=frames,
         latent_size=(8, 8),
         generators=[generator(seed) for seed in seeds],
-        settings=SamplingConfig(**{**QUICK, **(settings or {})}),
+        sampling=SamplingConfig(**{**QUICK, **(settings or {})}),
         **changes,
     )
     return generate(model, schedule, request, on_step)
@@ -336,7 +337,7 @@ def test_a_model_of_classes_generates_from_labels():
 
 def test_sizes_other_than_the_trained_one(model):
     request = Request(
-        text=model.null(1), frames=1, latent_size=(12, 4), generators=[generator()], settings=SamplingConfig(**QUICK)
+        text=model.null(1), frames=1, latent_size=(12, 4), generators=[generator()], sampling=SamplingConfig(**QUICK)
     )
     image = generate(model, FLOW, request)
     assert image.shape == (1, 4, 1, 12, 4)

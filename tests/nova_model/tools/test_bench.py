@@ -16,7 +16,7 @@ CASES = ["train_step_T1_B4", "train_step_T3_B2", "sample_T1_16x25", "sample_T3_1
 def small(monkeypatch):
     monkeypatch.setitem(PRESETS, "bench", PRESETS["tiny"])
     monkeypatch.setattr(bench, "SIZE", 8)
-    monkeypatch.setattr(bench, "SETTINGS", SamplingConfig(set_steps=4, diffusion_steps=4, guidance_scale=5.0))
+    monkeypatch.setattr(bench, "SAMPLING", SamplingConfig(set_steps=4, diffusion_steps=4, guidance_scale=5.0))
     monkeypatch.setattr(bench, "multiplies_bf16", lambda device: False)
 
 

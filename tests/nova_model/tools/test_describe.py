@@ -1,10 +1,12 @@
 """`python -m nova_model.tools.describe`: one JSON object, the spec's parameter counts, nothing allocated."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
-from nova_model.config import MaskRatios
+from nova_model.config import MaskRatios, SamplingConfig
 from nova_model.masking import draw_mask_ratio, mean_mask_ratio
 from nova_model.tools import describe as module
 from nova_model.tools.describe import describe, main
@@ -66,7 +68,7 @@ def test_options_change_what_they_name(quick):
     twice = describe("tiny", batch=2)
     assert twice["generation"]["flops"]["spatial"] == 2 * base["generation"]["flops"]["spatial"]
     assert twice["training_step"]["flops"]["spatial"] == 2 * base["training_step"]["flops"]["spatial"]
-    alone = describe("tiny", guidance_scale=1.0)
+    alone = describe("tiny", sampling=SamplingConfig(guidance_scale=1.0))
     assert 2 * alone["generation"]["flops"]["spatial"] == base["generation"]["flops"]["spatial"]
     more = describe("tiny", loss_repeat=8)
     assert 1.9 < more["training_step"]["flops"]["denoiser"] / base["training_step"]["flops"]["denoiser"] < 2.1
@@ -81,7 +83,7 @@ def test_steps_are_those_of_the_release(name, steps, quick):
     found = describe(name)
     assert found["generation"]["diffusion_steps"] == steps
     assert found["generation"]["set_steps"] == 64
-    assert describe(name, diffusion_steps=7)["generation"]["diffusion_steps"] == 7
+    assert describe(name, sampling=SamplingConfig(diffusion_steps=7))["generation"]["diffusion_steps"] == 7
 
 
 @pytest.mark.parametrize(("ratios", "error"), [(MaskRatios(), 2e-3), (MaskRatios(min_ratio=0.1, std=0.5), 4e-3)])
@@ -112,6 +114,18 @@ def test_what_cannot_be_described_is_a_one_line_error(arguments, match, capsys):
     assert shown.out == ""
     assert shown.err.count("\n") == 1
     assert match in shown.err
+
+
+@pytest.mark.parametrize("name", ["bench", "describe"])
+def test_the_former_places_of_the_commands_still_work(name):
+    """`python -m nova_model.bench` and `nova_model.describe`, for one version."""
+    ended = subprocess.run(
+        [sys.executable, "-m", f"nova_model.{name}", "--nothing"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    note, message = ended.stderr.splitlines()
+    assert note == f"nova_model.{name} is deprecated: use python -m nova_model.tools.{name}"
+    assert message.startswith(f"{name}: ")
 
 
 def exit_status(arguments):

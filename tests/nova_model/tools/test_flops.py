@@ -11,8 +11,9 @@ from nova_model.config import SamplingConfig
 from nova_model.model import Draws, Nova
 from nova_model.presets import PRESETS
 from nova_model.sampling import diffusion
+from nova_model.sampling.request import Request
 from nova_model.sampling.schedule import FlowMatching
-from nova_model.sampling.video import Request, generate
+from nova_model.sampling.video import generate
 from nova_model.tools import flops
 from tests.nova_model.models import generator, randn
 
@@ -77,7 +78,7 @@ def test_a_training_step(config, batch, frames, visible, repeat):
 
 
 @pytest.mark.parametrize(
-    ("batch", "frames", "settings"),
+    ("batch", "frames", "sampling"),
     [
         (1, 1, SamplingConfig(set_steps=5, diffusion_steps=3, guidance_scale=1.0)),
         (2, 3, SamplingConfig(set_steps=3, diffusion_steps=4, guidance_scale=5.0)),
@@ -87,14 +88,14 @@ def test_a_training_step(config, batch, frames, visible, repeat):
     ],
     ids=["alone", "guided", "image guidance", "renorm", "corrected"],
 )
-def test_a_generation(config, batch, frames, settings, monkeypatch):
+def test_a_generation(config, batch, frames, sampling, monkeypatch):
     monkeypatch.setattr(diffusion, "MODULATION_BYTES", 20_000)  # several runs of steps
     model = Nova(config).eval()
     request = Request(
-        text=prompt_of(config, batch), frames=frames, latent_size=(8, 12), generators=[generator()], settings=settings
+        text=prompt_of(config, batch), frames=frames, latent_size=(8, 12), generators=[generator()], sampling=sampling
     )
     counter = counted(lambda: generate(model, FlowMatching(), request))
-    found = flops.generation(config, flops.Sizes.of(config, 8, 12), settings, batch=batch, frames=frames)
+    found = flops.generation(config, flops.Sizes.of(config, 8, 12), sampling, batch=batch, frames=frames)
     assert found.total == counter.get_total_flops()
 
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from nova_model.config import SamplingConfig
+from nova_model.sampling.request import Request
 from nova_model.sampling.schedule import FlowMatching, schedule_from_config
-from nova_model.sampling.video import Request, generate
+from nova_model.sampling.video import generate
 from nova_model.tools import reference
 from tests.nova_model.models import generator, randn, tiny
 
@@ -45,8 +46,8 @@ def test_a_training_step(schedule, frames, changes, batch):
 @torch.no_grad()
 def test_a_generation(schedule, frames, monkeypatch):
     model, text = tiny().double(), randn(2, 16, 64, seed=1).double()  # rounding grows over DDPM's steps
-    settings = SamplingConfig(set_steps=5, diffusion_steps=4, guidance_scale=3.0, min_guidance_scale=1.5)
-    arguments = {"text": text, "frames": frames, "latent_size": (8, 8), "settings": settings}
+    sampling = SamplingConfig(set_steps=5, diffusion_steps=4, guidance_scale=3.0, min_guidance_scale=1.5)
+    arguments = {"text": text, "frames": frames, "latent_size": (8, 8), "sampling": sampling}
     plain = reference.generate(model, schedule, generators=[generator(7)], **arguments)
     ours = generate(model, schedule, Request(generators=[generator(7)], **arguments))
     torch.testing.assert_close(ours, plain, atol=1e-6, rtol=1e-6)
