@@ -117,6 +117,7 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     """
     if not config.checkpoint:
         raise ValueError("--checkpoint is missing; give a training run, one of its checkpoints or a hub id")
+    # Before the checkpoint is resolved, which may download it.
     config.check()
     checkpoint = resolve_checkpoint(
         config.checkpoint, vae=config.generate.vae, text_encoder=config.generate.text_encoder
@@ -125,6 +126,7 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     check_output_folder(output, "--output", contents=("samples", *FILES, *config.files))
     # Scores without samples may be those of `nova evaluate`, which this run would overwrite.
     check_output_folder(output, "--output", markers=("samples", *config.files))
+    # The benchmark may adapt the generation to the checkpoint, so provenance and parameters come from what it returns.
     benchmark = config.prepare(checkpoint, output)
     provenance = _provenance(benchmark, checkpoint)
     with (
@@ -138,7 +140,10 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
             GenerateConfig, benchmark.generation, checkpoint=config.checkpoint, output=str(output / "samples"),
             address=config.address, parent_run=tracked.id,
         )  # fmt: skip
+        # Every sample that the manifest lists already is skipped: the manifest is the state that a second run continues
+        # from.
         generate(generate_config, benchmark.requests)
+        # `generate` starts Ray only where samples are missing.
         connect(config.address)
         samples = _read_samples(generate_config, benchmark)
         result = benchmark.judge(samples)
@@ -149,6 +154,7 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     Console().print(score_table(scores, samples=summary["samples"], failed=len(summary["failed"])))
     print(f"scores: {output}")
     if config.json:
+        # The last line, whatever was printed before: scripts take `tail -1`.
         print(json.dumps(summary))
     return summary
 
@@ -168,16 +174,19 @@ def output_folder(config: BenchmarkConfig) -> Path:
 def _read_samples(config: GenerateConfig, benchmark: Benchmark) -> list[Row | None]:
     """Rows of the manifest in the order of the benchmark's requests; None where a sample is missing."""
     manifest = pq.read_table(Path(config.output) / "manifest.parquet").to_pylist()
+    # By id and not by position: the manifest is in the order in which workers finished.
     by_id = {row["sample_id"]: row for row in manifest}
     return [by_id.get(row["sample_id"]) for row in sample_rows(build_stage(config), benchmark.requests)]
 
 
 def _provenance(benchmark: Benchmark, checkpoint: ResolvedCheckpoint) -> dict[str, Any]:
     """What the scores depend on."""
+    # Resources decide where and how fast samples are generated, never which.
     generation = {name: value for name, value in asdict(benchmark.generation).items() if name != "resources"}
     return {
         "benchmark": benchmark.name,
         "checkpoint": checkpoint.checkpoint,
+        # A path may hold other weights tomorrow; their hash tells whether two scores are of one model.
         "weights": digest(checkpoint.transformer)[:32],
         "data_version": checkpoint.data_version,
         "preset": checkpoint.preset,

@@ -76,9 +76,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("nova: stopped; run the same command again to continue", file=sys.stderr)
         status = 130
     except BrokenPipeError:  # the reader of our output has closed it, as `| head` does
+        # Python flushes standard output once more when it exits, and would complain about the closed pipe again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except (ValueError, FileNotFoundError, PermissionError) as error:
+        # These are the user's mistakes, for which a traceback would hide the one line that helps.
         if os.environ.get("NOVA_TRACEBACK"):
             raise
         print(f"nova: error: {_one_line(error)}", file=sys.stderr)

@@ -96,6 +96,7 @@ def _curated(
 ) -> Summary:
     root = curator.tables.root
     with (
+        # The lock comes first: a run that is refused must not appear in MLflow.
         exclusive(root),
         tracking.start(
             "curate",
@@ -106,6 +107,7 @@ def _curated(
             forget=True,
         ) as tracked,
     ):
+        # After the lock, as a refused run should not wait for Ray.
         connect(config.address)
         summary = curator.run(sources, config.input)
         tracked.log_metrics(summary.counts())
@@ -131,6 +133,7 @@ def _audit(place: str, tables: Tables, tracked: tracking.Run, auditors: Sequence
 def _publish(tracked: tracking.Run, tables: Tables, summary: Summary, notes: list[str], audits: Sequence[Audit]) -> str:
     """Writes the report beside the tables (on disk) and to MLflow; returns where it is."""
     local = "://" not in tables.root
+    # MLflow logs files from disk, so a report of tables in an object store passes through a temporary one.
     with tempfile.TemporaryDirectory() as folder:
         path = (Path(tables.root) if local else Path(folder)) / "report.html"
         sections = [curation_section(tables, summary), *(audit.section for audit in audits)]
@@ -149,6 +152,7 @@ def new_curator(config: CurateConfig) -> tuple[Iterator[Source], Curator]:
         raise ValueError("--input is missing; give a folder, a glob, a file, an address or a manifest")
     if not config.tables:
         raise ValueError("--tables is missing; give a folder for the tables")
+    # Lazy: a listing of millions of files is consumed a round at a time.
     sources = islice(list_sources(config.input), config.limit)  # raises here, before anything is made
     tables = Tables(config.tables)
     tables.create()

@@ -85,6 +85,7 @@ def run(config: DemoConfig) -> int:
     began = time.monotonic()
     notes = [_how_trained(config.train), *settings.model_notes(config)]
     print(*notes, sep="\n")
+    # The commands of the loop log their own settings; this run has what they share.
     flat = {key: value for key, value in settings.flatten(config).items() if "." not in key}
     resume = output / ".demo-mlflow.json"
     with (
@@ -174,6 +175,7 @@ def _samples(config: DemoConfig, output: Path, tracked: Run) -> dict[str, str]:
     for name, (title, generation) in sample_groups.items():
         _say(f"generate: {title.lower()}")
         _, failed = generate(replace(generation, output=str(output / "samples" / name)))
+        # The demo shows that everything works, so the first failure ends it, unlike `nova generate`.
         if failed:
             raise RuntimeError(f"{failed} samples failed; see above")
     return {name: title for name, (title, _) in sample_groups.items()}
@@ -186,6 +188,7 @@ def _prompts(output: Path, count: int) -> tuple[list[str], str]:
     tables = Tables(output / "tables")
     columns = ["clip_id", "kind", "uri", "caption_short"]
     rows = tables.read("clips", columns=columns, where=pc.field("accepted")).sort_by("clip_id").to_pylist()
+    # Sorted by id, so that the same corpus gives the same prompts: rows of the tables are in the order of commits.
     captions = list(dict.fromkeys(row["caption_short"] for row in rows))[:count]
     image = next((row["uri"] for row in rows if row["kind"] == "image"), rows[0]["uri"])
     return captions, image

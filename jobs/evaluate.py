@@ -60,6 +60,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Score]:
     if not config.output:
         raise ValueError("--output is missing; give a folder for the scores")
     output = Path(config.output).expanduser().absolute()
+    # Before the samples are listed, which may take long.
     check_output_folder(output, "--output", markers=("summary.json",))
     rows, failures = load_samples(config.samples, config.limit)
     output.mkdir(parents=True, exist_ok=True)
@@ -72,11 +73,13 @@ def evaluate(config: EvaluateConfig) -> dict[str, Score]:
     ) as tracked:
         connect(config.address)
         scored = score_samples(config, rows)
+        # Files that could not be read and files that a metric failed on count alike.
         failures += [row for row in scored if row["failed_stage"]]
         scores = summarise(scored)
         summary = write_summary(output, scored, failures, scores, provenance(config, config.samples))
         tracked.log_metrics({name: score.value for name, score in scores.items()})
         tracked.log_metrics({"samples": len(scored), "failed": len(failures)})
+        # Tags and not parameters: MLflow's parameters never change, and a second run may score a larger folder.
         tracked.set_tags({name: str(value) for name, value in summary["provenance"].items()})
         for name in FILES:
             tracked.log_artifact(output / name)

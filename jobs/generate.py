@@ -26,6 +26,7 @@ from pipelines.generation.requests import SampleRequest, prompt_requests, read_p
 from pipelines.generation.stage import Generate
 from pipelines.report.contact_sheet import sheet_from_manifest
 
+# One cause usually fails all samples alike; the last line counts them.
 PRINTED_FAILURES = 3
 
 
@@ -104,12 +105,14 @@ def plan_requests(config: GenerateConfig) -> list[SampleRequest]:
     if config.benchmark:
         assert config.benchmark_data is not None  # as `check` demands
         requests = layouts.read(config.benchmark, config.benchmark_data, samples=config.samples, seed=config.seed)
+        # Official scorers read fixed endings; a video under the name of a picture would be scored as a broken file.
         if requests[0].is_video != (config.frames > 1):
             kind = "videos: give --frames above 1" if requests[0].is_video else "images: leave --frames at 1"
             raise ValueError(f"{config.benchmark} takes {kind}")
     else:
         prompts = [config.prompt] if config.prompt else read_prompts(config.prompts or "")
         requests = prompt_requests(prompts, samples=config.samples or 1, seed=config.seed, video=config.frames > 1)
+    # After the requests have their seeds, so that a limit does not change the samples that remain.
     return requests[: config.limit]
 
 
@@ -131,6 +134,7 @@ def generate(config: GenerateConfig, requests: Sequence[SampleRequest] | None = 
     rows = sample_rows(stage, requests)
     manifest = SampleManifest(output)
     missing = [row for row in rows if row["sample_id"] not in manifest]
+    # Before the samples, as they need no model: a scorer can start on an output that is still growing.
     write_companion_files(output, requests)
     params = settings.flatten(config) | {"data_version": stage.checkpoint.data_version}
     with tracking.start(
@@ -142,9 +146,11 @@ def generate(config: GenerateConfig, requests: Sequence[SampleRequest] | None = 
     ) as tracked:
         print(f"{len(rows)} samples, {len(rows) - len(missing)} of them already there", flush=True)
         failures = []
+        # Starting Ray takes seconds, which a complete output does not need.
         if missing:
             connect(config.address)
             failures = generate_samples(stage, missing, manifest)
+        # Last, as only now is it clear which files were overwritten by samples of other settings.
         manifest.prune([row["sample_id"] for row in rows])
         for failure in failures[:PRINTED_FAILURES]:
             print(f"failed: {failure['path']}: {failure['failed_error']}: {failure['failed_message']}")

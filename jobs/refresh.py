@@ -60,10 +60,13 @@ def run(config: RefreshConfig, auditors: Sequence[Auditor] = ()) -> int:
         raise ValueError("--run has no effect without --train; add --train, or leave --run out")
     sources, curator = new_curator(config)
     tables = curator.tables
+    # A lock of its own beside the writer's, which `curate` takes inside and which is free while this run trains:
+    # Kubernetes' CronJob has a concurrency policy, KubeRay's RayCronJob has none.
     with exclusive(tables.root, "refresh"):
         curating = curator.has_work(sources)
         training = config.train and (curating or _training_due(config, tables))
         version = tables.version("examples")
+        # Before Ray and MLflow start: on a schedule, most calls end here.
         if not curating and not training:
             print(f"nothing new in {config.input}; examples stay at version {version}")
             return 0
@@ -84,6 +87,7 @@ def run(config: RefreshConfig, auditors: Sequence[Auditor] = ()) -> int:
             if config.train:
                 target = _target(config, tables)
                 trainer = settings.extend(
+                    # The version is pinned, as another writer may add one while this training waits for its workers.
                     TrainConfig, config.trainer, tables=f"{config.tables}@{target['version']}", run=config.run,
                     steps=target["steps"], address=config.address, parent_run=tracked.id,
                 )  # fmt: skip
@@ -107,6 +111,7 @@ def _state(config: RefreshConfig) -> dict[str, int]:
 
 def _training_due(config: RefreshConfig, tables: Tables) -> bool:
     state = _state(config)
+    # Also true after a refresh that was killed between curating and the last step of its training.
     return state["version"] != tables.version("examples") or steps_done(config.run) < state["steps"]
 
 

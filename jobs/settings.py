@@ -49,6 +49,7 @@ def updated(config: T, values: Mapping[str, Any]) -> T:
         else:
             changes[name] = value
     groups = {name: updated(getattr(config, name), group) for name, group in nested.items()}
+    # All at once: checks in __post_init__ compare fields, and half of a change may be invalid where the whole is not.
     return dataclasses.replace(config, **changes, **groups)  # type: ignore[type-var]
 
 
@@ -110,7 +111,9 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     """A hint for a misspelt name: '; did you mean X?', or the names there are to choose from."""
     choices = list(choices)
     last = name.rpartition(".")[2]
+    # A close spelling first, then the same last name in another group, then anything that is alike at all.
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    # A key that moved to another group has the same last name: --lr means optimizer.lr.
     close = close or [key for key in choices if key.rpartition(".")[2] == last]
     close = close or difflib.get_close_matches(name, choices, n=1, cutoff=0.3)
     if close:
@@ -191,6 +194,7 @@ def _takes_many(config: Any, key: str) -> bool:
     *parents, name = key.split(".")
     for parent in parents:
         config = getattr(config, parent)
+    # From the annotation and not the value, which may be an empty tuple or None.
     return "tuple[" in str(get_type_hints(type(config))[name])
 
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 LOCAL_DASHBOARD = "http://127.0.0.1:8265"
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+# The tracking server is the same for everyone; secrets such as AWS keys stay out, since the dashboard shows the
+# environment of every job.
 PASSED_ON = ("MLFLOW_TRACKING_URI",)
 TAKES_VALUE = ("--address", "--submission-id", "--working-dir")
 SWITCHES = ("--follow", "--no-follow")
@@ -130,6 +132,7 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     own_options: list[str] = []
     variables: list[str] = []
     command: list[str] = []
+    # By hand, as a parser would have to know the options of all commands to tell where COMMAND's begin.
     waiting = list(argv)
     while waiting:
         argument = waiting.pop(0)
@@ -177,6 +180,7 @@ def submit(config: SubmitConfig, command: Sequence[str]) -> int:
     Raises:
         ValueError: as `main`.
     """
+    # `python` and no path: the interpreter is the cluster's, at a place that this machine does not know.
     entrypoint = shlex.join(["python", "-m", "jobs.cli", *command])
     client = connect(config)
     job = start(client, config, entrypoint)
@@ -244,6 +248,9 @@ def start(client: JobSubmissionClient, config: SubmitConfig, entrypoint: str) ->
             "--submission-id so that it runs once"
         ) from error
     except RuntimeError as error:
+        # Ray answers a repeated submission id with a bare RuntimeError, as it does for other refusals, so the job list
+        # decides which of them it is. That makes a submission safe to repeat: after a lost answer, the job still runs
+        # once.
         existing = _find(client, config.submission_id)
         if existing is None:
             reason = _masked(str(error).strip().splitlines()[-1], config)
@@ -267,12 +274,15 @@ def follow(client: JobSubmissionClient, config: SubmitConfig, job: str) -> int:
     import requests
     from ray.exceptions import AuthenticationError
 
+    # Ray's client passes on what its HTTP libraries raise, aiohttp for the log and requests for everything else.
     failures = (RuntimeError, OSError, aiohttp.ClientError, requests.RequestException, AuthenticationError)
     log = _Log()
     answered = time.monotonic()
     lost = False
     while True:
         try:
+            # The log ends with the job or with the connection; only the job's status tells which, so it is asked for
+            # each time.
             asyncio.run(log.print(client, job))
             details = client.get_job_info(job)
             if details.status.is_terminal():
@@ -302,9 +312,11 @@ class _Log:
         skip = self.printed
         with contextlib.suppress(StopAsyncIteration, TimeoutError):
             while True:
+                # `tail_job_logs` waits without a limit, also on a connection that died silently.
                 text = await asyncio.wait_for(anext(stream), QUIET_SECONDS)
                 sys.stdout.write(text[skip:])
                 sys.stdout.flush()
+                # Characters and not lines: a chunk may end in the middle of a line.
                 self.printed += max(0, len(text) - skip)
                 skip = max(0, skip - len(text))
 
@@ -316,8 +328,10 @@ def _ended(details: JobDetails, config: SubmitConfig, job: str) -> int:
         return 0
     reason = "" if code is not None else f": {_masked((details.message or 'no reason given').splitlines()[0], config)}"
     _say(f"{job} {status.lower()}" + (f" with exit status {code}" if code is not None else reason))
+    # A job that was stopped or lost has no exit status, and one that failed must not end with 0.
     if not code:
         return 1
+    # A negative status is a signal; shells report 128 and its number.
     return code if code > 0 else 128 - code
 
 
@@ -349,6 +363,7 @@ def _masked(text: str, config: SubmitConfig) -> str:
 
 def _root(error: BaseException) -> str:
     """The first cause in a few words, without the address that its message may quote."""
+    # Down to the operating system's error: the messages on the way repeat the address, which may hold a password.
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
     return getattr(error, "strerror", None) or type(error).__name__
@@ -361,6 +376,7 @@ def _say(message: str) -> None:
 @contextlib.contextmanager
 def _without(names: Sequence[str]) -> Iterator[None]:
     """Hides environment variables."""
+    # Taken out of the environment, as Ray's client offers no argument that has precedence.
     hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield

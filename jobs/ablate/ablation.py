@@ -105,6 +105,7 @@ def claim(config: AblateConfig) -> Ablation:
         ValueError: an unknown variant, missing tables, tables of another recipe, or an output folder that holds other
             files or an ablation with other settings.
     """
+    # Cheap checks first, in the order in which a user can act on them; the folder is written at the very end.
     names = chosen(config.only)
     config.shapes.check()
     if not config.tables:
@@ -114,6 +115,8 @@ def claim(config: AblateConfig) -> Ablation:
     tables = Tables(address)
     newest = tables.version("examples")
     started = read(output / "ablate.json")
+    # A second call stays with the version of the first: otherwise variants of one ablation would be trained on
+    # different data as soon as the tables grow.
     if version is None:
         version = started["version"] if started.get("root") == tables.root else newest
     ablation = Ablation(
@@ -122,6 +125,8 @@ def claim(config: AblateConfig) -> Ablation:
         root=tables.root,
         version=version,
         names=names,
+        # Of all variants, chosen or not: which variant owns a shared training must not depend on --only, or a second
+        # call with other variants would not find it.
         setups={name: change(config.base) for name, change in VARIANTS.items()},
     )
     job.check(config.base.train, ablation.root, version)
@@ -156,6 +161,7 @@ def _check_recipe(config: AblateConfig, tables: Tables, newest: int, version: in
 def _store_settings(ablation: Ablation, started: dict[str, Any]) -> None:
     """Writes ablate.json; raises ValueError where the folder was started with other settings."""
     flat = json.loads(json.dumps(settings.flatten(ablation.config), default=str))  # values as JSON stores them
+    # Folders that version 0.1 started keep working: their keys are translated before they are compared.
     renamed = {f"train.{key}": f"train.{value}" for key, value in TrainingConfig.RENAMED.items()}
     renamed |= {f"evaluate.{key}": key for key in flat if key.startswith(("generate.", "shapes."))}
     started = settings.current_keys(started, renamed)
@@ -170,6 +176,7 @@ def _store_settings(ablation: Ablation, started: dict[str, Any]) -> None:
             raise ValueError(
                 f"--output {ablation.output} was started with {key}={started[key]}, not {value}; give another --output"
             )
+    # Earlier entries stay, with keys of settings that this call does not have.
     write_json(ablation.output / "ablate.json", started | current)
 
 
@@ -179,8 +186,12 @@ def copy_tables(root: str, folder: Path) -> None:
     Raises:
         BusyError: another process is writing to the tables.
     """
+    # A folder under its final name is complete, as `replacing_folder` renames it last.
     if folder.exists():
         return
+    # Under the lock, as the log and the data files are copied one after the other: after a commit in between, the log
+    # could name files that the copy lacks. Copied as files, so that versions and the order of rows are those of the
+    # original.
     with exclusive(root), replacing_folder(folder) as copy:
         for name in schema.TABLES:
             filesystem, path = open_filesystem(f"{root}/{name}")

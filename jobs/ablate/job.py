@@ -54,9 +54,12 @@ def ablate(config: AblateConfig) -> Path:
     ):
         tracked.log_dataset(ablation.root, ablation.version, "ablation")
         results: list[Result] = []
+        # Seeds outside, variants inside: a stopped ablation has compared all variants on the first seed, which says
+        # more than all seeds of the first variant.
         for seed in range(config.seeds):
             for name in ablation.names:
                 results.append(_measured(ablation, name, seed, tracked))
+                # After every result, so that an ablation of hours can be read while it runs.
                 table.write(ablation.output, results, ablation.changes)
         comparison = {name: _norms(ablation, name, tracked) for name in ablation.names if name in NORMS}
         path = table.write(ablation.output, results, ablation.changes, comparison)
@@ -82,6 +85,7 @@ def _measured(ablation: Ablation, name: str, seed: int, tracked: Run) -> Result:
         )  # fmt: skip
         scores, samples = _judge(benchmark)
         metrics = table.losses(run, setup.train.steps) | scores
+        # Written last: the file is what marks a variant as done, and a killed one is resumed by its training.
         write_json(path, {"run": run.name, "metrics": metrics, "samples": samples})
     stored = read(path)
     tracked.log_metrics({f"{name}/{metric}": value for metric, value in stored["metrics"].items()}, step=seed)
@@ -93,6 +97,7 @@ def _norms(ablation: Ablation, name: str, tracked: Run) -> dict[str, Any]:
     for the first seed."""
     run = ablation.trained(name, 0, tracked.id)
     training = ablation.training(name, 0, tracked.id)
+    # At least 20, so that the end of a training, a tenth of its steps, averages more than one loss.
     steps = ablation.config.rate_steps or max(20, training.steps // 4)
     folder = ablation.output / "rates" / ablation.same_training(name)
     trials = norms.tries(training, ablation.config.rates, steps, folder)
@@ -120,7 +125,9 @@ def _measures(rows: list[dict[str, Any]]) -> dict[str, float]:
     measures = {}
     for kind in ("image", "video"):
         seconds = [row["seconds"] for row in rows if row["kind"] == kind]
+        # The median, as the first batch of a process includes its warm-up.
         if seconds:
             measures[f"seconds_per_{kind}"] = median(seconds)
+    # Of one task, as a mean over all of them would depend on their mixture.
     moving = [row["motion_measured"] for row in rows if row["task"] == "direction"]
     return measures | ({"motion": sum(moving) / len(moving)} if moving else {})

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # The model's modules import torch: `nova ablate --help` and the recipes import this file without them.
 
+# Share of the steps that an end is averaged over: a single step depends on its draw of the mask and the timesteps.
 TENTH = 0.1
 SPIKE = 2.0
 """Multiple of the untrained model's loss above which a training counts as unstable, even if it recovers."""
@@ -49,6 +50,7 @@ def variances(run: Path, config: TrainConfig) -> dict[str, Variances]:
 
     batch = _batch(config)
     schedule = schedule_from_config(config.noise.to_scheduler_config())
+    # The same order of draws as `jobs.train.worker`, so these are the initial weights of the training.
     torch.manual_seed(config.seed)  # gives the same initial weights as the training
     models = {"start": Nova(config.architecture()), "end": load_transformer(resolve_checkpoint(str(run)).transformer)}
     result = {}
@@ -85,10 +87,13 @@ def tries(config: TrainConfig, rates: Sequence[float], steps: int, folder: Path)
         largest value, and its mean over the last tenth of the steps (null where a loss was not finite); and stable,
         which means that the loss ends no higher than it started and never exceeded SPIKE times its start.
     """
+    # Without a cooldown, which lowers the loss at the end whatever the rate was before.
     optimizer = replace(
         config.optimizer, name="adamw", muon_lr=None, cooldown=0.0,
         warmup_steps=min(config.optimizer.warmup_steps, max(1, steps // 4)),
     )  # fmt: skip
+    # One checkpoint, at the end: these trainings are not resumed in the middle. A divergence is the result and no
+    # reason for Ray to start over, hence no failures.
     short = replace(
         config, steps=steps, log_every=1, optimizer=optimizer, checkpoint=replace(config.checkpoint, every=steps),
         parallel=replace(config.parallel, max_failures=0),
@@ -101,6 +106,7 @@ def tries(config: TrainConfig, rates: Sequence[float], steps: int, folder: Path)
             losses = _losses(rated)
             write_json(done, {"lr": rate, **_summary(losses)})
         trials.append(read(done))
+        # Higher rates are not stable either, and a training that diverges costs as much as one that does not.
         if not trials[-1]["stable"]:
             break
     return trials
@@ -115,6 +121,8 @@ def _losses(config: TrainConfig) -> list[float] | None:
     """Trains; returns the losses of the first frame in order of steps, or None where one is not finite."""
     try:
         job.train(config)
+    # Ray Train wraps the worker's error in classes of its own; `_diverged` looks at the causes and lets all others
+    # pass.
     except Exception as error:
         if not _diverged(error):
             raise

@@ -65,6 +65,7 @@ def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figur
 
 def _losses(results: Sequence[Result]) -> Figure:
     """One line for each training of the first seed."""
+    # Variants that differ in sampling alone share a training: one line a training, or lines would cover each other.
     runs: dict[Path, str] = {}  # labelled with the first variant of the training
     for result in results:
         if result.seed == 0:

@@ -21,6 +21,7 @@ FILES = ("ablation.md", "ablation.parquet", "ablation.json")
 LOSSES = ("loss_first_frame", "loss_later_frames")
 CORRELATIONS = ("speed",)
 """Scores that are correlations instead of shares."""
+# Share of the steps that a loss is averaged over: a single value depends on the draws of its step.
 TENTH = 0.1
 MIN_DIFFERENCE = 0.02
 """Smallest relative difference to `full` that is reported."""
@@ -69,6 +70,7 @@ class Value:
         """Whether the difference exceeds the noise of samples and seeds, and is large enough to be reported."""
         if self.usual is None:
             return False
+        # One seed gives no spread and two give a poor one: the noise of the samples is a floor that never needs seeds.
         chance = max(self.spread or 0.0, self.usual_spread or 0.0, self.noise)
         return abs(self.mean - self.usual) > max(chance, self.least * abs(self.usual))
 
@@ -135,6 +137,8 @@ def _noise(metric: str, one: tuple[float, int], other: tuple[float, int]) -> flo
     if not first_count or not second_count:
         return 0.0
     mean = (first * first_count + second * second_count) / (first_count + second_count)
+    # Large-sample variances: of a Pearson correlation (1 - r²)²/n, of a share p(1 - p)/n, pooled under the assumption
+    # that both variants have the same score.
     variance = (1 - mean**2) ** 2 if metric in CORRELATIONS else mean * (1 - mean)
     return 2 * math.sqrt(variance * (1 / first_count + 1 / second_count))
 

@@ -47,6 +47,7 @@ def no_scaling(base: Setup) -> Setup:
 
 def pre_norm(base: Setup) -> Setup:
     """Norms on the inputs of residual branches."""
+    # Through `post_norm`, as a recipe may have another place of the norms already, and two exclude each other.
     return _architecture(post_norm(base), "pre_norm")
 
 
@@ -73,6 +74,7 @@ def raw_captions(base: Setup) -> Setup:
 
 def no_aesthetic_filter(base: Setup) -> Setup:
     """Training on clips that were rejected for beauty as well."""
+    # All three aesthetic thresholds: one that stays would still reject for beauty.
     decide = replace(base.curate.decide, min_aesthetic=None, min_aesthetic_frame=None, keep_aesthetic=None)
     return replace(base, curate=replace(base.curate, decide=decide))
 

@@ -19,6 +19,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "shapes": shapes,
     **{name: partial(released, release) for name, release in RELEASES.items()},
 }
+# `nova --help` lists the names without importing this module and, with it, every config.
 assert tuple(RECIPES) == NAMES
 
 
@@ -32,6 +33,7 @@ def config_of(name: str, command: str) -> Any:
         raise ValueError(f"unknown recipe {name!r}{nearest(name, NAMES)}")
     if command == "demo" and name in RELEASES:
         raise ValueError(f"nova demo runs small models; --recipe {name} is for the other commands")
+    # A recipe has one property for each command, of the same name.
     return getattr(RECIPES[name](), command)
 
 

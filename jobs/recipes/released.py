@@ -70,6 +70,7 @@ RELEASES = {
     ),
     "t2v-480x768-0.6b": Release(
         preset="nova-d48w1024-osp480", schedule="ddpm", vae=VIDEO_VAE, size="480x768", batch=384, accumulate=12,
+        # A causal VAE encodes the first frame alone and then four at a time: lengths are 4k + 1.
         lengths=(17, 33),
     ),
 }  # fmt: skip
@@ -96,8 +97,8 @@ def released(release: Release) -> Recipe:
 
 
 def _real_curation(release: Release) -> Curation:
-
     height, width = map(int, release.size.split("x"))
+    # Stages of one pass run side by side: with whole GPUs, the first would run to its end before the next gets any.
     quarter = on_gpu(0.25, workers=(1, 16), batch_size=16)
     return Curation(
         ingest=Ingest(resources=Resources(batch_size=64)),
@@ -106,8 +107,11 @@ def _real_curation(release: Release) -> Curation:
         aesthetic=Aesthetic(model="ViT-L-14", pretrained="openai", head=AESTHETIC_HEAD, resources=quarter),
         dedup=Dedup(threshold=0.95),
         decide=Filters(
+            # Nothing is enlarged: a model that is trained on enlarged media generates blurred ones. LAION's heads score
+            # about 1 to 10, and 4.5 to 5.5 are the usual bars; motion is in pixels at a short side of 256 per 1/12 s.
             min_short_side=min(height, width), max_aspect_ratio=2.5, min_motion=0.5, max_motion=20.0, min_aesthetic=5.0
         ),
+        # The captioner alone fills a GPU; it runs on accepted clips only.
         caption=Caption(model=CAPTIONER, frames=8, resources=on_gpu(1.0, workers=(1, 16), batch_size=16)),
         text=TextFeatures(model=TEXT_ENCODER, resources=on_gpu(0.25, workers=(1, 4), batch_size=32)),
         latents=Latents(
@@ -119,7 +123,6 @@ def _real_curation(release: Release) -> Curation:
 
 def _real_evaluation() -> Metrics:
     """VBench's and LAION's own models, so that the metrics that they define count as theirs."""
-
     quarter = on_gpu(0.25, workers=(1, 16), batch_size=16)
     return Metrics(
         clip_alignment=ClipAlignment(model="ViT-L-14", pretrained="openai", resources=quarter),

@@ -90,8 +90,12 @@ def shapes() -> Recipe:
         training=replace(
             base.training, steps=14800, log_every=20,
             data=DataConfig(global_batch=48, global_batch_video=24, images_first=1500, short_captions=0.8),
+            # Frames have 16 tokens: the published ratios of 0.7 to 1 would never show the model more than four visible
+            # tokens, while the last sets of a sampled frame are predicted from nearly all of them.
             noise=NoiseConfig(shift=2.0, repeat=4), masks=MaskRatios(min_ratio=0.1, std=0.5),
             optimizer=replace(base.training.optimizer, name="muon", warmup_steps=200, cooldown=0.8),
+            # A memory of 100 updates, which is 500 steps: the released 0.97 every 100 steps would span a quarter of
+            # this training.
             ema=replace(base.training.ema, decay=0.99), checkpoint=CheckpointConfig(every=200),
             parallel=ParallelConfig(cpus_per_worker=2),
         ),
@@ -116,8 +120,11 @@ def demo() -> Recipe:
         ),
         training=replace(
             base.training, init_from="zoo/nova", steps=100, log_every=5,
+            # The carried checkpoint has learnt appearance already.
             data=replace(base.training.data, images_first=0),
+            # A quarter of the rate that it was trained at: the full one undoes more than 100 steps repair.
             optimizer=replace(base.training.optimizer, warmup_steps=20, lr=1e-4, muon_lr=2e-4),
+            # 20 updates: at 0.99, four fifths of the average would still be the carried weights.
             ema=replace(base.training.ema, decay=0.9), checkpoint=CheckpointConfig(every=50),
         ),
     )  # fmt: skip

@@ -9,10 +9,15 @@ from typing import Any
 
 from pipelines.core.devices import cores
 
+# Ray would take 30 % of the memory, which on a laptop is then missing for the models. Blocks are small here: addresses
+# and scores travel, and no frames.
 OBJECT_STORE_SHARE = 0.2
 MAX_OBJECT_STORE_BYTES = 4 * 2**30
+# Ray refuses less than 75 MB; some more lets several blocks be in flight.
 MIN_OBJECT_STORE_BYTES = 128 * 2**20
+# Enough for another continent. `ray.init` itself would retry a dead address for minutes.
 CONNECT_SECONDS = 5.0
+# A machine that is short of CPUs starts Ray's processes too slowly for its fixed timeouts, often only the first time.
 START_ATTEMPTS = 3
 
 
@@ -58,7 +63,9 @@ def connect(address: str | None = None) -> dict[str, float]:
 def _start(address: str | None) -> None:
     import ray
 
+    # Ray would recognise a driver under `uv run` and build the same environment again for the workers.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    # The reports and checkpoints of `jobs.train` have the form of the second version of Ray Train.
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     common: dict[str, Any] = {"log_to_driver": bool(os.environ.get("NOVA_WORKER_LOGS")), "logging_level": logging.ERROR}
     if address is not None:
@@ -98,6 +105,7 @@ def _start_here(**common: Any) -> None:
 
 
 def _object_store_bytes() -> int:
+    # Of the machine: a container with a smaller limit is covered by the maximum.
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return int(min(max(memory * OBJECT_STORE_SHARE, MIN_OBJECT_STORE_BYTES), MAX_OBJECT_STORE_BYTES))
 

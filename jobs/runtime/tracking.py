@@ -28,7 +28,9 @@ from typing import Any
 from pipelines.store.files import write_json
 
 EXPERIMENT = "nova"
+# A frozen server holds up every call for this long; MLflow's own default is two minutes, with retries on top.
 SERVER_SECONDS = 5
+# Database columns of older servers end here, and longer values are refused.
 PARAM_CHARACTERS = 500
 PARAM_BATCH = 100
 """MLflow's limit for one request."""
@@ -88,6 +90,7 @@ class Run:
         from mlflow.utils.time import get_current_time_millis
 
         now = get_current_time_millis()
+        # MLflow refuses names with other characters.
         listed = [
             Metric(re.sub(r"[^\w\-. /]", "_", key), float(value), now, step or 0) for key, value in metrics.items()
         ]
@@ -234,12 +237,15 @@ def _open(command: str, *, beside: Path, parent: str | None, resume: Path | None
 
 def _begin(command: str, uri: str, beside: Path, parent: str | None, resume: Path | None) -> Run:
     client = _client(uri)
+    # A restart continues the run of the killed command: otherwise every crash would leave a run that seems to be
+    # running.
     remembered = _remembered(resume, uri)
     if remembered is not None:
         with contextlib.suppress(Exception):  # the store may have been deleted since
             client.update_run(remembered, status="RUNNING")
             return Run(Handle(uri, remembered))
     tags = {"mlflow.runName": command, "nova.command": command}
+    # The tag is what MLflow's user interface nests by; its fluent API keeps nested runs in the state of one process.
     if parent is not None:
         tags["mlflow.parentRunId"] = parent
     run_id = client.create_run(_experiment(client, uri, beside), tags=tags).info.run_id
@@ -269,6 +275,7 @@ def _remembered(resume: Path | None, uri: str) -> str | None:
 def _client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(SERVER_SECONDS))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    # Without git, which images lack, MLflow's import prints a page of warnings.
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     from mlflow import MlflowClient
 
@@ -291,6 +298,7 @@ class _Terminated(SystemExit):
 @contextmanager
 def _terminated_as_exception() -> Iterator[None]:
     """Turns SIGTERM into an exception, so that the run is closed as KILLED."""
+    # Python installs signal handlers in the main thread only.
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -36,6 +36,7 @@ def audit_corpus(place: str, tables: Tables) -> Audit | None:
         place: input of the curation: the corpus or its manifest.
         tables: the tables that it was curated into.
     """
+    # Not `resolve`: a corpus behind a link is compared by the addresses that the tables hold.
     path = Path(os.path.abspath(os.path.expanduser(place)))
     corpus = path if path.is_dir() else path.parent
     # A single file or a glob inside the corpus is not the corpus: all that was left out would count as missed.

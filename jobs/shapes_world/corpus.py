@@ -86,6 +86,7 @@ def write(config: ShapesConfig) -> Path:
     if (output / NOTE).exists():
         _check_same(output, options)
         return output / "manifest.jsonl"
+    # All or nothing: the note below marks a folder as complete, and half a corpus would be curated as if it were one.
     with replacing_folder(output) as folder:
         write_corpus(folder, **options, progress=lambda indices: track(indices, "drawing"))
         (folder / NOTE).write_text(json.dumps(options) + "\n")

@@ -113,8 +113,10 @@ def build_models(config: Build) -> int:
     output = Path(config.output).expanduser().absolute()
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; give a folder")
+    # A container may use fewer CPUs than the machine has, by which torch counts.
     torch.set_num_threads(config.threads or cores())
     for name in config.names or NAMES:
+        # The card comes after the weights, so a model with a card is finished.
         if (output / name / check.CARD).exists():
             print(f"{name}: finished, in {output / name}")
             continue

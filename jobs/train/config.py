@@ -77,6 +77,7 @@ class ParallelConfig:
     """Logical CPUs of a worker; also its number of torch threads."""
     gpus_per_worker: float = 0.0
     """GPUs of a worker."""
+    # More would repeat a defect of the code or of the data, which fails every time.
     max_failures: int = 3
     """Times that lost workers are replaced before the run fails."""
 
@@ -161,6 +162,8 @@ class TrainingConfig:
         microbatches = self.parallel.workers * self.parallel.accumulate
         for name in ("global_batch", "global_batch_video"):
             size = getattr(self.data, name)
+            # Gradients are averaged over workers and microbatches: with unequal shares, examples would have unequal
+            # weights.
             if size % microbatches:
                 raise ValueError(
                     f"data.{name}={size} must be a multiple of parallel.workers x parallel.accumulate = {microbatches}"

@@ -45,9 +45,12 @@ class InputBuilder:
         from nova_model.training.latents import sample_latents
 
         config = self.config
+        # Drawn before the latents and for every example, whatever the captions: the order of draws belongs to the
+        # result of a seed.
         draws = torch.rand(len(batch.ids), generator=generator, device=self.device).tolist()
         captions = zip(draws, batch.short_text, batch.long_text, strict=True)
         texts = [short if draw < config.data.short_captions else long for draw, short, long in captions]
+        # Stored features have the encoder's length limit, which may exceed the model's.
         limit = self.model.config.text_token_len
         return {
             "latents": sample_latents(batch.moments.to(self.device), generator, self.scaling, self.shift),

@@ -52,6 +52,8 @@ def train(config: TrainConfig) -> Path:
     """
     root, version = _data_version(config)
     folder = Path(config.run).expanduser().absolute()
+    # All that can be wrong with the request is checked before the folder is claimed and Ray, which takes seconds,
+    # starts.
     plan = check(config, root, version)
     _claim(folder, config, root, version)
     flat = settings.flatten(config) | {"tables": root, "version": version}
@@ -61,6 +63,7 @@ def train(config: TrainConfig) -> Path:
     ) as tracked:  # fmt: skip
         tracked.log_dataset(root, version, "training")
         print(f"training on {sum(plan.examples.values())} examples of {root} at version {version}", flush=True)
+        # Inside the MLflow run, so that a run that finds no cluster is recorded as FAILED.
         connect(config.address)
         arguments = WorkerArguments(
             config=config, tables=root, version=version, run=str(folder), tracking=tracked.handle(),
@@ -91,16 +94,22 @@ def _fit(arguments: WorkerArguments, folder: Path) -> None:
         ),
         run_config=ray.train.RunConfig(
             storage_path=str(folder),
+            # Ray Train resumes by itself where it finds the same storage_path and name (its `restore` is gone), and
+            # keeps its own state and our step-* folders under RUN/checkpoints.
             name="checkpoints",
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=config.checkpoint.keep),
+            # A lost worker takes the whole group down; Ray restarts all of them from the newest checkpoint.
             failure_config=ray.train.FailureConfig(max_failures=config.parallel.max_failures),
         ),
     )
     note = stop_note(folder)
+    # A note of an earlier attempt must not explain a failure of this one.
     note.unlink(missing_ok=True)
     try:
         with progress.show(folder / "metrics.jsonl", config.steps):
             trainer.fit()
+        # A single worker that gives up ends without an error (see `train_worker`), so that Ray does not restart it:
+        # only the missing steps tell. Without a note, it was the disk that was too full to write one.
         if steps_done(config.run) < config.steps:
             raise ValueError(note.read_text() if note.exists() else _full_disk_message(folder))
     except Exception as error:
@@ -143,6 +152,8 @@ def check(config: TrainingConfig, root: str, version: int) -> BatchPlan:
     model = config.architecture()
     if config.freeze:
         check_freeze(config)
+    # One row of each bucket is enough, without its moments: all rows of a bucket have the same shape, and `head` with a
+    # filter stops at the first one.
     columns = ["bucket", "moments_shape", "short_text_shape", "latents_by", "text_by"]
     fingerprints: set[tuple[str, str]] = set()
     for bucket in plan.examples:
@@ -202,6 +213,7 @@ def _claim(folder: Path, config: TrainConfig, root: str, version: int) -> None:
     """Checks that the folder belongs to this run, and stores its config."""
     check_output_folder(folder, "--run", markers=("run.json",), contents=RUN_FILES)
     started = _read_json(folder / "run.json")
+    # Through JSON and back, as tuples would never equal the lists that the file holds.
     stored = json.loads(json.dumps(asdict(config)))  # as the file has it: lists for tuples
     if started:
         before = OLDER_DEFAULTS | settings.current_keys(started["config"], TrainingConfig.RENAMED)
@@ -220,6 +232,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _explained(error: Exception, folder: Path) -> Exception:
     """An error that tells a user how to fix a failed run, where a remedy is known; else the error itself."""
+    # Ray Train wraps what a worker raised; the cause is several levels down, and its own message is a page long.
     if disk.is_full(error):
         return ValueError(_full_disk_message(folder))
     for cause in disk.causes(error):

@@ -27,6 +27,7 @@ class TrainLog:
     def __init__(self, path: Path, handle: tracking.Handle, step: int) -> None:
         earlier = [line for line in _lines(path) if json.loads(line)["step"] <= step]
         write_text(path, "".join(earlier))
+        # Line by line, so that the bar of the driver and a reader after a crash see whole entries.
         self._file = path.open("a", buffering=1)
         self._run = tracking.attach(handle)
         self._since: list[dict[str, float]] = []
@@ -49,6 +50,7 @@ class TrainLog:
         names = dict.fromkeys(name for entry in self._since for name in entry)
         means = {name: _mean(entry[name] for entry in self._since if name in entry) for name in names}
         samples, tokens = (sum(entry[name] for entry in self._since) for name in ("samples", "tokens"))
+        # These are sums for the rates below; their means would say nothing.
         del means["samples"], means["tokens"]
         averages = means | {
             "samples_per_second": samples / self._seconds,

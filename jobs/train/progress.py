@@ -56,6 +56,7 @@ def show(metrics: Path, steps: int, console: Console | None = None) -> Iterator[
                 if entry is not None:
                     progress.update(task, completed=entry["step"], note=_note(entry))
 
+    # A daemon, so that it cannot keep alive a driver that is killed.
     painter = threading.Thread(target=draw if console.is_terminal else log, daemon=True)
     painter.start()
     try:
@@ -70,6 +71,7 @@ def last_entry(metrics: Path) -> dict[str, Any] | None:
     try:
         with metrics.open("rb") as file:
             file.seek(0, 2)
+            # The end of the file alone: it is read every second, and a long run has tens of thousands of entries.
             file.seek(max(0, file.tell() - 8192))
             lines = file.read().split(b"\n")
     except FileNotFoundError:

@@ -62,9 +62,11 @@ class TrainState:
         from nova_model.training.optimizers import build_optimizers
 
         self.config, self.model, self.schedule, self.tables = config, model, schedule, tables
+        # Before the average is taken, which starts as a copy of the weights.
         if config.init_from:
             copy_weights(config.init_from, model)
         for name, parameter in model.named_parameters():
+            # Frozen parameters also leave the optimizers, which skip what requires no gradient; so freeze first.
             parameter.requires_grad_(not name.startswith(config.freeze) if config.freeze else True)
         self.optimizers: list[torch.optim.Optimizer] = build_optimizers(config.optimizer, model)
         self.ema: Ema = Ema(model)
@@ -81,6 +83,8 @@ class TrainState:
         training.mkdir()
         save_file(_contiguous(self.model.state_dict()), training / "model.safetensors")
         save_file(_contiguous(self.ema.weights), training / "ema.safetensors")
+        # Optimizer states are nested and hold numbers, which safetensors cannot store. They are loaded with
+        # weights_only, so that a foreign checkpoint runs no code.
         torch.save([optimizer.state_dict() for optimizer in self.optimizers], training / "optimizer.pt")
         torch.save({"torch": torch.get_rng_state()}, training / "random.pt")
         config = self.config
@@ -126,6 +130,8 @@ class TrainState:
         from safetensors.torch import load_file
 
         training = folder / "training"
+        # Strict, as by default: a checkpoint of another architecture must fail here, and not continue on half of the
+        # weights.
         self.model.load_state_dict(load_file(training / "model.safetensors"))
         self.ema.weights = load_file(training / "ema.safetensors", device=str(self.model.device))
         states = torch.load(training / "optimizer.pt", map_location=self.model.device, weights_only=True)
@@ -157,4 +163,5 @@ def copy_weights(source: str, model: Nova) -> None:
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    # safetensors refuses tensors that are not contiguous, such as weights in channels_last.
     return {name: value.detach().contiguous() for name, value in tensors.items()}

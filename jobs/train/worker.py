@@ -86,10 +86,12 @@ def _train(arguments: WorkerArguments) -> None:
     from nova_model.sampling.schedule import schedule_from_config
 
     config, run = arguments.config, Path(arguments.run)
+    # A worker is a fresh process: prefixes such as zoo/ are known where they were registered, which is the driver.
     model_hub.register(*arguments.model_sources)
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device = get_device()
+    # torch starts a thread for each core of the machine; workers that share it would slow each other down.
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(config.parallel.cpus_per_worker)))
     # cuDNN's attention plans each new shape anew, and the number of masked tokens gives many shapes.
@@ -104,10 +106,14 @@ def _train(arguments: WorkerArguments) -> None:
     ddp_options = {"find_unused_parameters": True} if world > 1 else None
     trainer = Trainer(state, prepare_model(model, parallel_strategy_kwargs=ddp_options), rank, world, device)
 
+    # `images_first` counts steps of the run, and the plan counts batches of one version: after a change of versions,
+    # only what is left of the images-only phase is planned.
     images_first = max(0, config.data.images_first - progress.earlier_steps)
     plan = load_plan(arguments.tables, arguments.version, config.data.batch_size, config.seed, images_first)
     reader = Reader(plan)
     log = TrainLog(run / "metrics.jsonl", arguments.tracking, progress.step) if rank == 0 else None
+    # From the position in the checkpoint, not from 0: with the seeds of `step_seed` this is all it takes to resume
+    # mid-epoch, as Ray Train saves no position in its data.
     batches = Prefetcher(lambda position: reader.read(position, rank, world), progress.position)
     try:
         while progress.step < config.steps:
@@ -148,6 +154,7 @@ def _report_checkpoint(state: TrainState, run: Path, progress: Progress, rank: i
     if rank:
         ray.train.report({"step": progress.step}, checkpoint_dir_name=name)
         return
+    # In the run's folder and not in /tmp, which is often smaller than the optimizer's state and on another disk.
     with tempfile.TemporaryDirectory(dir=run, prefix=".saving-") as folder:
         state.write(Path(folder), progress)
         checkpoint = ray.train.Checkpoint.from_directory(folder)
@@ -202,6 +209,7 @@ class Trainer:
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         losses = self._accumulate_gradients(batch, generator)
+        # Once over all microbatches: clipping each of them would change the gradient with `parallel.accumulate`.
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.optimizer.clip_norm)
         for optimizer in optimizers:
             optimizer.step()
@@ -209,6 +217,8 @@ class Trainer:
             self.state.ema.update(self.model, config.ema.decay)
         if self.device.type == "cuda":
             torch.cuda.synchronize()  # so that the caller's clock covers the whole step
+        # A loss that is not finite has spoilt the weights by now, but they are in no checkpoint: the newest one is from
+        # before.
         loss = losses["loss"]
         if not math.isfinite(loss):
             raise RuntimeError(f"the loss is {loss} at step {step}; lower optimizer.lr, or check the data of this step")
@@ -237,6 +247,7 @@ class Trainer:
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                     losses = self.parallel_model(**self.build_inputs(batch.microbatch(index, count), generator))
                 (losses.total / count).backward()
+            # Metrics are read by the first worker only, so they are means over its own share of the batch.
             values = {"loss": losses.total, "loss_first_frame": losses.first_frame}
             if losses.later_frames is not None:
                 values["loss_later_frames"] = losses.later_frames
