@@ -109,6 +109,7 @@ def resolve(model_id: str) -> str:
     local = Path(model_id).expanduser()
     if model_id and local.exists():
         return str(local.absolute())
+    # Clearly a path: without this check, a misspelt folder would be looked up on the hub.
     if model_id.startswith(("/", ".", "~")) or not model_id:
         raise ValueError(f"model {model_id!r}: no such folder")
     HubId.parse(model_id)
@@ -130,6 +131,7 @@ def folder(model_id: str) -> Path:
 def _download(model_id: str) -> Path:
     hub = HubId.parse(model_id)
     prefix = f"{hub.inside}/" if hub.inside else ""
+    # Only the files of this folder: repositories hold several models and their pickled twins.
     root = download(hub.repo, [prefix + pattern for pattern in SAFE_FILES], revision=hub.revision)
     downloaded = root / hub.inside
     if not downloaded.is_dir() or not any(downloaded.iterdir()):
@@ -142,11 +144,13 @@ def loading(model_id: str) -> Iterator[None]:
     """Turns any error that a library raises while it loads a model into a `ValueError` of one line."""
     try:
         yield
+    # torch raises it, with a page of advice on disabling the check, where weights_only refuses a file.
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"model {model_id!r} holds more than tensors, which could run code; convert it to safetensors"
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        # Libraries report a missing file in ten lines; failures are shown as table cells.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"model {model_id!r} cannot be loaded: {reason[:300]}") from error
 
@@ -182,6 +186,7 @@ def _folder_digest(path: Path) -> str:
     counted = [file for file in files if file.suffix not in UNHASHED and not _is_hidden(file)]
     hasher = hashlib.sha256()
     for name in sorted(counted, key=Path.as_posix):
+        # Names count too, as they say what a file is for; the separators keep (name, content) pairs apart.
         hasher.update(f"{name.as_posix()}\0{_file_digest(path / name)}\0".encode())
     return hasher.hexdigest()
 
@@ -200,6 +205,7 @@ def _cached_digest(path: str, size: int, modified: int) -> str:
     """Reads large weights once, not at every start: like make, it trusts size and modification time."""
     if size < CACHED_DIGEST_BYTES:
         return _sha256(path)
+    # In a folder of notes and no single file, which several workers would have to lock.
     note = cache_folder() / "digests" / hashlib.sha256(f"{path}\0{size}\0{modified}".encode()).hexdigest()[:32]
     if not note.exists():
         write_text(note, _sha256(path))

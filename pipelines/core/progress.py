@@ -15,6 +15,7 @@ from typing import Any
 from rich import progress as rich_progress
 from rich.console import Console
 
+# A log is read later, when a line a second would bury everything else.
 LOG_SECONDS = 30.0
 REFRESH_SECONDS = 0.5
 
@@ -80,6 +81,7 @@ def show(meter: Any, stages: Sequence[str], total: int | None, console: Console 
 
     def log() -> None:
         while not done.wait(LOG_SECONDS):
+            # Rows alone, so that it stays one line; failures are summarised at the end.
             console.print("  ".join(f"{name} {rows(name)[0]}/{total or '?'}" for name in stages), highlight=False)
 
     def draw() -> None:
@@ -93,6 +95,7 @@ def show(meter: Any, stages: Sequence[str], total: int | None, console: Console 
         with rich_progress.Progress(*columns, console=console) as progress:
             tasks = {name: progress.add_task(name, total=total, note="") for name in stages}
             while True:
+                # Drawn once more after the end, so that the bars stop at their totals.
                 ended = done.wait(REFRESH_SECONDS)
                 for name, task in tasks.items():
                     finished, failed = rows(name)

@@ -54,10 +54,13 @@ def stream_rows(
         sink_rows: rows per call of the sink, see `run_stages`.
     """
     names = list(rows[0]) if columns is None else columns
+    # With types from the schema: Arrow would infer `null` for a column without values, and blocks of different types do
+    # not combine.
     table = pa.Table.from_pylist(list(rows), schema=pa.schema([schema.field(name) for name in names]))
     meter = progress.start_meter() if meter is None else meter
     with progress.show(meter, [stage.name for stage in stages], len(rows)):
         blocks = run_stages(table, stages, meter=meter, sink=sink, sink_rows=sink_rows)
+        # Blocks and not single rows, as the consumer commits many at once.
         yield (block.to_pylist() for block in blocks)
 
 
@@ -95,6 +98,8 @@ def run_stages(
     if sink is not None:  # without copies: rows of examples are large, and a sink only reads them
         dataset = dataset.map_batches(sink, batch_size=sink_rows, batch_format="pyarrow", zero_copy_batch=True)
     try:
+        # Whole blocks, in the order in which they finish. Only one is fetched ahead, or a slow consumer would let
+        # results pile up in the driver.
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
     except RayError as error:
         match = _NOT_LOADED.search(str(error))  # Ray forwards only the text of an exception that ended an actor
@@ -111,6 +116,7 @@ def _map(dataset: ray.data.Dataset, stage: Stage, meter: ray.actor.ActorHandle |
         "num_cpus": resources.cpus,
         "num_gpus": resources.gpus or None,
     }
+    # Taken on the driver and sent along, since workers start as fresh processes.
     sources = model_hub.registered()
     if resources.workers is None:
         return dataset.map_batches(functools.partial(_run_batch, stage=stage, meter=meter, sources=sources), **common)
@@ -118,6 +124,7 @@ def _map(dataset: ray.data.Dataset, stage: Stage, meter: ray.actor.ActorHandle |
 
     workers = resources.workers
     min_size, max_size = workers if isinstance(workers, tuple) else (workers, workers)
+    # `concurrency=` of map_batches, which did the same, is deprecated.
     pool = ray.data.ActorPoolStrategy(min_size=min_size, max_size=max_size)
     return dataset.map_batches(_Worker, fn_constructor_args=(stage, meter, sources), compute=pool, **common)
 
@@ -151,12 +158,15 @@ def _run_batch(
 ) -> pa.Table:
     model_hub.register(*sources)  # a worker process starts without the sources that the driver registered
     model = load_once(stage)
+    # After the model is loaded, so that throughput is that of the work alone.
     began = time.perf_counter()
     rows = apply(stage, model, batch.to_pylist())
     if meter is not None:
         failed = sum(row["failed_stage"] == stage.name for row in rows)
         meter.add.remote(stage.name, len(rows), failed, time.perf_counter() - began)
     added = [name for name in (*stage.output_columns(), *schema.FAILED) if name not in batch.column_names]
+    # The schema is stated: a batch of nothing but failures has only nulls, from which Arrow infers other types than
+    # from the next batch.
     fields = [*batch.schema, *(schema.field(name) for name in added)]
     return pa.Table.from_pylist(rows, schema=pa.schema(fields))
 
@@ -172,6 +182,7 @@ def load_once(stage: Stage) -> Any:
     try:
         model = stage.load()
     except ValueError as error:
+        # A class of its own, as any ValueError of a stage looks alike in the text that Ray passes on.
         raise NotLoadedError(" ".join(str(error).split())) from error
     if "torch" in sys.modules:  # several workers share a machine: each limits itself to the CPUs that it reserved
         sys.modules["torch"].set_num_threads(max(1, int(stage.resources.cpus)))

@@ -78,10 +78,12 @@ class Stage(ABC):
     @functools.cached_property  # digests read files; caching works on a frozen dataclass, as it bypasses __setattr__
     def fingerprint(self) -> str:
         """Identifies the results of the stage: changes when, and only when, they may change."""
+        # 48 bits tell apart the few settings of a project; the name in front makes a column readable.
         return f"{self.name}-{schema.derived_id(*self.identity())[:12]}"
 
     def fresh(self, row: Row) -> bool:
         """Whether the row already holds the results of this stage with these settings."""
+        # The row tells, and not a list of finished work: a table that was copied or rolled back stays consistent.
         return self.stamps and row.get(self.by) == self.fingerprint
 
     @property
@@ -103,6 +105,7 @@ def apply(stage: Stage, model: Any, rows: Sequence[Row]) -> list[Row]:
         rows: rows with every column of `stage.reads`.
     """
     due = [row for row in rows if _is_due(stage, row)]
+    # Not even an empty call where nothing is due: models need not take empty batches.
     results = iter(_process(stage, model, due)) if due else iter(())
     return [_merge(stage, row, next(results)) if _is_due(stage, row) else _unchanged(stage, row) for row in rows]
 
@@ -119,6 +122,8 @@ def _unchanged(stage: Stage, row: Row) -> Row:
 def _process(stage: Stage, model: Any, rows: Sequence[Row]) -> Sequence[Row | Exception]:
     try:
         results = stage.process(model, rows)
+    # Whatever a decoder or a model raises belongs to the row: Ray would drop the whole block, or end the run, for one
+    # broken file.
     except Exception as error:
         if len(rows) == 1:
             return [error]

@@ -42,6 +42,7 @@ class TextEncoder:
 
         quiet()
         with loading(name):
+            # `AutoModel` leaves out the language head, which takes memory and is not used.
             model = load_text_encoder(folder(name), dtype, class_name="AutoModel").to(device())
         with loading(tokenizer or name):
             loaded_tokenizer = load_tokenizer(folder(tokenizer or name))
@@ -52,4 +53,5 @@ class TextEncoder:
         from nova_model.diffusers.text_encoder import encode
 
         encoded = encode(self.model, self.tokenizer, texts, self.max_tokens, self.model.device)
+        # Off the GPU at once: the features of a whole batch are stored, and not used there.
         return [features.cpu() for features in encoded]

@@ -74,9 +74,11 @@ class ClipModel:
         """Features of RGB uint8 frames [H, W, 3] of any sizes: fp32 [N, D], unit length, on the CPU."""
         import torch
 
+        # Through PIL, as the model's own transform resizes with antialiasing; other resizing changes the scores.
         pixels = torch.stack([self.transform(Image.fromarray(frame)) for frame in frames])
         weight = next(self.model.parameters())
         with torch.inference_mode():
+            # Unit length, as the heads were trained on it; in fp32, as cosines near 1 are compared later.
             return self.model.encode_image(pixels.to(weight), normalize=True).float().cpu()
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
@@ -120,6 +122,7 @@ def load_head(path: str) -> nn.Module:
     if not weights:
         names = ", ".join(list(state)[:3])
         raise ValueError(f"no aesthetic head in {location}, which contains {names}; give a LAION head")
+    # Built from the shapes, as the published files hold weights and no configuration.
     layers = []
     for name in sorted(weights, key=_layer_number):
         weight, bias = state[name], state[name.removesuffix("weight") + "bias"]
@@ -217,6 +220,7 @@ class Aesthetic(Stage):
 
     def _row(self, frames: np.ndarray, scores: np.ndarray, features: Tensor, start: int, end: int) -> Row:
         mean = features[start:end].mean(dim=0)
+        # The mean of unit vectors is shorter than 1, the more so the more a clip changes.
         embedding = (mean / mean.norm()).numpy().astype(np.float16)
         return {
             "aesthetic_mean": float(scores[start:end].mean()),

@@ -35,11 +35,13 @@ class Captioner:
         """
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
+        # The bars of several actors that load at once overwrite each other on the terminal.
         quiet()
         with loading(name):
             path = folder(name)
             model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype(precision)).eval().to(device())
             processor = AutoProcessor.from_pretrained(path)
+        # A base model has no template and would continue the question instead of answering it.
         if not getattr(processor, "chat_template", None):
             raise ValueError(f"model {name!r} has no chat template; choose an instruction-tuned one")
         return cls(model, processor)
@@ -82,8 +84,10 @@ class Captioner:
             processor_kwargs=options,
         ).to(self.model.device)
         with torch.inference_mode():
+            # Greedy: a clip must get the same caption when it is captioned again, or its example would count as stale.
             tokens = self.model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
         answers = tokens[:, inputs["input_ids"].shape[1] :]  # what the model returns begins with its input
+        # On one line, as prompts are written in files of a prompt a line.
         return [" ".join(text.split()) for text in self.processor.batch_decode(answers, skip_special_tokens=True)]
 
 
@@ -147,6 +151,8 @@ class Caption(Stage):
     def process(self, model: Captioner, rows: Sequence[Row]) -> list[Row | Exception]:
         clips = [self._frames(row) for row in rows]
         good = [(row, clip) for row, clip in zip(rows, clips, strict=True) if not isinstance(clip, Exception)]
+        # Two calls for the whole batch, and not one a clip: generation is bound by memory, so a batch takes hardly
+        # longer than a single clip.
         short = self._ask(model, good, self.short_prompt, self.short_tokens)
         long = self._ask(model, good, self.long_prompt, self.long_tokens)
         captions = iter(zip(short, long, strict=True))
@@ -162,12 +168,14 @@ class Caption(Stage):
     def _ask(self, model: Captioner, clips: list[tuple[Row, np.ndarray]], prompt: str, limit: int) -> list[str]:
         if not clips:
             return []
+        # An image may come without times.
         seconds = [(row["end"] or 0.0) - (row["start"] or 0.0) for row, _ in clips] if self.as_video else None
         questions = [prompt.format(kind=row["kind"]) for row, _ in clips]
         return model.answer([frames for _, frames in clips], questions, limit, seconds)
 
 
 def _row(short: str, long: str) -> Row | Exception:
+    # An example without a caption would be trained as if it were unconditional.
     if not short or not long:
         return ValueError("the captioner returned an empty caption")
     return {"caption_short": short, "caption_long": long}

@@ -66,10 +66,12 @@ class Curator:
             ValueError: the listing cannot be read.
         """
         runner, reading = self.runner, self.curation.reading
+        # One meter for all passes, for the totals of the summary.
         runner.meter = progress.start_meter()
         new = new_sources(runner, reading, sources)
         rounds = iter(lambda: list(islice(new, runner.commits.round_items)), [])  # until a round is empty
         for chunk in rounds:
+            # Clips are finished after every round, so that a run of days yields examples from its first hour on.
             register_sources(runner, reading, chunk, source_name)
             self._finish_clips()
         self._finish_clips()  # even where nothing is new: thresholds or models may have changed

@@ -55,6 +55,7 @@ class Dedup:
         Args:
             embedded_by: fingerprint of the stage that computed the embeddings.
         """
+        # Without `alike`, the fingerprint is that of versions that did not have it, so their groups stay valid.
         thresholds = (self.threshold,) if self.alike is None else (self.threshold, self.alike)
         return f"dedup-{schema.derived_id(*thresholds, embedded_by)[:12]}"
 
@@ -72,12 +73,14 @@ def regroup(config: Dedup, new: pa.Table, placed: Callable[[], Iterable[pa.Recor
         New name to group: for new clips that have one, for earlier clips that had none, and for earlier groups that
         were joined with another (the key then is the old name of the group).
     """
+    # Links are transitive: if A is like B and B like C, all three are one group.
     links = Links()
     # An image is no duplicate of a video that looks like it, because the video has motion in addition.
     for kind in sorted(set(new["kind"].to_pylist())):
         new_side = _Side.from_clips(_of_kind(new, kind))
         for first, second in _similar_pairs(new_side, new_side, config):
             links.join(first, second)
+        # A batch at a time: a table of ten million clips has 15 GB of embeddings.
         for batch in placed():
             placed_side = _Side.from_clips(_of_kind(pa.Table.from_batches([batch]), kind), grouped=True)
             for first, second in _similar_pairs(new_side, placed_side, config):
@@ -91,6 +94,7 @@ def _of_kind(clips: pa.Table, kind: str) -> pa.Table:
 
 def unit_vectors(clips: pa.Table) -> np.ndarray:
     """Embeddings as float32 rows of length one, [N, D]."""
+    # `frombuffer` would read bytes of another type as nonsense numbers instead of failing.
     dtypes = set(clips["embedding_dtype"].to_pylist())
     assert len(dtypes) <= 1, f"embeddings of several dtypes: {dtypes}"
     dtype = np.dtype(next(iter(dtypes), "float16"))
@@ -145,6 +149,7 @@ def correlation(first: bytes | None, second: bytes | None) -> float:
     if len(first) != len(second):
         return -1.0
     one, two = (np.frombuffer(thumbnails, np.uint8).astype(np.float32) for thumbnails in (first, second))
+    # Also keeps corrcoef from dividing by zero.
     if min(one.std(), two.std()) < FLAT:
         return 1.0
     return float(np.corrcoef(one, two)[0, 1])
@@ -168,6 +173,8 @@ class Links:
     def join(self, first: str, second: str) -> None:
         """Merges two sets."""
         low, high = sorted((self.find(first), self.find(second)))
+        # By name and not by size, which would be faster: a group keeps its name when clips are added, and few rows of
+        # the table change.
         self._parent[high] = low
 
     def groups(self) -> dict[str, str]:

@@ -36,6 +36,7 @@ def encode_clips(runner: PassRunner, stages: Sequence[Stage]) -> None:
     for rows in runner.due(columns, pc.field("accepted"), stages, done=encoded):
         sink = ExampleWriter(runner.tables.root)
         runner.stream(rows, (*reuse, *stages), lambda finished: _commit(runner, finished), sink=sink)
+    # After the new examples: between the two, readers find too many rows and never too few.
     _remove_outdated(runner, stages)
 
 
@@ -48,6 +49,7 @@ def has_unencoded(runner: PassRunner, stages: Sequence[Stage]) -> bool:
 
 
 def _is_fresh(stages: Sequence[Stage]) -> pa.dataset.Expression:
+    # Three stages, and not what the filters say: whether a clip is accepted is a column of `clips`.
     by_caption, by_text, by_latents = (text(stage.by) == stage.fingerprint for stage in stages)
     return by_caption & by_text & by_latents
 
@@ -55,6 +57,7 @@ def _is_fresh(stages: Sequence[Stage]) -> pa.dataset.Expression:
 def _encoded_clips(tables: Tables, stages: Sequence[Stage]) -> tuple[IdIndex, int]:
     """Clips that have a fresh example, and how many examples are stale."""
     encoded = _clip_ids(tables, "examples", _is_fresh(stages))
+    # A subtraction, as a second scan with the negated filter would read the table again.
     return encoded, tables.count("examples") - len(encoded)
 
 
@@ -77,6 +80,7 @@ def _remove_outdated(runner: PassRunner, stages: Sequence[Stage]) -> None:
     accepted = _clip_ids(tables, "clips", pc.field("accepted"))
     outdated: list[str] = []
     for batch in tables.scan("examples", columns=["example_id", "clip_id"], where=is_fresh):
+        # Hashes of ids: a false match would keep one example too many, which harms nothing.
         is_accepted, _ = accepted.look_up(batch["clip_id"].to_pylist())
         outdated += batch["example_id"].filter(pa.array(~is_accepted)).to_pylist()
     for batch in tables.scan("examples", columns=["example_id"], where=~is_fresh):
@@ -119,6 +123,8 @@ class ExampleWriter:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         good = batch.filter(pc.is_null(batch["failed_stage"]))
+        # Examples are hundreds of kB; through the driver, its memory and network would bound the throughput of the
+        # cluster.
         files = Tables(self.root).write_files("examples", _examples(good)) if good.num_rows else []
         notes: list[str | None] = [None] * batch.num_rows
         if files:
@@ -132,6 +138,7 @@ def _examples(finished: pa.Table) -> pa.Table:
     """Rows of `examples`, with ids that follow from clip, encoders and captions."""
     names = ("clip_id", "caption_by", "text_by", "latents_by", "caption_hash")
     keys = zip(*(finished[name].to_pylist() for name in names), strict=True)
+    # From the content: a clip that is encoded twice after a crash gets the same id both times.
     ids = pa.array([schema.derived_id(*key) for key in keys], pa.string())
     with_ids = finished.append_column(schema.field("example_id"), ids)
     return with_ids.select(list(schema.TABLES["examples"]))

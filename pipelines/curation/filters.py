@@ -97,6 +97,7 @@ def resolve(filters: Filters, scores: pd.DataFrame) -> Thresholds:
 
 
 def _threshold(scores: pd.Series, share: float | None, fixed: float | None) -> float | None:
+    # A clip that a stage failed on has no score, and must not count towards the share.
     valid = np.sort(scores.dropna().to_numpy())
     if share is None or not len(valid):
         return fixed
@@ -117,6 +118,7 @@ def reject(filters: Filters, thresholds: Thresholds, clips: pd.DataFrame) -> pd.
     reasons = pd.Series([None] * len(clips), index=clips.index, dtype=object)
     missing = clips.aesthetic_mean.isna() | clips.motion_score.isna()
     reasons[missing] = "failed: a score is missing, see the failures table"
+    # Sides and not width and height: the columns hold coded sizes, before rotation.
     short, long = clips[["width", "height"]].min(axis=1), clips[["width", "height"]].max(axis=1)
     seconds, motion, video = clips.end - clips.start, clips.motion_score, clips.kind == "video"
     min_aesthetic = clips.kind.map(thresholds.min_aesthetic).astype(float)  # NaN, which rejects nothing, for None
@@ -161,6 +163,8 @@ def best_of_groups(passing: Iterable[pd.DataFrame]) -> dict[str, str]:
     best: dict[str, tuple[tuple[float, int, int], str]] = {}
     for clips in passing:
         for clip in clips.itertuples():
+            # A total order down to the id, so that the choice does not depend on the order of rows, which commits
+            # change.
             rank = (clip.aesthetic_mean, clip.width * clip.height, clip.frames)
             current = best.get(clip.duplicate_group)
             if current is None or rank > current[0] or (rank == current[0] and clip.clip_id < current[1]):
@@ -179,6 +183,8 @@ def decide(filters: Filters, thresholds: Thresholds, best: Mapping[str, str], cl
     """
     reasons = reject(filters, thresholds, clips)
     if not filters.keep_duplicates:
+        # Only groups with a member that passes every threshold are in `best`; in others, all have a reason of their
+        # own.
         originals = clips.duplicate_group.map(best)
         copies = reasons.isna() & clips.duplicate_group.notna() & (originals != clips.clip_id)
         reasons[copies] = "duplicate: of " + originals[copies].astype(str)

@@ -27,6 +27,7 @@ class Ingest(Stage):
     )
     stamps: ClassVar[bool] = False
 
+    # The limits keep one item from holding up a worker for hours; what they reject is listed in the failures table.
     max_bytes: int = 16 * 2**30
     """Larger files are rejected."""
     max_pixels: int = 8192 * 4320
@@ -54,6 +55,7 @@ class Ingest(Stage):
             size = file.seek(0, 2)  # offset of the end
             if size > self.max_bytes:
                 raise MediaError(f"{size} bytes; ingest.max_bytes is {self.max_bytes}")
+            # Probed before it is hashed, as hashing reads all of a file, and broken ones end here.
             info = probe(uri)
             self._check(info)
             return {"asset_id": content_id(file), "bytes": size, **asdict(info)}

@@ -115,6 +115,7 @@ class Latents(Stage):
         from nova_model.vae.codec import Codec
 
         with loading(self.model):
+            # The whole load is guarded, as folders of other models fail in as many ways as libraries have.
             codec = Codec(load_vae(folder(self.model), dtype(self.precision)).to(device()))
         for size, shape in zip(self.sizes, self.shapes(), strict=True):
             if any(side % codec.stride for side in shape):
@@ -129,9 +130,12 @@ class Latents(Stage):
     def window(self, row: Row) -> Window:
         """The window of a clip that is encoded."""
         height, width = self._size(row)
+        # Never above the video's own rate: repeated frames would teach the model to stutter.
         fps = min(self.fps, row["fps"] or self.fps)
         seconds = row["end"] - row["start"]
+        # The tolerance is for frame times that are not exact: 17 frames at 12 per second are not exactly 17/12 s apart.
         available = math.floor(seconds * fps + 1e-6)
+        # The longest that fits: a shorter one would waste frames of the clip.
         count = max((length for length in self.lengths if length <= available), default=1)
         if row["kind"] == "image":
             return Window((0.0,), height, width, IMAGE_FPS)
@@ -166,6 +170,7 @@ class Latents(Stage):
                 by_bucket.setdefault(window.bucket, {})[index] = pixels
         for clips in by_bucket.values():  # clips of one shape are encoded as one batch
             batch = torch.stack(list(clips.values())).to(model.vae.device) / 127.5 - 1  # [B, 3, T, H, W] in -1..1
+            # Both mean and log-variance: sampling is left to the training, whose seed it belongs to.
             moments = model.moments(batch).cpu()  # [B, 2C, t, h, w]
             for index, clip_moments in zip(clips, moments, strict=True):
                 results[index] = _row(windows[index], clip_moments)
@@ -185,6 +190,7 @@ def _pixels(row: Row, window: Window) -> Tensor | Exception:
 
 def _row(window: Window, moments: Tensor) -> Row | Exception:
     values = moments.numpy().astype(np.float16)  # values of a VAE are small; half precision halves the table
+    # fp16 ends at 65,504, and a VAE in half precision may overflow itself; Delta has no bfloat16 to fall back on.
     if not np.isfinite(values).all():
         return ValueError("the VAE returned values that are not finite; set latents.precision=fp32")
     return {

@@ -86,7 +86,9 @@ class Raft:
         padded = [F.pad(frames, (0, right, 0, bottom), mode="replicate") for frames in resized]
         with torch.inference_mode():
             flow = self.network(*padded, num_flow_updates=self.updates)[-1]  # one flow per refinement; the last is best
+        # The padding is cut off before the flow is scaled back, along with the size.
         flow = F.interpolate(flow[..., : size[0], : size[1]], size=(height, width), mode="bilinear")
+        # Displacements are in pixels of the enlarged frame, and width and height round differently.
         enlargement = torch.tensor([size[1] / width, size[0] / height], device=network_device).reshape(1, 2, 1, 1)
         return (flow / enlargement).cpu()
 
@@ -163,9 +165,11 @@ class Motion(Stage):
         if not times:
             return self._row(row, np.zeros(0), 0.0)
         try:
+            # All pairs in one call: the file is opened once, and frames that pairs share are decoded once.
             frames = read_frames(row["uri"], [time for pair in times for time in pair], short_side=self.short_side)
         except MediaError as error:
             return error
+        # An error of the network is not caught: `apply` retries the rows one by one and records it.
         magnitudes = self._magnitudes(flow, frames)
         return self._row(row, magnitudes, float(np.mean([later - earlier for earlier, later in times])))
 
@@ -179,6 +183,7 @@ class Motion(Stage):
         if usable < -frame / 2:  # half a frame of tolerance, because containers round times
             return []
         usable = max(usable, 0.0)
+        # By time and not by frames, so that a clip of 60 frames per second costs no more than one of 24.
         count = int(np.clip(np.ceil(usable * self.pairs_per_second), 1, self.max_pairs))
         starts = row["start"] + (np.arange(count) + 0.5) * usable / count
         # A quarter of a frame after its start: at the very boundary, rounding would pick the neighbour.

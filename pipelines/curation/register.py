@@ -32,6 +32,8 @@ def new_sources(runner: PassRunner, stages: Sequence[Stage], sources: Iterable[S
     failed = runner.failed_items(stages)
     sources = iter(sources)
     while chunk := list(islice(sources, LOOKUP_ROWS)):
+        # Addresses are compared and not contents: reading every file of a listing again would take longer than curating
+        # what is new.
         uris = [source.uri for source in chunk]
         (is_registered, read_at), (has_failed, failed_at) = registered.look_up(uris), failed.look_up(uris)
         last = np.maximum(read_at, failed_at)
@@ -76,6 +78,8 @@ def _commit(runner: PassRunner, rows: list[Row]) -> None:
     stored = runner.tables.read("assets", columns=columns, where=text("asset_id").isin(list(by_asset)))
     old_assets = {row["asset_id"]: row for row in stored.to_pylist()}
     new_copies = [copies for asset_id, copies in by_asset.items() if asset_id not in old_assets]
+    # Copies give no clips of their own: the first address stands for the content, others are kept beside it in case it
+    # disappears.
     clips = [clip for copies in new_copies for clip in _clips(copies[0], _captions(copies))]
     runner.tables.upsert("clips", clips)
     # Assets last, so that after a crash every stored asset has all its clips.
@@ -91,6 +95,7 @@ def _new_asset(runner: PassRunner, copies: Sequence[Row]) -> Row:
     """An asset from rows with the same content: the first row's address, and those of the others beside it."""
     first = copies[0]
     facts = {name: first[name] for name in schema.TABLES["assets"] if name in first}
+    # Sorted, as rows arrive in the order in which workers finish: the same sources must give the same row.
     other_uris = sorted({row["uri"] for row in copies} - {first["uri"]})
     times = {"first_seen": runner.started, "last_seen": runner.started}
     return {**facts, "other_uris": other_uris, "source_captions": _captions(copies), **times}
@@ -99,6 +104,7 @@ def _new_asset(runner: PassRunner, copies: Sequence[Row]) -> Row:
 def _updated_asset(runner: PassRunner, stored: Row, copies: Sequence[Row]) -> Row:
     """A stored asset with the addresses and captions that this run adds."""
     other_uris = {*stored["other_uris"], *(row["uri"] for row in copies)} - {stored["uri"]}
+    # Stored captions first: the first one is what the clips carry.
     captions = dict.fromkeys([*stored["source_captions"], *_captions(copies)])
     return {
         "asset_id": stored["asset_id"],

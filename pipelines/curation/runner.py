@@ -90,6 +90,7 @@ class PassRunner:
             ids = batch["clip_id"].to_pylist()
             skip = failed.look_up(ids)[0] | (done or IdIndex()).look_up(ids)[0]
             chunk += batch.filter(pa.array(~skip)).to_pylist()
+            # A batch of the scan may hold more rows than a round.
             while len(chunk) >= self.commits.round_items:
                 yield chunk[: self.commits.round_items]
                 chunk = chunk[self.commits.round_items :]
@@ -120,12 +121,14 @@ class PassRunner:
             sink: runs in the workers on blocks of `commits.file_rows` finished rows, and returns the small columns that
                 `commit` needs.
         """
+        # By stage: what failed in one model is tried again when that model changes, and not when another one does.
         fingerprints = {stage.name: stage.fingerprint for stage in stages}
         finished: list[Row] = []
         committed = time.monotonic()
         with stream_rows(rows, stages, meter=self.meter, sink=sink, sink_rows=self.commits.file_rows) as blocks:
             for block in blocks:
                 finished += block
+                # Checked when a block arrives, so a stage that takes minutes a block commits that much later.
                 if len(finished) >= self.commits.rows or time.monotonic() - committed >= self.commits.seconds:
                     self._commit(finished, fingerprints, commit)
                     finished, committed = [], time.monotonic()
@@ -133,7 +136,10 @@ class PassRunner:
 
     def _commit(self, rows: list[Row], fingerprints: dict[str, str], commit: Callable[[list[Row]], None]) -> None:
         failed = [row for row in rows if row["failed_stage"] is not None]
+        # Failures first: a crash between the two commits repeats rows that succeed, while the other order would repeat
+        # those that fail, which may be slow ones.
         succeeded = [row for row in rows if row["failed_stage"] is None]
+        # A commit for nothing would still add a version to the table.
         if failed:
             self._record_failures(failed, fingerprints)
         if succeeded:
@@ -142,6 +148,7 @@ class PassRunner:
     def _record_failures(self, rows: Sequence[Row], fingerprints: dict[str, str]) -> None:
         # A file that could not be read has no clip, and is known by its address.
         items = [row.get("clip_id") or row["uri"] for row in rows]
+        # Attempts are counted from the table, so that the number survives restarts.
         earlier = self.tables.read("failures", columns=["item"], where=text("item").isin(items))
         attempts = Counter(earlier["item"].to_pylist())
         failures = [
@@ -163,6 +170,7 @@ class PassRunner:
 
 def microseconds(times: pa.Array) -> np.ndarray:
     """Timestamps as whole microseconds since 1970."""
+    # As integers: numpy has no time zones, and converts such columns to objects.
     return np.asarray(times.cast(pa.int64()))
 
 

@@ -15,6 +15,7 @@ def score_clips(runner: PassRunner, stages: Sequence[Stage]) -> None:
     """Runs clips without fresh scores through `stages` (motion, aesthetic) and commits their columns to `clips`."""
     # Stored results are read too: a stage whose fingerprint a row already carries skips that row.
     columns = list(dict.fromkeys([*CLIP_FACTS, *output_columns(stages)]))
+    # Only the columns of these stages, so that a merge leaves what other passes wrote.
     names = ["clip_id", *output_columns(stages)]
 
     def commit(rows: list[Row]) -> None:

@@ -30,6 +30,7 @@ def group_duplicates(runner: PassRunner, config: dedup.Dedup, embedded_by: str) 
     embedded = pc.field("embedding").is_valid() & (text("aesthetic_by") == embedded_by)
     placed = embedded & (text("dedup_by") == fingerprint)
     unplaced = embedded & differs("dedup_by", fingerprint)
+    # Delta reads a snapshot: upserts inside the loop do not change what this scan returns.
     for new in collect(tables.scan("clips", columns=columns, where=unplaced), runner.commits.round_items):
         # Clips of earlier rounds are among the placed ones by now, so each round sees all before it.
         groups = dedup.regroup(config, new, lambda: tables.scan("clips", columns=columns, where=placed))
@@ -72,6 +73,7 @@ def changed_decisions(runner: PassRunner, config: filters.Filters) -> Iterator[l
     then the best of each group is found among the clips that pass them, then every clip is decided.
     """
     tables = runner.tables
+    # All clips at once, as shares need a sorted column; three small columns fit into memory where embeddings would not.
     scores = tables.read("clips", columns=["kind", "motion_score", "aesthetic_mean"]).to_pandas()
     thresholds = filters.resolve(config, scores)
     runner.summary.thresholds = thresholds.in_force()
@@ -86,6 +88,8 @@ def changed_decisions(runner: PassRunner, config: filters.Filters) -> Iterator[l
 
 def has_undecided(runner: PassRunner) -> bool:
     """Whether clips are there about which nothing was decided yet."""
+    # New thresholds are not looked for: they would need all scores, and `decide_clips` costs little enough to run
+    # always.
     return runner.tables.count("clips", pc.field("accepted").is_null()) > 0
 
 

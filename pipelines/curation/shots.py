@@ -112,13 +112,18 @@ def find_cuts(uri: str, detector: SceneDetector, *, fps: float, short_side: int)
     from scenedetect import FrameTimecode
 
     cuts: list[int] = []
+    # 8 bytes a frame: a list would take 32, and a video of six hours has 600,000 frames.
     times = array("d")
+    # Frames are streamed, and no more than one is in memory. Decoded by our own reader, so that cuts and later reads of
+    # a clip agree on the time of every frame; PySceneDetect would count frames at a constant rate.
     for index, (seconds, frame) in enumerate(stream_frames(uri, short_side=short_side)):
         times.append(seconds)
         bgr = np.ascontiguousarray(frame[..., ::-1])  # PySceneDetect takes OpenCV's order of channels
         cuts += [cut.frame_num for cut in detector.process_frame(FrameTimecode(index, fps), bgr)]
     if not times:
         raise MediaError("no frame in it can be decoded")
+    # The first frame starts the first shot anyway. The adaptive detector compares with later frames too, so it reports
+    # a cut some frames after it.
     return sorted(set(cuts) - {0}), times
 
 
@@ -132,6 +137,7 @@ def keep_long(edges: Sequence[int], times: Sequence[float], seconds: float) -> t
     """
     shots = list(itertools.pairwise(edges))
     lengths = [times[last] - times[first] for first, last in shots]
+    # The tolerance is for sums of frame times, which rarely hit a round number of seconds.
     long_shots = [shot for shot, length in zip(shots, lengths, strict=True) if length > seconds - 1e-6]
     if not long_shots:
         long_shots = [shots[lengths.index(max(lengths))]]
@@ -142,6 +148,7 @@ def split_evenly(shot: tuple[int, int], times: Sequence[float], seconds: float) 
     """Splits a shot (frame indices) into equal pieces of about `seconds` at most, at the nearest frames."""
     first, last = shot
     length = times[last] - times[first]
+    # Equal pieces rather than full ones and a remainder, which would often be too short to be used.
     count = max(1, math.ceil(length / seconds - 1e-6))
     splits = [times[first] + length * index / count for index in range(1, count)]
     inner = [_nearest(times, time, first, last) for time in splits]

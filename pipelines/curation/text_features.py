@@ -49,6 +49,8 @@ class TextFeatures(Stage):
 
     def fresh(self, row: Row) -> bool:
         """Features are fresh where both the encoder and the captions are the ones they were computed from."""
+        # The fingerprint covers settings and weights, and not the input: a new captioner changes captions, not the
+        # encoder.
         return super().fresh(row) and row.get("caption_hash") == self._hash(row)
 
     def load(self) -> TextEncoder:
@@ -56,6 +58,8 @@ class TextFeatures(Stage):
 
     def process(self, model: TextEncoder, rows: Sequence[Row]) -> list[Row | Exception]:
         captions = [self._captions(row) for row in rows]
+        # One call for both captions of all rows: short and long ones are padded to the longest, which costs less than a
+        # second call.
         encoded = model.encode([*(short for short, _ in captions), *(long for _, long in captions)])
         pairs = zip(rows, encoded[: len(rows)], encoded[len(rows) :], strict=True)
         return [
@@ -74,5 +78,7 @@ class TextFeatures(Stage):
 
 
 def _array(name: str, features: Tensor) -> Row:
+    # bytes with a shape and a type: Arrow has no bfloat16, Delta refuses float16 columns, and arrays of different
+    # lengths in one column would be pickled.
     values = features.numpy().astype(np.float16)
     return {name: values.tobytes(), f"{name}_shape": list(values.shape), f"{name}_dtype": "float16"}

@@ -114,10 +114,12 @@ class BatchPlan:
             self._by_bucket.setdefault(Bucket.parse(file.partition["bucket"]), []).append(index)
         # Large videos make smaller batches than images, so that each batch takes about the same memory.
         self._sizes = {bucket: global_batch(bucket) for bucket in self._by_bucket}
+        # Sorted: a bucket's number seeds its order.
         self._buckets = tuple(sorted(self._by_bucket))
         self._images = tuple(bucket for bucket in self._buckets if bucket.frames == 1)
         if images_first and not self._images:
             raise ValueError(f"images_first is {images_first}, but there are no images; leave it out")
+        # Rounded up; the last batch of a bucket is filled from its start.
         self._batches = {bucket: -(-count // self._sizes[bucket]) for bucket, count in self.examples.items()}
         # Two epochs: prefetching crosses their boundary. A cache of this plan's own is freed with the plan.
         self._epoch = lru_cache(maxsize=2)(self._shuffled_epoch)
@@ -143,6 +145,7 @@ class BatchPlan:
         buckets, place = self._images, position
         if position >= self.images_first:
             buckets, place = self._buckets, position - self.images_first
+        # Steps on images alone have epochs of their own, so that they leave the later order as it is.
         epoch, index = divmod(place, self._count(buckets))
         return self._epoch(epoch, buckets)[index]
 
@@ -157,6 +160,7 @@ class BatchPlan:
             batches.append([(bucket, [(int(file), int(row)) for file, row in group]) for group in groups])
         # Buckets take turns at random, but each keeps its own order, in which consecutive batches share files.
         turns = np.repeat(np.arange(len(batches)), [len(of_bucket) for of_bucket in batches])
+        # The next number after the buckets' own, so that this generator repeats none of theirs.
         mixed = np.random.default_rng((self.seed, epoch, len(buckets))).permutation(turns)
         remaining = [iter(of_bucket) for of_bucket in batches]
         return [next(remaining[turn]) for turn in mixed]
@@ -167,6 +171,7 @@ class BatchPlan:
         for start in range(0, len(files), SHUFFLE_WINDOW):
             window = files[start : start + SHUFFLE_WINDOW]
             pairs = [(file, row) for file in window for row in range(self.files[file].rows)]
+            # As an array: a list of pairs takes several times the memory.
             windows.append(rng.permutation(np.array(pairs, dtype=np.int64), axis=0))
         return np.concatenate(windows)
 
@@ -176,6 +181,7 @@ class Reader:
 
     def __init__(self, plan: BatchPlan) -> None:
         self.plan = plan
+        # A cache of this reader's own: one on the method would keep every reader alive.
         self._rows = lru_cache(maxsize=CACHED_FILES)(self._read_file)
 
     def read(self, position: int, rank: int = 0, world: int = 1) -> Batch:
@@ -187,6 +193,7 @@ class Reader:
             world: number of workers; divides the global batch.
         """
         bucket, pairs = self.plan.batch(position)
+        # Every world-th example, so that the batch consists of the same ones however many workers share it.
         return _collate(bucket, [self._rows(file)[row] for file, row in pairs[rank::world]])
 
     def _read_file(self, index: int) -> list[dict[str, Any]]:
@@ -230,8 +237,10 @@ class Prefetcher:
 
     def __init__(self, read: Callable[[int], Batch], start: int, depth: int = 3) -> None:
         self.waited = 0.0
+        # Bounded: without a limit, a fast disk would fill the memory with batches.
         self._ready: queue.Queue[Batch | BaseException] = queue.Queue(depth)
         self._stop = threading.Event()
+        # A thread and no process: reading Parquet releases Python's lock, and batches need no pickling.
         self._thread = threading.Thread(target=self._fill, args=(read, start), daemon=True)
         self._thread.start()
 
@@ -276,6 +285,7 @@ def load_plan(
     Raises:
         ValueError: there is no such version, it has no examples, or it has no images and `images_first` is set.
     """
+    # A file without rows would make an empty window of the shuffle.
     files = [file for file in Tables(address).files("examples", version) if file.rows]
     if not files:
         raise ValueError(f"examples at {address} version {version} is empty; curate something first")

@@ -78,6 +78,7 @@ def score_samples(metrics: Metrics, rows: Sequence[Row]) -> list[Row]:
     """Runs the metrics over samples on Ray; returns the rows in their order, with scores."""
     with stream_rows(rows, metrics.stages, columns=INPUTS) as blocks:
         scored = [row for block in blocks for row in block]
+    # Ray returns rows as they finish; scores.parquet should have the order of the samples.
     order = {row["sample_id"]: index for index, row in enumerate(rows)}
     return sorted(scored, key=lambda row: order[row["sample_id"]])
 
@@ -92,6 +93,7 @@ def provenance(metrics: Metrics, samples: str) -> dict[str, Any]:
     }
     manifest = manifest_of(samples)
     if manifest is not None:
+        # All samples of a folder come from one checkpoint, so the first row stands for them.
         first = pq.read_table(manifest, columns=["checkpoint", "data_version", "settings"]).to_pylist()[0]
         values |= {name: value for name, value in first.items() if value is not None}
     return values

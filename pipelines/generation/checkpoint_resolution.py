@@ -85,6 +85,7 @@ def _checkpoint_folder(checkpoint: str) -> Path:
     folder = Path(checkpoint).expanduser()
     if folder.is_dir():
         return folder.absolute()
+    # A hub id has exactly one slash; anything else is a path that does not exist, and no reason to go online.
     if checkpoint.count("/") == 1 and not checkpoint.startswith((".", "/", "~")):
         return download_released(checkpoint)
     raise ValueError(f"--checkpoint {checkpoint}: no such folder; give a training run, a checkpoint folder or a hub id")
@@ -92,6 +93,7 @@ def _checkpoint_folder(checkpoint: str) -> Path:
 
 def _trained_model(folder: Path) -> Path | None:
     """The folder itself where it holds a trained model, else the run's exported model or its newest checkpoint."""
+    # Names have leading zeros, so the order of text is that of steps.
     checkpoints = sorted((folder / "checkpoints").glob("step-*"), reverse=True)
     for candidate in (folder, folder / "model", *checkpoints):
         # A training that is killed while it writes leaves a checkpoint with one of the two only; it is passed over.

@@ -54,6 +54,7 @@ class SampleManifest:
 
     def add(self, rows: Sequence[Row]) -> None:
         """Adds finished samples and writes the file."""
+        # Only the driver writes the manifest, so it needs no lock.
         self.rows |= {row["sample_id"]: {name: row[name] for name in COLUMNS} for row in rows}
         self.write()
 
@@ -95,9 +96,11 @@ def _sample_row(stage: Generate, request: SampleRequest, weights: str) -> Row:
     }  # fmt: skip
     request_settings = {
         "frames": request.frames, "motion": request.motion, "image": request.image,
+        # None where it changes nothing, so that ids of samples from before the option stay as they are.
         "full_chroma": (stage.full_chroma and request.is_video) or None,
     }  # fmt: skip
     settings |= {name: value for name, value in request_settings.items() if value is not None}
+    # Sorted keys: the text enters the id, and must not depend on the order of this code.
     text = json.dumps(settings, sort_keys=True)
     return {
         "sample_id": schema.derived_id(weights, request.prompt, request.seeds, request.path, text),

@@ -54,6 +54,7 @@ class SampleRequest:
         return {
             "prompt": self.prompt,
             "path": self.path,
+            # Arrow has lists and no tuples; `from_row` turns them back.
             "seeds": list(self.seeds),
             "asked_frames": self.frames,
             "asked_motion": self.motion,
@@ -90,6 +91,7 @@ def read_prompts(path: str) -> list[str]:
         ValueError: the file is missing or empty, or an entry has no prompt.
     """
     file = Path(path).expanduser()
+    # Before the suffix decides how to read, so that a missing file is reported as such.
     require_file(file)
     try:
         if file.suffix == ".jsonl":

@@ -157,12 +157,15 @@ class Generate(Stage):
 
     def process(self, model: NovaPipeline, rows: Sequence[Row]) -> list[Row | Exception]:
         requests = [self.with_defaults(SampleRequest.from_row(row)) for row in rows]
+        # Requests with several seeds are taken apart, so that batches are full and a picture of a grid is the one that
+        # its seed gives alone.
         queue = [(index, sample) for index, request in enumerate(requests) for sample in request.one_per_seed()]
         videos: dict[int, list[np.ndarray]] = {index: [] for index in range(len(rows))}
         seconds = dict.fromkeys(videos, 0.0)
         for batch in _batches(queue, self.samples_at_once):
             start = time.perf_counter()
             samples = self.sample(model, [request for _, request in batch])
+            # An even share: samples of a batch have the same length and size.
             seconds_per_sample = (time.perf_counter() - start) / len(batch)
             for (index, _), video in zip(batch, samples, strict=True):
                 videos[index].append(video)
@@ -181,16 +184,19 @@ class Generate(Stage):
         """
         import torch
 
+        # On the CPU, where a seed gives the same noise on every machine; a generator on a GPU depends on its model.
         generators = [torch.Generator().manual_seed(request.seeds[0]) for request in requests]
         prompts = [request.prompt for request in requests]
         options = self.options(pipeline, requests)
         pixels = pipeline(prompts, generator=generators, return_dict=False, **options)[0]
         videos = pixels if options["num_frames"] > 1 else pixels[:, None]  # images come without a frame axis
+        # Rounded, as astype cuts off: samples would be darker by half a level.
         return (videos * 255).round().astype(np.uint8)
 
     def _write(self, request: SampleRequest, videos: list[np.ndarray], seconds: float) -> Row:
         frames = videos[0] if len(videos) == 1 else grid(videos)
         path = Path(self.output) / request.path
+        # Layouts of benchmarks have subfolders; several workers may create one at the same time.
         path.parent.mkdir(parents=True, exist_ok=True)
         if len(frames) == 1:
             write_image(path, frames[0])

@@ -29,8 +29,10 @@ def media_errors(uri: str) -> Iterator[None]:
         yield
     except MediaError as error:
         raise MediaError(f"{name}: {error}") from error
+    # Before READ_ERRORS, which its base class OSError belongs to. `from None`, as the error repeats the address.
     except FileNotFoundError:
         raise MediaError(f"{name}: no such file") from None
+    # `strerror` alone: the full message repeats the address.
     except av.FFmpegError as error:
         raise MediaError(f"{name}: no image or video that can be decoded ({error.strerror})") from error
     except READ_ERRORS as error:

@@ -50,8 +50,11 @@ def read_frames(
             return np.repeat(pictures.fit(pictures.decode(picture, size), size)[None], len(times), axis=0)
         with videos.open_video(file) as (container, stream):
             aspect, targets = videos.pixel_aspect(stream), sorted(set(times))
+            # A generator: each frame is resized before the next one is decoded, so that one frame of full size is in
+            # memory.
             images = (videos.to_picture(frame, aspect) for frame in videos.frames_at(container, stream, targets))
             at = {time: pictures.fit(image, size) for time, image in zip(targets, images, strict=True)}
+            # Some phones and screen recorders change the size within a file; arrays of frames need one size.
             if len({frame.shape for frame in at.values()}) > 1:
                 raise MediaError("the size of its frames changes")
     return np.stack([at[time] for time in times])
@@ -65,8 +68,11 @@ def stream_frames(uri: str, *, short_side: int) -> Iterator[tuple[float, np.ndar
     """
     with media_errors(uri), open_stream(uri) as file, videos.open_video(file) as (container, stream):
         for seconds, frame in videos.decode(container, stream):
+            # Never enlarged: a detector of cuts gains nothing from it.
             scale = min(1.0, short_side / min(frame.width, frame.height))
             width, height = (max(2, round(side * scale)) for side in (frame.width, frame.height))
+            # FFmpeg's scaler converts and resizes in one step, faster than Pillow, and well enough for comparing
+            # frames.
             small = frame.reformat(width=width, height=height, format="rgb24", threads=videos.THREADS)
             yield seconds, np.rot90(small.to_ndarray(), frame.rotation // 90)
 
@@ -84,6 +90,7 @@ def clip_times(row: Mapping[str, Any], *, count: int | None = None, fps: float |
         return [0.0]
     start, length = row["start"], row["end"] - row["start"]
     if count is not None:
+        # The middle of each section and not its boundaries, which at a clip's ends are often half faded.
         return [start + (index + 0.5) * length / count for index in range(count)]
     assert fps is not None
     total = max(1, math.ceil(length * fps - videos.TOLERANCE))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from pyarrow.fs import FileSystem
 
+# Per read from an object store, where a request takes longer than a megabyte.
 BUFFER_BYTES = 1 << 20
 PARQUET_ROWS = 4096
 
@@ -66,6 +67,7 @@ def _read_csv(filesystem: FileSystem, path: str, delimiter: str = ",") -> Iterat
             yield next(reader)
         except StopIteration:
             return
+        # The reader continues with the next line after an error, which a `for` loop over it would not allow.
         except csv.Error as error:
             yield f"invalid CSV ({error})"
 
@@ -78,6 +80,7 @@ def _read_parquet(filesystem: FileSystem, path: str) -> Iterator[ManifestRow]:
     import pyarrow.parquet as pq
 
     with filesystem.open_input_file(path) as file:
+        # By row groups: manifests of hundreds of millions of rows do not fit into memory.
         table = pq.ParquetFile(file)
         names = table.schema_arrow.names
         _check_columns(path, names)

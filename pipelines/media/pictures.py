@@ -62,6 +62,7 @@ def open_picture(file: BinaryIO) -> Image.Image | None:
     except Image.UnidentifiedImageError:
         file.seek(0)
         return None
+    # Pillow only warns below twice its limit, and reads the size without decoding.
     check_size(*picture.size)
     # Frames of MPO and TIFF files are previews and pages, not an animation.
     if not getattr(picture, "is_animated", False) or picture.format in ("MPO", "TIFF"):
@@ -99,6 +100,7 @@ def decode(picture: Image.Image, size: Size = None) -> Image.Image:
     if picture.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip instead of scaling
         picture = Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8))
     if picture.has_transparency_data:
+        # On white: `convert("RGB")` would show whatever colour lies under transparent pixels, usually black.
         layer = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     picture = picture.convert("RGB")
@@ -124,5 +126,6 @@ def fit(picture: Image.Image, size: Size) -> np.ndarray:
         return np.asarray(picture.resize(target, Image.Resampling.BICUBIC))
     scale = max(size[0] / height, size[1] / width)
     left, top = max(0.0, width - size[1] / scale) / 2, max(0.0, height - size[0] / scale) / 2
+    # Cropped by the resize itself, with fractional edges: rounding them first would shift the picture by up to a pixel.
     box = (left, top, width - left, height - top)
     return np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box))

@@ -44,6 +44,7 @@ def open_media(uri: str) -> BufferedReader:
 def open_stream(uri: str) -> BufferedReader:
     """As `open_media`, with the errors of the filesystem; for callers that translate them together with their own."""
     filesystem, path = filesystems.open_filesystem(uri)
+    # Buffered, as every small read of a decoder would be a request to the object store.
     return BufferedReader(filesystem.open_input_file(path), videos.BUFFER_BYTES)
 
 
@@ -62,12 +63,15 @@ def probe(uri: str) -> MediaInfo:
             return _probe_video(file)
         width, height = picture.size
         rotation = pictures.rotation(picture)
+        # Decoded as a whole: the header of a truncated picture reads well.
         picture.load()
         return MediaInfo(kind="image", codec=pictures.codec(picture), width=width, height=height, rotation=rotation)
 
 
 def _probe_video(file: BinaryIO) -> MediaInfo:
     with videos.open_video(file) as (container, stream):
+        # The rotation is a property of frames, so the first one has to be decoded; a codec that FFmpeg lacks shows here
+        # too.
         _, first = next(videos.decode(container, stream), (0.0, None))
         if first is None:
             raise MediaError("no frame in it can be decoded")

@@ -64,6 +64,7 @@ class Listing(Iterator[Source]):
         self.ignored = 0
         self._place = _Place.at(where)
         self._sources = self._open(recursive)
+        # Reads one source ahead, so that an empty or unreadable place is reported before anything is created.
         first = next(self, None)
         if first is None:
             raise ValueError(f"no images or videos in {where} ({self.ignored} other files); name another --input")
@@ -199,6 +200,7 @@ def _walk(place: _Place, folder: str, depth: int | None, above: tuple[str, ...])
             raise
         yield Source(uri=place.address(folder), error=f"cannot list the folder: {_one_line(error)}")
         return
+    # Stores list in orders of their own; --limit should choose the same files everywhere.
     infos = sorted((info for info in infos if not info.base_name.startswith(".")), key=lambda info: info.base_name)
     captions = {_stem(info.path): info.path for info in infos if _extension(info.path) == "txt"}
     media = {_stem(info.path) for info in infos if _extension(info.path) in IMAGES | VIDEOS}

@@ -52,6 +52,7 @@ def open_video(file: BinaryIO) -> Iterator[tuple[InputContainer, av.VideoStream]
     with cast(
         InputContainer, av.open(file, buffer_size=BUFFER_BYTES, metadata_errors="replace", **options)
     ) as container:
+        # FFmpeg's choice, as players make it: files may carry thumbnails and several qualities as further streams.
         stream = container.streams.best("video")
         if not isinstance(stream, av.VideoStream) or stream.disposition & Disposition.attached_pic:
             raise MediaError("no video in it" + (", only sound" if container.streams.audio else ""))
@@ -68,11 +69,13 @@ def decode(
     assert tick is not None
     if seek is not None:
         assert origin is not None
+        # To the keyframe before, as FFmpeg seeks backwards by default: decoding can start nowhere else.
         container.seek(origin + int(seek / tick), stream=stream)
     step = 1 / frame_rate(stream)
     counted = container.format.name == "avi"  # AVI has no presentation times, and FFmpeg's are out of order
     previous: float | None = None
     for frame in container.decode(stream):
+        # After a seek into an open group of pictures, FFmpeg returns frames whose references are missing.
         if frame.is_corrupt:
             continue
         check_size(frame.width, frame.height)
@@ -86,6 +89,7 @@ def decode(
 
 def frames_at(container: InputContainer, stream: av.VideoStream, times: Sequence[float]) -> Iterator[av.VideoFrame]:
     """Yields the frame shown at each time (ascending seconds): the last that began by then, or the nearest end."""
+    # Other containers have no index to rely on: FFmpeg would guess a position from the bit rate.
     if container.format.name not in SEEKABLE or stream.start_time is None:
         yield from _select(decode(container, stream), times)
         return
@@ -98,6 +102,7 @@ def _decode_from(
     container: InputContainer, stream: av.VideoStream, time: float
 ) -> Iterator[tuple[float, av.VideoFrame]]:
     """As `decode`, starting with a frame shown at `time` or earlier."""
+    # Near the start, decoding is cheaper than a seek, and it is exact.
     if time <= SEEK_GAP:
         return decode(container, stream, seek=0.0)
     frames = decode(container, stream, seek=time - SEEK_MARGIN)
@@ -109,6 +114,7 @@ def _decode_from(
 
 def _select(frames: Iterator[tuple[float, av.VideoFrame]], times: Sequence[float]) -> Iterator[av.VideoFrame]:
     current: av.VideoFrame | None = None
+    # Reversed, so that `pop` takes the next time without moving the others.
     remaining = list(reversed(times))
     for seconds, frame in frames:
         while current is not None and remaining and seconds > remaining[-1] + TOLERANCE:
@@ -127,6 +133,7 @@ def to_picture(frame: av.VideoFrame, aspect: float) -> Image.Image:
     picture = frame.to_image()
     if aspect != 1:
         picture = picture.resize((max(1, round(picture.width * aspect)), picture.height), Image.Resampling.BICUBIC)
+    # Phones record sideways and leave the turn to the player, as a note in the file.
     turn = TURNS.get(frame.rotation % 360)
     return picture if turn is None else picture.transpose(turn)
 
@@ -134,6 +141,7 @@ def to_picture(frame: av.VideoFrame, aspect: float) -> Image.Image:
 def pixel_aspect(stream: av.VideoStream) -> float:
     """Width over height of a pixel; 1 if the file does not state it or states an implausible value."""
     aspect = float(stream.sample_aspect_ratio or 1)
+    # Broken headers state such values, and a frame stretched by them would be unusable or fill the memory.
     return aspect if 0.25 <= aspect <= 4 else 1.0
 
 
@@ -153,6 +161,7 @@ def measure(file: BinaryIO) -> Extent:
     """
     file.seek(0)
     with open_video(file) as (container, stream):
+        # Without the index (fragmented files), the header's count is zero or wrong.
         if container.format.name == MOV and stream.frames and len(stream.index_entries):
             return _read_index(file, stream)
         return _read_packets(container, stream)
@@ -172,6 +181,8 @@ def _read_index(file: BinaryIO, stream: av.VideoStream) -> Extent:
 
 def _read_packets(container: InputContainer, stream: av.VideoStream) -> Extent:
     frames, begin, end, last = 0, math.inf, 0.0, 0.0
+    # Packets are read and not decoded, which is far faster. All streams, as in a truncated file the sound may be
+    # missing where the picture seems complete.
     for packet in container.demux():
         if not packet.size:  # the flush packet at the end
             continue

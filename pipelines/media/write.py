@@ -31,6 +31,7 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float, *, crf: int = 
     count, height, width, _ = frames.shape
     if not count or height % 2 or width % 2:
         raise ValueError(f"{count} frames of {width}x{height}: a video needs frames of even width and height")
+    # Covers 24000/1001 and its kin exactly; FFmpeg takes no float.
     rate = Fraction(fps).limit_denominator(1001)
     with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         # With macroblock trees, x264's bytes vary between runs on a busy machine; without them they never did.
@@ -45,6 +46,7 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float, *, crf: int = 
             frame = frame.reformat(format=stream.pix_fmt, dst_colorspace="ITU709", dst_color_range="MPEG")
             frame.pts = index
             container.mux(stream.encode(frame))
+        # The encoder holds frames back, which this call flushes.
         container.mux(stream.encode())
 
 

@@ -31,8 +31,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         yield temporary
+        # `replace` and not `rename`, which fails on some systems where the target exists.
         temporary.replace(target)
     finally:
+        # After the move there is nothing left to remove.
         temporary.unlink(missing_ok=True)
 
 
@@ -51,6 +53,7 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         shutil.rmtree(target, ignore_errors=True)  # a rename replaces empty folders only
+        # Between the two lines there is no folder: a reader fails then, and never reads half of one.
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -69,6 +72,7 @@ def write_json(path: str | Path, values: Any, *, indent: int | None = 1) -> None
 
 def write_parquet(path: str | Path, table: pa.Table) -> None:
     """Writes a table as a Parquet file."""
+    # Commands that write text and JSON alone start faster without it.
     import pyarrow.parquet as pq
 
     with replacing(path) as temporary:

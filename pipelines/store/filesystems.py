@@ -18,9 +18,11 @@ def open_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
         ValueError: pyarrow does not support this kind of address.
     """
     if "://" not in uri:
+        # Absolute, as addresses are stored in tables and read by workers in other working directories.
         return pa.fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
     address = urlsplit(uri)
     filesystem, root = _connect(urlunsplit((address.scheme, address.netloc, "/", address.query, "")))
+    # A URI quotes blanks and the like; paths of pyarrow's filesystems do not.
     return filesystem, posixpath.join(root, unquote(address.path).lstrip("/"))
 
 

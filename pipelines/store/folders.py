@@ -32,6 +32,7 @@ def check_output_folder(
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{option} {folder} is a file; give a folder")
+    # A marker outranks foreign files: users put notes into the folders of their runs.
     if any((folder / marker).exists() for marker in markers):
         return
     names = sorted(path.name for path in folder.glob("*") if not (allow_hidden and path.name.startswith(".")))

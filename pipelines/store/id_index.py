@@ -22,6 +22,7 @@ class IdIndex:
         pairs = [(_hash(ids), np.asarray(numbers, np.int64)) for ids, numbers in batches if len(ids)]
         hashes = np.concatenate([pair[0] for pair in pairs]) if pairs else np.zeros(0, np.uint64)
         numbers = np.concatenate([pair[1] for pair in pairs]) if pairs else np.zeros(0, np.int64)
+        # lexsort takes the last key as the first criterion.
         order = np.lexsort((numbers, hashes))
         self._hashes, self._numbers = hashes[order], numbers[order]
 
@@ -40,4 +41,6 @@ class IdIndex:
 
 
 def _hash(ids: Sequence[str]) -> np.ndarray:
+    # The hash of pandas, as Python's own differs from process to process, and is no array function. `categorize` is for
+    # arrays with many repetitions; ids have none.
     return pd.util.hash_array(np.asarray(ids, dtype=object), categorize=False)

@@ -36,6 +36,7 @@ def exclusive(root: str, purpose: str = "writer") -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
+        # Without waiting: a scheduled run that finds another one has nothing to do, as that one does its work.
         lock.acquire(timeout=0)
     except Timeout as error:
         raise BusyError(

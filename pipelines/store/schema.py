@@ -23,6 +23,7 @@ class Column:
     doc: str
 
 
+# Plain types only, which every reader of Parquet and Delta has: no float16, no extension types, no dictionaries.
 STRING, BINARY, BOOL = pa.string(), pa.binary(), pa.bool_()
 INT, FLOAT, TIME = pa.int64(), pa.float64(), pa.timestamp("us", tz="UTC")
 SHAPE = pa.list_(pa.int64())
@@ -168,6 +169,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "failures": ("stage", "by", "item", "uri", "error", "message", "attempt", "time"),
 }  # fmt: skip
 KEYS = {"assets": "asset_id", "clips": "clip_id", "examples": "example_id"}
+# A training batch holds one bucket, so its files must too.
 PARTITIONS = {"examples": ["bucket"]}
 
 
@@ -200,4 +202,5 @@ def register(columns: Mapping[str, Column]) -> None:
 
 def derived_id(*values: object) -> str:
     """An id of 32 hexadecimal digits that depends only on the values, so that a repeated run computes the same id."""
+    # A control character, which no value contains: otherwise ("ab", "c") and ("a", "bc") would be the same.
     return hashlib.sha256("\x1f".join(map(str, values)).encode()).hexdigest()[:32]
