@@ -60,7 +60,7 @@ def test_the_summary_says_over_how_many_and_what_failed(scored: Path) -> None:
     assert summary["scores"]["temporal_flickering"]["samples"] == 2
     assert summary["scores"]["temporal_flickering_static"]["samples"] == 1
     assert [Path(row["uri"]).name for row in summary["failed"]] == ["broken.mp4"]
-    assert summary["provenance"]["judge_dino"] == "fake/dino"
+    assert summary["provenance"]["judge_dino"] == "zoo/dino"
 
 
 def test_generated_samples_are_scored_with_their_prompts(trained: Path, work: Path) -> None:

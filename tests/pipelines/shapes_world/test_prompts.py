@@ -115,7 +115,7 @@ def test_what_goes_on_from_a_first_frame_is_asked_for_at_the_speed_that_it_is_la
 def test_a_checkpoint_of_pictures_is_asked_for_pictures() -> None:
     pictures = Canvas(height=64, width=64, frames=None)
     assert tuple(asked(pictures, samples=1)) == IMAGE_TASKS
-    with pytest.raises(ValueError, match="makes pictures only"):
+    with pytest.raises(ValueError, match="generates images only"):
         asked(pictures, tasks=("speed",))
 
 
@@ -136,5 +136,5 @@ def test_what_cannot_be_asked_is_one_line(changes: dict[str, Any], message: str)
 
 
 def test_videos_that_nothing_stays_in_view_of_are_refused() -> None:
-    with pytest.raises(ValueError, match="ask for fewer frames"):
+    with pytest.raises(ValueError, match="set fewer frames"):
         asked(Canvas(height=64, width=64, frames=17, extended=1001), tasks=("extrapolation",))
