@@ -31,7 +31,7 @@ COMMANDS = {
     "submit": "send any of these commands to a Ray cluster as a job",
     "ablate": "ablation study of short trainings",
     "shapes": "write a synthetic corpus with ground truth",
-    "zoo": "train and check the small models that the project carries",
+    "zoo": "train and check the bundled small models",
     "demo": "the whole loop on small models and a synthetic corpus",
 }
 OWN_OPTIONS = ("submit", "shapes", "zoo")

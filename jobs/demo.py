@@ -3,7 +3,7 @@
     nova demo --output demo
 
 It writes moving shapes as real mp4 and png files (some ugly, duplicated or broken on purpose), curates them, continues
-for a few steps the training of the zoo's checkpoint, generates images and videos, scores them,
+for a few steps the training of the bundled checkpoint, generates images and videos, scores them,
 measures whether samples match their prompts, and reports. Run again, it continues where it stopped.
 """
 
@@ -116,15 +116,15 @@ def _how_trained(config: TrainingConfig) -> str:
     )
 
 
-def _say(what: str) -> None:
-    print(f"\n== {what}", flush=True)
+def _print_step(title: str) -> None:
+    print(f"\n== {title}", flush=True)
 
 
 def _curate(config: DemoConfig, output: Path, tracked: Run) -> tuple[Summary, list[Audit]]:
     corpus = output / "corpus"
-    _say(f"corpus: {config.items} files of moving shapes in {corpus}")
+    _print_step(f"corpus: {config.items} files of moving shapes in {corpus}")
     manifest = write(ShapesConfig(output=str(corpus), items=config.items, seed=config.seed))
-    _say("curate")
+    _print_step("curate")
     curate_config = settings.extend(
         CurateConfig, config.curate, input=str(manifest), tables=str(output / "tables"), address=config.address
     )
@@ -142,7 +142,7 @@ def _curate(config: DemoConfig, output: Path, tracked: Run) -> tuple[Summary, li
 
 
 def _train(config: DemoConfig, output: Path, tracked: Run) -> None:
-    _say(f"train: {config.train.steps} steps")
+    _print_step(f"train: {config.train.steps} steps")
     train(
         settings.extend(
             TrainConfig,
@@ -173,7 +173,7 @@ def _samples(config: DemoConfig, output: Path, tracked: Run) -> dict[str, str]:
         ),
     }
     for name, (title, generation) in sample_groups.items():
-        _say(f"generate: {title.lower()}")
+        _print_step(f"generate: {title.lower()}")
         _, failed = generate(replace(generation, output=str(output / "samples" / name)))
         # The demo shows that everything works, so the first failure ends it, unlike `nova generate`.
         if failed:
@@ -196,7 +196,7 @@ def _prompts(output: Path, count: int) -> tuple[list[str], str]:
 
 def _scores(config: DemoConfig, output: Path, tracked: Run, groups: dict[str, str]) -> None:
     for name, title in groups.items():
-        _say(f"evaluate: {title.lower()}")
+        _print_step(f"evaluate: {title.lower()}")
         evaluate(
             settings.extend(
                 EvaluateConfig,
@@ -211,7 +211,7 @@ def _scores(config: DemoConfig, output: Path, tracked: Run, groups: dict[str, st
 
 def _benchmark(config: DemoConfig, output: Path, tracked: Run) -> None:
     """Measures, from the pixels, whether images and videos match their prompts."""
-    _say("benchmark: do samples match their prompts?")
+    _print_step("benchmark: do samples match their prompts?")
     summary = run_benchmark(
         ShapesBenchmarkConfig(
             shapes=config.shapes,

@@ -1,1 +1,1 @@
-"""`nova ablate`: short trainings without one part of the recipe each, and what changed."""
+"""`nova ablate`: short trainings without one component each, compared with the full recipe."""

@@ -11,7 +11,7 @@ import pyarrow.fs
 
 from jobs import settings
 from jobs.ablate.config import AblateConfig
-from jobs.ablate.variants import VARIANTS, Setup, changed, chosen
+from jobs.ablate.variants import VARIANTS, Setup, changed_settings, select_variants
 from jobs.curate import CurateConfig, recurate
 from jobs.train import job
 from jobs.train.config import TrainConfig, TrainingConfig
@@ -59,9 +59,9 @@ class Ablation:
     @property
     def changes(self) -> dict[str, str]:
         """The settings that each chosen variant changes."""
-        return {name: changed(self.setups[name], self.setups["full"]) for name in self.names}
+        return {name: changed_settings(self.setups[name], self.setups["full"]) for name in self.names}
 
-    def trained(self, name: str, seed: int, parent: str) -> Path:
+    def train(self, name: str, seed: int, parent: str) -> Path:
         """Trains a variant if that was not done before, and returns its run folder.
 
         Args:
@@ -106,7 +106,7 @@ def claim(config: AblateConfig) -> Ablation:
             files or an ablation with other settings.
     """
     # Cheap checks first, in the order in which a user can act on them; the folder is written at the very end.
-    names = chosen(config.only)
+    names = select_variants(config.only)
     config.shapes.check()
     if not config.tables:
         raise ValueError("--tables is missing; give the folder that `nova curate` wrote")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from jobs.ablate.variants import NORMS, Setup, chosen
+from jobs.ablate.variants import NORMS, Setup, select_variants
 from jobs.train.config import TrainingConfig
 from pipelines.curation.stages import Curation
 from pipelines.generation.config import GenerationConfig
@@ -31,7 +31,7 @@ class AblateConfig:
     seeds: int = 1
     """Number of trainings of each variant; from two on, results include their standard deviation."""
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-    """Learning rates at which variants with norms in other places are tried, in rising order."""
+    """Learning rates at which variants with other norm positions are tried, in rising order."""
     rate_steps: int | None = None
     """Number of steps at each of these; a quarter of --steps by default."""
     address: str | None = None
@@ -41,7 +41,7 @@ class AblateConfig:
     train: TrainingConfig
     """Settings of training, except for those that a variant changes."""
     generate: GenerationConfig
-    """How samples are generated, but for what the variant changes."""
+    """How samples are generated, except for settings that a variant changes."""
     shapes: ShapesBenchmark
     """Tasks and number of samples of the benchmark `shapes`, which judges each variant."""
 
@@ -54,7 +54,7 @@ class AblateConfig:
             raise ValueError(f"rates={','.join(f'{rate:g}' for rate in self.rates)}: give them rising, each once")
 
     def unused_settings(self) -> dict[str, str]:
-        if set(chosen(self.only)) & set(NORMS):
+        if set(select_variants(self.only)) & set(NORMS):
             return {}
         reason = f"without one of the variants {', '.join(NORMS)}; add one to --only, or leave it out"
         return {"rates": reason, "rate_steps": reason}

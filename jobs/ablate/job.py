@@ -58,10 +58,10 @@ def ablate(config: AblateConfig) -> Path:
         # more than all seeds of the first variant.
         for seed in range(config.seeds):
             for name in ablation.names:
-                results.append(_measured(ablation, name, seed, tracked))
+                results.append(_measure(ablation, name, seed, tracked))
                 # After every result, so that an ablation of hours can be read while it runs.
                 table.write(ablation.output, results, ablation.changes)
-        comparison = {name: _norms(ablation, name, tracked) for name in ablation.names if name in NORMS}
+        comparison = {name: _measure_norms(ablation, name, tracked) for name in ablation.names if name in NORMS}
         path = table.write(ablation.output, results, ablation.changes, comparison)
         for name in table.FILES:
             tracked.log_artifact(ablation.output / name)
@@ -71,13 +71,13 @@ def ablate(config: AblateConfig) -> Path:
     return ablation.output
 
 
-def _measured(ablation: Ablation, name: str, seed: int, tracked: Run) -> Result:
+def _measure(ablation: Ablation, name: str, seed: int, tracked: Run) -> Result:
     """Trains and scores a variant; stored results of the variant, or of one with the same settings, are reused."""
     owner, setup = ablation.same(name), ablation.setups[name]
     path = ablation.output / "results" / f"{owner}-{seed}.json"
     if not path.exists():
         print(f"\n== {name}, seed {seed}: {ablation.changes[name] or 'the recipe as it is'}", flush=True)
-        run = ablation.trained(name, seed, tracked.id)
+        run = ablation.train(name, seed, tracked.id)
         benchmark = ShapesBenchmarkConfig(
             generate=setup.generate, shapes=ablation.config.shapes, checkpoint=str(run),
             address=ablation.config.address, parent_run=tracked.id,
@@ -92,15 +92,15 @@ def _measured(ablation: Ablation, name: str, seed: int, tracked: Run) -> Result:
     return Result(name, seed, ablation.output / "runs" / stored["run"], stored["metrics"], stored.get("samples", {}))
 
 
-def _norms(ablation: Ablation, name: str, tracked: Run) -> dict[str, Any]:
-    """For a variant with norms in other places: variance of activations by depth and the largest stable learning rate,
+def _measure_norms(ablation: Ablation, name: str, tracked: Run) -> dict[str, Any]:
+    """For a variant of the norm position: variance of activations by depth and the largest stable learning rate,
     for the first seed."""
-    run = ablation.trained(name, 0, tracked.id)
+    run = ablation.train(name, 0, tracked.id)
     training = ablation.training(name, 0, tracked.id)
     # At least 20, so that the end of a training, a tenth of its steps, averages more than one loss.
     steps = ablation.config.rate_steps or max(20, training.steps // 4)
     folder = ablation.output / "rates" / ablation.same_training(name)
-    trials = norms.tries(training, ablation.config.rates, steps, folder)
+    trials = norms.try_rates(training, ablation.config.rates, steps, folder)
     best = norms.largest_stable(trials)
     if best is not None:
         tracked.log_metrics({f"{name}/largest_stable_lr": best})

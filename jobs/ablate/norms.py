@@ -1,4 +1,4 @@
-"""Comparison of the places of the norms: growth of activations with depth, and the largest stable learning rate."""
+"""Comparison of norm positions: growth of activations with depth, and the largest stable learning rate."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _batch(config: TrainConfig) -> Batch:
     return Reader(plan).read(position)
 
 
-def tries(config: TrainConfig, rates: Sequence[float], steps: int, folder: Path) -> list[dict[str, Any]]:
+def try_rates(config: TrainConfig, rates: Sequence[float], steps: int, folder: Path) -> list[dict[str, Any]]:
     """Runs short trainings at rising learning rates, up to the first unstable one; finished trainings are not repeated.
 
     All weights are trained by AdamW at a constant rate after the warm-up, whatever optimizer and schedule the recipe

@@ -3,7 +3,7 @@
 losses.png      both losses of each training
 scores.png      all scores of all variants, compared with `full`
 sampling.png    scores against the seconds of sampling
-norms.png       variance by depth, and losses by learning rate, for norms in different places
+norms.png       variance by depth, and losses by learning rate, by norm position
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.store.files import write_json, write_parquet
+from pipelines.store.files import write_json, write_parquet, write_text
 
 FILES = ("ablation.md", "ablation.parquet", "ablation.json")
 LOSSES = ("loss_first_frame", "loss_later_frames")
@@ -47,7 +47,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Value:
-    """A metric of a variant, compared with `full`. The names of the fields are keys of ablation.json."""
+    """A metric of a variant, compared with `full`."""
 
     mean: float
     spread: float | None
@@ -57,7 +57,7 @@ class Value:
     usual_spread: float | None
     noise: float
     """Two standard errors of the difference for scores over this number of samples; 0 for other metrics."""
-    least: float
+    min_difference: float
     """Smallest relative difference that is reported."""
 
     @property
@@ -66,13 +66,13 @@ class Value:
         return None if self.usual is None else self.mean - self.usual
 
     @property
-    def moved(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether the difference exceeds the noise of samples and seeds, and is large enough to be reported."""
         if self.usual is None:
             return False
         # One seed gives no spread and two give a poor one: the noise of the samples is a floor that never needs seeds.
         chance = max(self.spread or 0.0, self.usual_spread or 0.0, self.noise)
-        return abs(self.mean - self.usual) > max(chance, self.least * abs(self.usual))
+        return abs(self.mean - self.usual) > max(chance, self.min_difference * abs(self.usual))
 
 
 Summary = dict[str, dict[str, Value]]
@@ -117,13 +117,13 @@ def summarise(results: Sequence[Result], changes: Mapping[str, str]) -> Summary:
 
     def compare(variant: str, metric: str, numbers: Sequence[float]) -> Value:
         mean, spread = statistics.fmean(numbers), _spread(numbers)
-        least = MIN_ROUGH_DIFFERENCE if metric in ROUGH else MIN_DIFFERENCE
+        min_difference = MIN_ROUGH_DIFFERENCE if metric in ROUGH else MIN_DIFFERENCE
         reference = values["full"].get(metric, [])
         if not reference or not _comparable(metric, changes[variant]):
-            return Value(mean, spread, None, None, 0.0, least)
+            return Value(mean, spread, None, None, 0.0, min_difference)
         usual = statistics.fmean(reference)
         noise = _noise(metric, (mean, samples[variant, metric]), (usual, samples["full", metric]))
-        return Value(mean, spread, usual, _spread(reference), noise, least)
+        return Value(mean, spread, usual, _spread(reference), noise, min_difference)
 
     return {
         variant: {metric: compare(variant, metric, numbers) for metric, numbers in metrics.items()}
@@ -161,7 +161,7 @@ def write(
         output: folder of the ablation.
         results: results of `full` and of other variants so far.
         changes: the settings that each variant changes, in the order of the table.
-        norms: variance, rates and largest_stable_lr of variants with norms in other places.
+        norms: variance, rates and largest_stable_lr of variants with other norm positions.
     """
     import pyarrow as pa
 
@@ -184,12 +184,15 @@ def write(
     }
     write_json(output / "ablation.json", {"variants": variants, "norms": dict(norms or {})})
     path = output / "ablation.md"
-    path.write_text(markdown(summary, changes, len({result.seed for result in results}), norms or {}))
+    write_text(path, markdown(summary, changes, len({result.seed for result in results}), norms or {}))
     return path
 
 
 def _plain(value: Value) -> dict[str, Any]:
-    return {**asdict(value), "difference": value.difference, "moved": value.moved}
+    """A value as in ablation.json, whose keys `least` and `moved` are older than the names in the code."""
+    values = asdict(value)
+    values["least"] = values.pop("min_difference")
+    return {**values, "difference": value.difference, "moved": value.is_significant}
 
 
 def markdown(summary: Summary, changes: Mapping[str, str], seeds: int, norms: Mapping[str, Any]) -> str:
@@ -208,26 +211,26 @@ def markdown(summary: Summary, changes: Mapping[str, str], seeds: int, norms: Ma
         "# Ablation",
         f"{spread}. In brackets, the difference to `full`. Losses are means over the last tenth of the steps, on the "
         "tables that a variant was trained on.",
-        "## What moved",
-        "By more than the spread over seeds, by more than two standard errors of a score over so many samples, and by "
+        "## Significant differences",
+        "More than the spread over seeds, more than two standard errors of a score over that many samples, and "
         f"more than {100 * MIN_DIFFERENCE:.0f} % (seconds and motion: {100 * MIN_ROUGH_DIFFERENCE:.0f} %):",
-        *_moved(distinct, changes),
+        *_significant(distinct, changes),
         *([f"The same as `full` in this recipe: {', '.join(equal)}."] if equal else []),
-        "## Every score",
+        "## All scores",
         _grid(distinct),
-        *(["## The place of the norms", _norm_grid(norms)] if norms else []),
+        *(["## Norm positions", _norm_grid(norms)] if norms else []),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _moved(summary: Summary, changes: Mapping[str, str]) -> list[str]:
+def _significant(summary: Summary, changes: Mapping[str, str]) -> list[str]:
     lines = []
     for variant, metrics in summary.items():
         if variant == "full":
             continue
-        moved = {name: value for name, value in metrics.items() if value.moved}
-        order = sorted(moved, key=lambda name: -_relative(moved[name]))
-        differences = "; ".join(_difference(name, moved[name]) for name in order)
+        significant = {name: value for name, value in metrics.items() if value.is_significant}
+        order = sorted(significant, key=lambda name: -_relative(significant[name]))
+        differences = "; ".join(_difference(name, significant[name]) for name in order)
         lines.append(f"- **{variant}** ({changes[variant]}): {differences or 'nothing'}")
     return ["\n".join(lines)] if lines else ["Nothing was compared."]
 

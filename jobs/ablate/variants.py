@@ -73,8 +73,8 @@ def raw_captions(base: Setup) -> Setup:
 
 
 def no_aesthetic_filter(base: Setup) -> Setup:
-    """Training on clips that were rejected for beauty as well."""
-    # All three aesthetic thresholds: one that stays would still reject for beauty.
+    """Training on clips that were rejected for a low aesthetic score as well."""
+    # All three aesthetic thresholds: one that stays would still reject by the score.
     decide = replace(base.curate.decide, min_aesthetic=None, min_aesthetic_frame=None, keep_aesthetic=None)
     return replace(base, curate=replace(base.curate, decide=decide))
 
@@ -134,7 +134,7 @@ NORMS = ("pre_norm", "post_norm", "post_add_norm")
 """Variants whose activations and stable learning rates are measured as well."""
 
 
-def chosen(only: str) -> list[str]:
+def select_variants(only: str) -> list[str]:
     """The variants of a comma-separated list, in the order of VARIANTS; `full` is always among them.
 
     Raises:
@@ -148,7 +148,7 @@ def chosen(only: str) -> list[str]:
     return [name for name in VARIANTS if name in ("full", *requested) or name.startswith(prefixes)]
 
 
-def changed(setup: Setup, base: Setup) -> str:
+def changed_settings(setup: Setup, base: Setup) -> str:
     """The settings in which a setup differs from another one, as arguments of --set."""
     before = settings.flatten(base)
     values = {key: value for key, value in settings.flatten(setup).items() if value != before[key]}

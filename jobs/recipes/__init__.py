@@ -1,6 +1,6 @@
 """Named runs: what `--recipe NAME` starts from.
 
-    debug               small models that the project carries (the zoo), seconds; what runs without --recipe
+    debug               small bundled models (the zoo), seconds; what runs without --recipe
     shapes              the same on a corpus of `nova shapes`; an hour of training
     demo                the same on the demo's corpus, continuing from zoo/nova; a minute of training
     t2i-512-0.6b        one per released checkpoint, with hub ids, for machines with GPUs

@@ -1,4 +1,4 @@
-"""Recipes of small models that the project carries: debug, shapes, demo."""
+"""Recipes of the small bundled models: debug, shapes, demo."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def shapes() -> Recipe:
 
 
 def demo() -> Recipe:
-    """As `shapes`, on the demo's own small corpus: a few steps that continue from the checkpoint that is carried."""
+    """As `shapes`, on the demo's own small corpus: a few steps that continue from the bundled checkpoint."""
     base = shapes()
     return replace(
         base,

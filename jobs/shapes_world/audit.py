@@ -1,4 +1,4 @@
-"""Audit of a curated corpus of `nova shapes`: adds to `nova curate` what its ground truth says of the tables."""
+"""Audit of a curated corpus of `nova shapes`: compares the tables with its ground truth for `nova curate`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.shapes_world.corpus import NOTE
+from jobs.shapes_world.corpus import OPTIONS_FILE
 from pipelines.report.audit import Audit
 from pipelines.report.page import Section, SectionBlock, Table
 from pipelines.shapes_world import audit
@@ -18,7 +18,7 @@ TRUTH = "truth.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class AuditSection(Section):
-    """What there was to find in the corpus, and how much of it curation found."""
+    """Detections compared with the ground truth."""
 
     name = "audit"
     title = "Audit against the ground truth of the corpus"
@@ -30,7 +30,7 @@ class AuditSection(Section):
 
 
 def audit_corpus(place: str, tables: Tables) -> Audit | None:
-    """Holds curated tables against the ground truth of a corpus of `nova shapes`; None for other media.
+    """Compares curated tables with the ground truth of a corpus of `nova shapes`; None for other media.
 
     Args:
         place: input of the curation: the corpus or its manifest.
@@ -39,9 +39,9 @@ def audit_corpus(place: str, tables: Tables) -> Audit | None:
     # Not `resolve`: a corpus behind a link is compared by the addresses that the tables hold.
     path = Path(os.path.abspath(os.path.expanduser(place)))
     corpus = path if path.is_dir() else path.parent
-    # A single file or a glob inside the corpus is not the corpus: all that was left out would count as missed.
+    # A single file or a glob inside the corpus is not the corpus: the files that were left out would count as missed.
     is_complete = bool(place) and (path.is_dir() or path.name == "manifest.jsonl")
-    if not is_complete or not all((corpus / name).is_file() for name in (NOTE, TRUTH)):
+    if not is_complete or not all((corpus / name).is_file() for name in (OPTIONS_FILE, TRUTH)):
         return None
     result = audit.compare(tables, audit.read_truth(corpus / TRUTH), corpus)
     return Audit(

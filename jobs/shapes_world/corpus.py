@@ -19,11 +19,11 @@ from pipelines.shapes_world.corpus import write_corpus
 from pipelines.store.files import replacing_folder
 from pipelines.store.folders import check_output_folder
 
-NOTE = "corpus.json"
+OPTIONS_FILE = "corpus.json"
 """File with the options that the corpus was written with."""
 MIN_ITEMS = 20
 SHARES = ("video_share", "simple_share", "textured_share")
-"""Options that are shares. Those added later are absent from the notes of older corpora and count as 0 there."""
+"""Options that are shares. Older corpora do not record those that were added later; they count as 0 there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,20 +81,20 @@ def write(config: ShapesConfig) -> Path:
         ValueError: the folder holds other files, or a corpus with other options.
     """
     output = Path(config.output).expanduser().absolute()
-    check_output_folder(output, "--output", markers=(NOTE,), allow_hidden=False)
+    check_output_folder(output, "--output", markers=(OPTIONS_FILE,), allow_hidden=False)
     options: dict[str, Any] = {name: getattr(config, name) for name in ("items", "seed", *SHARES)}
-    if (output / NOTE).exists():
+    if (output / OPTIONS_FILE).exists():
         _check_same(output, options)
         return output / "manifest.jsonl"
     # All or nothing: the note below marks a folder as complete, and half a corpus would be curated as if it were one.
     with replacing_folder(output) as folder:
         write_corpus(folder, **options, progress=lambda indices: track(indices, "drawing"))
-        (folder / NOTE).write_text(json.dumps(options) + "\n")
+        (folder / OPTIONS_FILE).write_text(json.dumps(options) + "\n")
     return output / "manifest.jsonl"
 
 
 def _check_same(output: Path, options: dict[str, Any]) -> None:
     """Raises ValueError where a folder holds a corpus that was written with other options."""
-    present = dict.fromkeys(SHARES, 0.0) | json.loads((output / NOTE).read_text())
+    present = dict.fromkeys(SHARES, 0.0) | json.loads((output / OPTIONS_FILE).read_text())
     if present != options:
         raise ValueError(f"--output {output} holds a corpus of {present}; give another folder for {options}")

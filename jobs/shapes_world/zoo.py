@@ -1,4 +1,4 @@
-"""`nova zoo`: trains and checks the small models that the project carries.
+"""`nova zoo`: trains and checks the bundled small models.
 
 nova zoo build [NAME ...] --output zoo      trains models from scratch, or resumes their trainings
 nova zoo check --seed 7 --json              scores all models on scenes that are drawn from this seed
@@ -25,7 +25,8 @@ from jobs.shapes_world.corpus import check_items
 from pipelines.core.devices import cores
 from pipelines.shapes_world import audit
 from pipelines.shapes_world.corpus import write_corpus
-from pipelines.shapes_world.zoo import CARRIED, NAMES, build, check
+from pipelines.shapes_world.zoo import BUNDLED, NAMES, build, check
+from pipelines.store.folders import check_output_folder
 from pipelines.store.tables import Tables
 
 
@@ -67,7 +68,7 @@ class Check:
     count: int = 256
     """Number of scenes for each score, and of files in the corpus."""
     models: str | None = None
-    """Output folder of `nova zoo build`; the models that the project carries by default."""
+    """Output folder of `nova zoo build`; the bundled models by default."""
     corpus: bool = True
     """Whether to write and curate a corpus to score cuts and duplicates; takes minutes."""
     json: bool = False
@@ -111,8 +112,7 @@ def build_models(config: Build) -> int:
     import torch
 
     output = Path(config.output).expanduser().absolute()
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"--output {output} is a file; give a folder")
+    check_output_folder(output, "--output", contents=["*"])  # other files stay: only folders of models are written
     # A container may use fewer CPUs than the machine has, by which torch counts.
     torch.set_num_threads(config.threads or cores())
     for name in config.names or NAMES:
@@ -149,7 +149,7 @@ def check_models(config: Check, curation: Callable[[], CurateConfig]) -> int:
 
 
 def _folder(models: str | None) -> Path:
-    folder = Path(models).expanduser().absolute() if models else CARRIED
+    folder = Path(models).expanduser().absolute() if models else BUNDLED
     if not any((folder / name).is_dir() for name in NAMES):
         raise ValueError(f"--models {folder} holds no model of the zoo; give the folder of nova zoo build")
     return folder

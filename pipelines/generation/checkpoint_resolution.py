@@ -1,7 +1,7 @@
 """Resolves a checkpoint to the folders of its networks: transformer, scheduler, VAE and text encoder.
 
 A checkpoint is a training run (RUN), one of its checkpoints (RUN/checkpoints/step-00000100), an exported model
-(RUN/model), the one that the project carries (zoo/nova), or a released folder or hub id in the layout of diffusers
+(RUN/model), the bundled one (zoo/nova), or a released folder or hub id in the layout of diffusers
 (`model_index.json`).
 """
 

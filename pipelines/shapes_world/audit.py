@@ -5,11 +5,11 @@
 
 What counts as correct:
 
-    ugly       none of its clips is accepted, and beauty is a reason
+    ugly       none of its clips is accepted, at least one of them for a low aesthetic score
     duplicate  exact copies are one asset; near copies are two assets, and clips of both share a group
     broken     it is among the failures
-    misnamed   it is read: only its extension is wrong, and curation goes by the content of a file
-    still      a video without motion is rejected for it
+    misnamed   it is still read: only its extension is wrong, and curation relies on the content of a file
+    still      a video without motion is rejected for that
     cut        a clip begins or ends within a frame of it
 """
 

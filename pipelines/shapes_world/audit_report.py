@@ -1,4 +1,4 @@
-"""The result of an audit: counts of what curation found of a corpus' ground truth, as text and as metrics."""
+"""The result of an audit: curation compared with the ground truth of a corpus, as text and as metrics."""
 
 from __future__ import annotations
 
@@ -46,22 +46,22 @@ class Match:
 
 @dataclass(frozen=True, kw_only=True)
 class CurationAudit:
-    """What curation found of the ground truth, and which good items it rejected."""
+    """Detections of curation compared with the ground truth, and good items that it rejected."""
 
     ugly: Share
-    """Of the ugly items, those rejected for beauty."""
+    """Ugly items that were rejected for a low aesthetic score."""
     ugly_rejected: Share
-    """Of the ugly items, those rejected for any reason."""
+    """Ugly items that were rejected for any reason."""
     exact: Match
     """Pairs of files with the same content."""
     near: Match
     """Pairs of files that look alike."""
     broken: Share
-    """Of the broken items, those among the failures."""
+    """Broken items that are among the failures."""
     misnamed: Share
-    """Of the misnamed items, those that were read."""
+    """Misnamed items that were still read."""
     still: Share
-    """Of the good videos in which nothing moves, those rejected for motion."""
+    """Good videos without motion that were rejected for it."""
     cuts: Match
     good: int
     """Number of items that are clean or only misnamed."""
@@ -72,17 +72,19 @@ class CurationAudit:
 
 
 def rows(audit: CurationAudit) -> list[tuple[str, int, str]]:
-    """Rows of a table: a kind of item, how many the corpus has, and what became of them."""
+    """Rows of a table: a kind of item, their number in the corpus, and how curation treated them."""
     wrong = audit.wrongly_rejected
     reasons = ", ".join(f"{name} {count}" for name, count in wrong.items())
-    beauty = f"{_fraction(audit.ugly)} rejected for beauty, {_fraction(audit.ugly_rejected)} for any reason"
+    ugly = (
+        f"{_fraction(audit.ugly)} rejected for a low aesthetic score, {_fraction(audit.ugly_rejected)} for any reason"
+    )
     rejected = Share(sum(wrong.values()), audit.good)
     return [
-        ("ugly", audit.ugly.total, beauty),
+        ("ugly", audit.ugly.total, ugly),
         ("exact duplicate pairs", audit.exact.expected, _matched(audit.exact)),
         ("near duplicate pairs", audit.near.expected, _matched(audit.near)),
         ("broken", audit.broken.total, f"{_fraction(audit.broken)} among the failures"),
-        ("misnamed", audit.misnamed.total, f"{_fraction(audit.misnamed)} read all the same"),
+        ("misnamed", audit.misnamed.total, f"{_fraction(audit.misnamed)} still read"),
         ("still videos", audit.still.total, f"{_fraction(audit.still)} rejected for motion"),
         ("cuts", audit.cuts.expected, f"{_matched(audit.cuts)}, F1 {_number(audit.cuts.f1)}"),
         ("good", audit.good, f"{_fraction(rejected)} wrongly rejected" + (f" ({reasons})" if wrong else "")),

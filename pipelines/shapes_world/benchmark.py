@@ -54,20 +54,20 @@ class PreparedShapes:
     def prepare(
         cls, config: ShapesBenchmark, generation: GenerationConfig, checkpoint: ResolvedCheckpoint, output: Path
     ) -> PreparedShapes:
-        """Asks the questions that a checkpoint can answer, and draws the first frames that some of them give.
+        """Prepares the questions that a checkpoint can answer, and draws the first frames that some of them need.
 
         Args:
-            config: how many questions of which tasks.
+            config: tasks and their numbers of samples.
             generation: how samples are generated.
-            checkpoint: what answers them.
+            checkpoint: the checkpoint to benchmark.
             output: folder for the first frames.
 
         Raises:
             ValueError: as `questions`, or a number of frames that the checkpoint's VAE does not encode.
         """
         if generation.full_chroma is None:
-            # At half resolution (4:2:0), the colours of things a few pixels large blur, which the judge would count
-            # against the model: true videos that were encoded and decoded lost their outlines in 5 % of cases.
+            # At half resolution (4:2:0), the colours of things that are a few pixels large blur, which the judge would
+            # count against the model.
             generation = replace(generation, full_chroma=True)
         canvas = canvas_of(config, generation, checkpoint)
         listed = questions(config, canvas)
@@ -140,10 +140,10 @@ def canvas_of(config: ShapesBenchmark, generation: GenerationConfig, checkpoint:
 
 
 def _request(question: Question, output: Path) -> SampleRequest:
-    """The request of a question; draws the first frame where the question gives one."""
+    """The request of a question; draws its first frame where the sample continues one."""
     image = None
     if question.continues:
-        # Named by its scene: a folder of another seed never lends its pictures.
+        # Named by a hash of its scene, so pictures of another seed are never reused.
         image = output / "first_frames" / f"{schema.derived_id(question.scene)}.png"
         if not image.exists():
             write_image(image, render(question.scene)[0])

@@ -1,6 +1,6 @@
 """Detects and tracks the things in a picture or video of the shapes world by classical image processing.
 
-    look(frame)     the things of one picture
+    detect(frame)   the things of one picture
     follow(frames)  the things of a video, as tracks over its frames
 
 Pixels are classified by colour, connected pixels become things, and their outlines are matched against the known
@@ -95,7 +95,7 @@ class Track:
         places = [(index, detection) for index, detection in enumerate(self.detections) if detection is not None]
         if len(places) < 2:
             return 0.0
-        # A few long steps, since centres jitter by parts of a pixel, which many short steps would add up.
+        # A few long steps, since centres jitter by fractions of a pixel, which many short steps would add up.
         chosen = [places[round(step)] for step in np.linspace(0, len(places) - 1, min(len(places), STEPS + 1))]
         length = sum(math.dist((one.x, one.y), (other.x, other.y)) for (_, one), (_, other) in pairwise(chosen))
         return length / self.short_side / ((places[-1][0] - places[0][0]) / fps)
@@ -104,7 +104,7 @@ class Track:
         return [detection for detection in self.detections if detection is not None]
 
 
-def look(frame: np.ndarray, *, turned: bool = False) -> list[Detection]:
+def detect(frame: np.ndarray, *, turned: bool = False) -> list[Detection]:
     """Detects the things of a picture [H, W, 3] uint8, the largest first.
 
     Args:
@@ -141,11 +141,11 @@ def look(frame: np.ndarray, *, turned: bool = False) -> list[Detection]:
 
 
 def follow(frames: np.ndarray, *, turned: bool = False) -> list[Track]:
-    """Tracks the things of a video [N, H, W, 3] uint8: each goes on with the nearest detection of its colour."""
+    """Tracks the things of a video [N, H, W, 3] uint8; a track continues with the nearest detection of its colour."""
     side = min(frames.shape[1:3])
     tracks: list[list[Detection | None]] = []
     for number, frame in enumerate(frames):
-        free = look(frame, turned=turned)
+        free = detect(frame, turned=turned)
         for track in tracks:
             last = next(detection for detection in reversed(track) if detection is not None)
             candidates = [detection for detection in free if detection.colour == last.colour]

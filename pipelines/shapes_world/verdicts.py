@@ -23,7 +23,7 @@ from pipelines.curation.motion import REFERENCE_SECONDS, REFERENCE_SIDE
 from pipelines.media.errors import MediaError
 from pipelines.media.frames import read_frames
 from pipelines.shapes_world.columns import COLUMNS
-from pipelines.shapes_world.judge import Detection, Track, follow, look
+from pipelines.shapes_world.judge import Detection, Track, detect, follow
 from pipelines.shapes_world.scenes import RELATIONS, Scene, Thing
 from pipelines.store import schema
 
@@ -67,7 +67,7 @@ def judge_sample(task: str, scene: Scene, frames: np.ndarray, fps: float) -> Ver
         fps: frames per second of a video.
     """
     if task in _PICTURE_RULES:
-        return _judge_picture(_PICTURE_RULES[task], scene, look(frames[0]))
+        return _judge_picture(_PICTURE_RULES[task], scene, detect(frames[0]))
     # The first half of an extrapolation is as long as videos in training; only the second half is new.
     section = frames[len(frames) // 2 :] if task == "extrapolation" else frames
     return _judge_video(task, scene.things[0], _VideoContent.of(section), fps)

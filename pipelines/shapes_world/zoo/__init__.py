@@ -1,4 +1,4 @@
-"""The zoo: small trained models of real classes that know the shapes world; the project carries their weights.
+"""The zoo: small trained models of real classes that know the shapes world, with their weights.
 
     zoo/vae             the causal video VAE of nova_model      vae.py
     zoo/clip            open_clip                               clip.py
@@ -23,23 +23,21 @@ NAMES = ("vae", "clip", "aesthetic", "raft", "captioner", "text_encoder", "dino"
 """Models that `nova zoo build` trains."""
 NOVA = "nova"
 """The checkpoint of `nova train` on top of the others."""
-CARRIED = Path(__file__).parent / "models"
-"""Folder of the models that the project carries."""
+BUNDLED = Path(__file__).parent / "models"
+"""Folder of the models that are bundled with the project."""
 
 
 def path(name: str) -> Path:
-    """The folder of a carried model.
+    """The folder of a bundled model.
 
     Raises:
-        ValueError: the zoo has no such model, or the project does not carry it.
+        ValueError: the zoo has no such model, or it is not bundled.
     """
     if name not in (*NAMES, NOVA):
         raise ValueError(f"model 'zoo/{name}': the zoo has {', '.join((*NAMES, NOVA))}")
-    if not (CARRIED / name).is_dir():
-        raise ValueError(
-            f"model 'zoo/{name}' is not carried yet; train it with nova zoo build {name}, and name its folder"
-        )
-    return CARRIED / name
+    if not (BUNDLED / name).is_dir():
+        raise ValueError(f"model 'zoo/{name}' is not bundled; train it with nova zoo build {name}, and name its folder")
+    return BUNDLED / name
 
 
 NOTE = "small models that know drawn shapes and nothing else; choose a recipe with real models for real data."

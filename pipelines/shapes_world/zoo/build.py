@@ -3,8 +3,7 @@
     OUTPUT/NAME/            files for the loader of the model's own library, and README.md, the card
     OUTPUT/.training/       states of the trainings, and their curves
 
-On two cores, trainings take from a quarter of an hour (the text encoder) to about five hours (RAFT, the VAE); on a GPU
-they take minutes. Each card says how long the training of its model took, and on which hardware.
+Each card says how long the training of its model took, and on which hardware; docs/performance.md compares them.
 """
 
 from __future__ import annotations
@@ -46,19 +45,19 @@ KINDS = {
     "raft": Kind("raft", "torchvision's raft_small.", checks=("motion",)),
     "captioner": Kind("captioner", "A small Qwen3-VL, with its processor.", checks=("captions",)),
     "text_encoder": Kind("text_encoder", "A small Phi, with its tokenizer."),
-    "dino": Kind("dino", "A small ViT whose class token tells what is shown, as DINO's.", checks=("subject",)),
+    "dino": Kind("dino", "A small ViT whose class token represents what is shown, as DINO's.", checks=("subject",)),
 }
 assert tuple(KINDS) == NAMES
 
 
-def build(name: str, output: Path, *, steps: int | None = None, say: Callable[[str], None] = print) -> Path:
+def build(name: str, output: Path, *, steps: int | None = None, report: Callable[[str], None] = print) -> Path:
     """Trains one model and returns its folder.
 
     Args:
         name: one of `NAMES`.
         output: folder for models and for the states of their trainings.
         steps: number of steps, where it is not that of the model's plan.
-        say: prints a line of text.
+        report: receives a line of text with the scores.
 
     Raises:
         ValueError: there is no such model.
@@ -76,7 +75,7 @@ def build(name: str, output: Path, *, steps: int | None = None, say: Callable[[s
     (target / check.CARD).write_text("", encoding="utf-8")  # checks take folders with a card only
     scores = score(kind.checks, output)
     (target / check.CARD).write_text(card(name, plan, state, target, scores), encoding="utf-8")
-    say(f"{name}: {target}" + "".join(f"  {key} {value:.4g}" for key, value in scores.items()))
+    report(f"{name}: {target}" + "".join(f"  {key} {value:.4g}" for key, value in scores.items()))
     return target
 
 
@@ -98,7 +97,7 @@ def card(name: str, plan: Plan, state: Path, folder: Path, scores: dict[str, flo
     lines = [
         f"# zoo/{name}", "", kind.description, "", f"{size:.1f} MB. It knows the shapes world and nothing else.", "",
         "## Training", "", " ".join((module.__doc__ or "").split("\n\n", 1)[-1].split()), "",
-        f"`nova zoo build {name}`{_behind(name)}, seed {module.SEED}, learning rate {plan.lr:g}: {efforts}.", "",
+        f"`nova zoo build {name}`{_describe_base(name)}, seed {module.SEED}, learning rate {plan.lr:g}: {efforts}.", "",
     ]  # fmt: skip
     if scores:
         lines += [
@@ -112,7 +111,7 @@ def card(name: str, plan: Plan, state: Path, folder: Path, scores: dict[str, flo
     return "\n".join(lines)
 
 
-def _behind(name: str) -> str:
-    """Text about the training of another model, to whose features this one is fitted."""
+def _describe_base(name: str) -> str:
+    """Text about the model whose features this one is fitted to; empty where there is none."""
     module = KINDS[name].module
     return "" if module == name else f" fits it after the training of zoo/{module}"

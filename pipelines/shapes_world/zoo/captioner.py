@@ -23,7 +23,7 @@ from pipelines.curation.caption import video_metadata
 from pipelines.shapes_world.draw import coverage, render
 from pipelines.shapes_world.scenes import COLOURS, SHAPES, Scene, long_caption, short_caption
 from pipelines.shapes_world.zoo.chat import IMAGE, TURN, TURN_END, VIDEO, VISION, VISION_END, make_processor
-from pipelines.shapes_world.zoo.scenes import draw_scene, generator, resized, worn
+from pipelines.shapes_world.zoo.scenes import draw_scene, generator, maybe_compress, resized
 from pipelines.shapes_world.zoo.text_encoder import without_speed
 from pipelines.shapes_world.zoo.training import Plan, fit
 from pipelines.shapes_world.zoo.vocabulary import END, make_tokenizer
@@ -145,7 +145,7 @@ def _batch(seed: int, processor: Any, step: int) -> dict[str, Any]:
         scene = draw_scene(rng, side=SIDE, seconds=seconds, still=rng.random() < 0.15)
         times = frame_times(seconds)
         size = _size(scene)
-        clips.append(worn(rng, resized(render(scene, times), size)))
+        clips.append(maybe_compress(rng, resized(render(scene, times), size)))
         pairs = zip(times[::2], times[1::2] or times, strict=True)  # a picture is paired with itself
         cells += [_cells(scene, pair, size) for pair in pairs]
         metadata.append(video_metadata(len(times), seconds))

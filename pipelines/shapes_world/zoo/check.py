@@ -44,7 +44,7 @@ from pipelines.shapes_world.scenes import (
 from pipelines.shapes_world.zoo.captioner import SHORT, frame_times
 from pipelines.shapes_world.zoo.dino import change
 from pipelines.shapes_world.zoo.raft import draw_pair
-from pipelines.shapes_world.zoo.scenes import draw_scene, draw_shot, generator, video_pixels, worn
+from pipelines.shapes_world.zoo.scenes import draw_scene, draw_shot, generator, maybe_compress, video_pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,7 +82,7 @@ class Models:
 
     @classmethod
     def in_folder(cls, folder: Path) -> Models:
-        """The models in an output folder of `nova zoo build`, or in the project's own `CARRIED`."""
+        """The models in an output folder of `nova zoo build`, or in `BUNDLED`."""
         names = (field.name for field in fields(cls))
         return cls(**{name: str(folder / name) for name in names if (folder / name / CARD).exists()})
 
@@ -311,10 +311,10 @@ def _subject_clip(rng: np.random.Generator, attribute: str | None) -> np.ndarray
         scene = draw_scene(rng, side=SIDE, seconds=SUBJECT_SECONDS)
     times = np.arange(round(SUBJECT_SECONDS * FPS)) / FPS
     if attribute is None:
-        return worn(rng, render(scene, times))
+        return maybe_compress(rng, render(scene, times))
     first, second = np.split(times, 2)
     changed = change(scene, attribute, rng)
-    return worn(rng, np.concatenate([render(scene, first), render(changed, second)]))
+    return maybe_compress(rng, np.concatenate([render(scene, first), render(changed, second)]))
 
 
 def _pixels(frames: Sequence[np.ndarray] | np.ndarray) -> Tensor:

@@ -37,7 +37,7 @@ COPIES = 48
 UGLY_SHARE = 0.2
 SHORT_SHARE = 0.25
 SPOILT = {"blur": "blurry", "noise": "noisy", "low_contrast": "pale", "overlay": "covered by a watermark"}
-"""What captions say of spoilt pictures."""
+"""Words that captions of spoilt pictures end with."""
 HEAD_PICTURES = 3000
 CLEAN_SCORE, UGLY_SCORE = 6.5, 3.5
 """Scores that the head is fitted to, on LAION's scale of 1 to 10."""

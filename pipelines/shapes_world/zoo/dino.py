@@ -1,9 +1,9 @@
-"""zoo/dino: a transformers ViT whose class token tells what is shown, wherever it is, for subject consistency.
+"""zoo/dino: a transformers ViT whose class token represents an object wherever it is, for subject consistency.
 
 It is trained by contrast between frames of a clip. Two frames of one clip, drawn at random moments, must have similar
 features (InfoNCE). The negatives are the frames of other clips and two hard ones for each clip: the same moment of the
-same scene with the colour, and with the shape, of one object changed. So the features have to ignore where an object is
-and what a lossy encoder did to the frame, and have to notice what the object looks like.
+same scene with the colour, and with the shape, of one object changed. The features therefore depend on appearance, not
+on position or compression.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from PIL import Image
 from pipelines.core.model_hub import quiet
 from pipelines.shapes_world.draw import render
 from pipelines.shapes_world.scenes import COLOURS, SHAPES, Scene, sample_scene
-from pipelines.shapes_world.zoo.scenes import draw_scene, generator, worn
+from pipelines.shapes_world.zoo.scenes import draw_scene, generator, maybe_compress
 from pipelines.shapes_world.zoo.training import Plan, fit
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ CONFIG: dict[str, Any] = {
     "hidden_act": "gelu",
 }
 MEAN, STD = [0.5] * 3, [0.25] * 3
-"""Of the pixels. The standard deviation of shapes on dark grounds is well below DINO's own 0.5."""
+"""Mean and standard deviation of the pixels; the latter is below DINO's 0.5, because backgrounds are dark."""
 PLAN = Plan(steps=2300, lr=1.5e-3, warmup=50, cool=0.6, weight_decay=0.02, ema=0.99)
 CLIPS = 32
 """Clips of a batch; each gives four pictures."""
@@ -45,14 +45,14 @@ SECONDS = (1.0, 2.5)
 """Shortest and longest clip; its two frames are drawn anywhere in it."""
 STILL_SHARE = 0.1
 SIMPLE_SHARE = 0.4
-"""Of the scenes: one object alone, so that its shape is learnt early; the others are as the corpus has them."""
+"""Share of scenes with a single object, from which shapes are learnt early."""
 SINGLE_SHARE = 0.7
-"""Of the other scenes: those with one object, which the metric's subject is."""
+"""Share of the other scenes that are drawn with a single object, as in the clips that the metric is checked on."""
 SOFT_SHARE = 0.3
-"""Of the clips: a little blurred and noisy, as frames are that a video decoder generated."""
+"""Share of clips that are slightly blurred and noisy, like the output of a video decoder."""
 TEMPERATURE = 0.1
-"""Of the softmax over cosines. A lower one would be content with a small margin; the metric averages plain cosines
-over frames, so clips are told apart only where the cosine of a changed object is far from 1."""
+"""Temperature of the softmax over cosines; a lower one would accept a margin too small for the metric. The metric
+averages cosines over frames, so it separates clips only if the cosine of a changed object is far from 1."""
 
 
 def make() -> Any:
@@ -63,14 +63,14 @@ def make() -> Any:
 
 
 def make_processor() -> Any:
-    """What turns frames of any size into the model's inputs: the metric reads this from the model's folder."""
+    """The image processor, which the metric loads from the model's folder; it takes frames of any size."""
     from transformers import ViTImageProcessor
 
     return ViTImageProcessor(size={"height": SIDE, "width": SIDE}, image_mean=MEAN, image_std=STD)
 
 
 def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
-    """A trained model; `state` is where the training is kept."""
+    """Returns the trained model; `state` is the file of the training's state."""
     import torch
 
     torch.manual_seed(seed)
@@ -86,8 +86,8 @@ def train(state: Path, *, plan: Plan = PLAN, seed: int = SEED) -> Any:
 def contrast(anchor: Tensor, positive: Tensor, recoloured: Tensor, reshaped: Tensor) -> dict[str, Tensor]:
     """InfoNCE of unit-length features [B, D] of two frames of each clip, against other clips and changed objects.
 
-    The cosines with the positive and with both hard negatives are reported, since their distance is what the metric
-    lives on.
+    The cosines with the positive and with both hard negatives are reported, because the metric depends on this
+    margin.
     """
     import torch
 
@@ -125,16 +125,16 @@ def _frames(rng: np.random.Generator) -> np.ndarray:
             render(change(scene, "shape", rng), [second]),
         ]
     )
-    return worn(rng, _soft(frames, rng) if rng.random() < SOFT_SHARE else frames)
+    return maybe_compress(rng, _soft(frames, rng) if rng.random() < SOFT_SHARE else frames)
 
 
 def change(scene: Scene, attribute: str, rng: np.random.Generator) -> Scene:
     """The scene with another colour or shape for one of its objects.
 
     Args:
-        scene: what is changed.
+        scene: the original scene.
         attribute: colour or shape.
-        rng: chooses the object and what it becomes.
+        rng: chooses the object and its new colour or shape.
     """
     index = int(rng.integers(len(scene.things)))
     thing = scene.things[index]
@@ -146,7 +146,7 @@ def change(scene: Scene, attribute: str, rng: np.random.Generator) -> Scene:
 
 
 def _soft(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Frames [T, H, W, 3] a little blurred and noisy."""
+    """Frames [T, H, W, 3], slightly blurred and noisy."""
     height, width = frames.shape[1:3]
     small = (width * 3 // 4, height * 3 // 4)
     blurred = np.stack([np.asarray(Image.fromarray(frame).resize(small).resize((width, height))) for frame in frames])
@@ -156,7 +156,7 @@ def _soft(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def save(model: Any, folder: Path) -> None:
     """Writes model and image processor as `AutoModel` and `AutoImageProcessor` read them.
 
-    The weights stay in fp32, other than those of the other models, because `AutoModel` keeps the type of the file and
+    The weights stay in fp32, unlike those of the other models, because `AutoModel` keeps the type of the file and
     the metric passes pixels in fp32. `AutoModel` also builds a pooling layer, which the metric does not use and which
     was not trained; zeros spare a report of missing weights at every load.
     """

@@ -1,4 +1,8 @@
-"""zoo/raft: torchvision's raft_small, trained on moving shapes with the true flow of every pixel."""
+"""zoo/raft: torchvision's raft_small, trained on moving shapes with the true flow of every pixel.
+
+The frames of a pair are at most half a second apart, and some are blurred and noisy, as after a lossy video encoder.
+Pixels of shapes have a larger weight in the loss than the background, which covers nine tenths of a frame.
+"""
 
 from __future__ import annotations
 
@@ -78,12 +82,12 @@ def draw_pair(rng: np.random.Generator, apart: float) -> tuple[np.ndarray, np.nd
     frames = render(scene, [start, start + apart])
     flow, owner = true_flow(scene, start, start + apart)
     if rng.random() < 0.3:
-        frames = _worn(frames, rng)
+        frames = _blur_and_add_noise(frames, rng)
     return frames[0], frames[1], flow, owner
 
 
-def _worn(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Frames slightly blurred and with slight noise, as from a lossy video encoder."""
+def _blur_and_add_noise(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Frames with slight blur and noise, as after a lossy video encoder."""
     small = SIDE * 3 // 4
     soft = np.stack(
         [np.asarray(Image.fromarray(frame).resize((small, small)).resize((SIDE, SIDE))) for frame in frames]

@@ -47,7 +47,7 @@ def draw_shot(rng: np.random.Generator, *, frames: int, side: int, fps: float = 
     """
     scene = draw_scene(rng, side=side, seconds=(frames - 1) / fps, still=frames > 1 and rng.random() < 0.15)
     drawn = squared(render(scene, np.arange(frames) / fps), side)
-    return Shot(scene, worn(rng, drawn), fps)
+    return Shot(scene, maybe_compress(rng, drawn), fps)
 
 
 def draw_quick_shot(rng: np.random.Generator, *, frames: int, side: int, fps: float = 12.0) -> Shot:
@@ -55,7 +55,7 @@ def draw_quick_shot(rng: np.random.Generator, *, frames: int, side: int, fps: fl
     while True:  # about one scene in twelve is accepted
         scene = sample_scene(rng, width=side, height=side, seconds=(frames - 1) / fps, simple=0.5)
         if any(_is_quick(thing) for thing in scene.things):
-            return Shot(scene, worn(rng, render(scene, np.arange(frames) / fps)), fps)
+            return Shot(scene, maybe_compress(rng, render(scene, np.arange(frames) / fps)), fps)
 
 
 def _is_quick(thing: Thing) -> bool:
@@ -97,8 +97,8 @@ def video_pixels(clips: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
-def worn(rng: np.random.Generator, frames: np.ndarray) -> np.ndarray:
-    """The frames, in a share of all calls after JPEG compression."""
+def maybe_compress(rng: np.random.Generator, frames: np.ndarray) -> np.ndarray:
+    """The frames, with the probability COMPRESSED_SHARE after JPEG compression."""
     if rng.random() >= COMPRESSED_SHARE:
         return frames
     quality = int(rng.integers(70, 96))

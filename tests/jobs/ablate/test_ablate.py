@@ -21,7 +21,7 @@ from jobs.ablate import norms as ablate_norms
 from jobs.ablate import plots as ablate_plots
 from jobs.ablate import table as ablate_table
 from jobs.ablate.table import Result
-from jobs.ablate.variants import NORMS, SWEEPS, VARIANTS, changed, chosen
+from jobs.ablate.variants import NORMS, SWEEPS, VARIANTS, changed_settings, select_variants
 from jobs.recipes.registry import config_of
 from jobs.train.config import TrainConfig
 from pipelines.curation.filters import Filters
@@ -42,7 +42,7 @@ def config(**changes: Any) -> ablate.AblateConfig:
 def test_each_variant_changes_what_it_says() -> None:
     recipe = config_of("demo", "ablate")
     base = replace(recipe, curate=replace(recipe.curate, decide=Filters(keep_aesthetic=0.8))).base
-    changes = {name: changed(make(base), base) for name, make in VARIANTS.items()}
+    changes = {name: changed_settings(make(base), base) for name, make in VARIANTS.items()}
     assert [name for name, change in changes.items() if not change] == ["full", "post_norm", "flow"]
     assert changes["no_temporal"] == "train.ablate=no_temporal"
     assert changes["raw_captions"] == "curate.text.captions=source"
@@ -71,12 +71,12 @@ def test_the_help_names_every_variant() -> None:
 
 
 def test_variants_are_chosen_by_name_and_sweeps_as_a_whole() -> None:
-    assert chosen("") == list(VARIANTS)
-    assert chosen("set_steps, no-temporal") == [
+    assert select_variants("") == list(VARIANTS)
+    assert select_variants("set_steps, no-temporal") == [
         "full", "no_temporal", "set_steps_quarter", "set_steps_half", "set_steps_double",
     ]  # fmt: skip
-    assert chosen("ddpm") == ["full", "ddpm"]
-    assert all(len(chosen(sweep)) == 4 for sweep in SWEEPS)
+    assert select_variants("ddpm") == ["full", "ddpm"]
+    assert all(len(select_variants(sweep)) == 4 for sweep in SWEEPS)
 
 
 # The command
@@ -245,7 +245,7 @@ def test_rates_rise_up_to_the_first_that_is_not_stable(tmp_path: Path, monkeypat
     for rates, best in (
         ((1e-3, 3e-3, 0.1), 3e-3), ((1e-3, 3e-3, 0.03, 0.1), 3e-3), ((1e-3, SPIKING, 0.03), 1e-3), ((0.1,), None)
     ):  # fmt: skip
-        found = ablate_norms.tries(base, rates, 40, tmp_path)
+        found = ablate_norms.try_rates(base, rates, 40, tmp_path)
         assert ablate_norms.largest_stable(found) == best
         assert [each["stable"] for each in found] == [each["lr"] <= 3e-3 for each in found]
         assert not found[-1]["stable"]
@@ -260,7 +260,7 @@ def test_other_errors_are_no_sign_of_instability(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(train, "train", fail)
     with pytest.raises(RuntimeError, match="a bug"):
-        ablate_norms.tries(config_of("debug", "train"), (1e-3,), 20, tmp_path)
+        ablate_norms.try_rates(config_of("debug", "train"), (1e-3,), 20, tmp_path)
 
 
 # The table
@@ -310,10 +310,10 @@ def test_losses_are_means_over_the_last_tenth(results: list[Result], tmp_path: P
 def test_what_moved_is_more_than_chance(results: list[Result]) -> None:
     summary = ablate_table.summarise(results, CHANGES)
     found = summary["no_temporal"]
-    assert found["direction"].moved
+    assert found["direction"].is_significant
     assert found["direction"].difference == pytest.approx(-0.5)
-    assert not found["loss_first_frame"].moved, "less than the spread over the seeds"
-    assert not found["colors"].moved, "too little to tell of"
+    assert not found["loss_first_frame"].is_significant, "less than the spread over the seeds"
+    assert not found["colors"].is_significant, "too little to tell of"
     assert summary["ddpm"]["loss_first_frame"].difference is None, "the targets are others"
     assert summary["ddpm"]["direction"].difference == 0
 
@@ -325,7 +325,7 @@ def test_few_samples_tell_little(samples: int, moved: bool, tmp_path: Path) -> N
     listed = [Result(name, 0, tmp_path, {"colors": value}, {"colors": samples}) for name, value in scores.items()]
     found = ablate_table.summarise(listed, CHANGES)["no_temporal"]["colors"]
     assert found.noise == pytest.approx(2 * (0.25 * 2 / samples) ** 0.5)
-    assert found.moved == moved
+    assert found.is_significant == moved
 
 
 def test_the_table_says_what_moved(results: list[Result], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from jobs import cli
-from pipelines.shapes_world.zoo import CARRIED, check
+from pipelines.shapes_world.zoo import BUNDLED, check
 from tests.jobs.commands import nova
 
 COUNT = 32
@@ -52,7 +52,7 @@ def test_each_part_shows_its_defaults_and_an_example(part, capsys):
 
 @pytest.mark.parametrize("name", ["vae", "motion", "aesthetic", "retrieval", "captions", "subject"])
 def test_the_carried_models_reach_their_bars(name):
-    models = check.Models.in_folder(CARRIED)
+    models = check.Models.in_folder(BUNDLED)
     count = 3 * COUNT if name == "motion" else COUNT  # a few fast things outweigh the rest of a small sample
     found = check.CHECKS[name](models, SEED, count)
     bars = {key: value for key, value in found.items() if key in check.BARS}

@@ -166,7 +166,10 @@ def test_what_is_said_of_it(tables: Tables) -> None:
     truth = [item(0, "ugly"), item(1, "clean"), item(2, "clean")]
     found = compare(tables, truth, [clip(0, reason="aesthetic: 3 below 4"), clip(1), clip(2, reason="size: 3 below 4")])
     said = audit.lines(found)
-    assert said[0].split() == "ugly 1 1 of 1 (100 %) rejected for beauty, 1 of 1 (100 %) for any reason".split()
+    assert (
+        said[0].split()
+        == "ugly 1 1 of 1 (100 %) rejected for a low aesthetic score, 1 of 1 (100 %) for any reason".split()
+    )
     assert said[-1].endswith("1 of 2 (50 %) wrongly rejected (size 1)")
     assert "0 of 0 among the failures" in said[3]
     logged = audit.metrics(found)

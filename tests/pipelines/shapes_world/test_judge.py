@@ -7,7 +7,7 @@ import pytest
 from pipelines.media.frames import read_frames
 from pipelines.media.write import write_video
 from pipelines.shapes_world.draw import render
-from pipelines.shapes_world.judge import follow, look
+from pipelines.shapes_world.judge import detect, follow
 from pipelines.shapes_world.scenes import DIRECTIONS, SPEEDS, Scene, Thing, sample_scene
 
 BAR = 0.98
@@ -30,7 +30,7 @@ def test_pictures_are_read_as_they_were_drawn(softness):
         frame = render(scene)[0]
         if softness:
             frame = cv2.GaussianBlur(frame, (0, 0), softness)
-        seen = look(frame)
+        seen = detect(frame)
         right += words(seen) == words(scene.things)
         left = list(scene.things)
         for found in seen:  # each where one of its colour was drawn, and no two at the same
@@ -73,12 +73,12 @@ def test_every_direction(direction):
 
 def test_what_is_not_there_is_not_seen():
     empty = Scene(width=64, height=64, background="brown", texture="checkered", things=())
-    assert look(render(empty)[0]) == []
+    assert detect(render(empty)[0]) == []
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    assert all(thing.shape is None for thing in look(noise))
+    assert all(thing.shape is None for thing in detect(noise))
     half = np.full((64, 64, 3), 14, np.uint8)
     half[:, 20:28] = (222, 40, 44)  # a red bar is no shape of this world
-    assert [(thing.colour, thing.shape) for thing in look(half)] == [("red", None)]
+    assert [(thing.colour, thing.shape) for thing in detect(half)] == [("red", None)]
 
 
 def test_a_thing_that_vanishes_or_changes_is_not_kept():

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from pipelines.core import model_hub
-from pipelines.shapes_world.zoo import CARRIED, NAMES, NOVA, build, path
+from pipelines.shapes_world.zoo import BUNDLED, NAMES, NOVA, build, path
 
 
 def test_a_model_is_trained_written_and_described(tmp_path):
     from transformers import AutoModel, AutoTokenizer
 
-    said: list[str] = []
-    folder = build.build("text_encoder", tmp_path, steps=2, say=said.append)
+    lines: list[str] = []
+    folder = build.build("text_encoder", tmp_path, steps=2, report=lines.append)
     model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     with torch.no_grad():
         features = model(**tokenizer("a red circle", return_tensors="pt")).last_hidden_state
@@ -23,20 +23,20 @@ def test_a_model_is_trained_written_and_described(tmp_path):
     card = (folder / "README.md").read_text()
     assert card.startswith("# zoo/text_encoder\n")
     assert "`nova zoo build text_encoder`, seed 13, learning rate 0.002: 2 steps, " in card
-    assert said == [f"text_encoder: {folder}"]
+    assert lines == [f"text_encoder: {folder}"]
     assert (tmp_path / ".training" / "text_encoder.pt").exists()
 
 
 def test_an_unknown_model_is_told():
     with pytest.raises(ValueError, match="unknown model 'dog'; the zoo has vae, clip"):
-        build.build("dog", CARRIED)
+        build.build("dog", BUNDLED)
     with pytest.raises(ValueError, match="model 'zoo/dog': the zoo has vae"):
         model_hub.resolve("zoo/dog")
 
 
 def test_the_zoo_is_small():
     """All of it is carried by the project, so that nothing has to be fetched."""
-    sizes = {name: size(CARRIED / name) for name in (*NAMES, NOVA)}
+    sizes = {name: size(BUNDLED / name) for name in (*NAMES, NOVA)}
     assert 0 < sizes.pop(NOVA) < 10e6
     assert 0 < sum(sizes.values()) < 24e6
     assert all(sizes.values())
@@ -47,7 +47,7 @@ def size(folder: Path) -> int:
 
 
 def test_what_is_carried_is_in_the_zoo_and_has_a_card():
-    for folder in CARRIED.iterdir():
+    for folder in BUNDLED.iterdir():
         assert folder.name in (*NAMES, NOVA)
         assert path(folder.name) == folder
         assert (folder / "README.md").read_text().startswith(f"# zoo/{folder.name}\n")

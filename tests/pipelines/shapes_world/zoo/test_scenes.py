@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.shapes_world.zoo.scenes import draw_quick_shot, draw_shot, generator, resized, squared, worn
+from pipelines.shapes_world.zoo.scenes import draw_quick_shot, draw_shot, generator, maybe_compress, resized, squared
 
 
 @pytest.mark.parametrize("frames", [1, 5])
@@ -34,7 +34,7 @@ def test_frames_of_the_right_size_are_left_alone():
 def test_some_frames_went_through_an_encoder():
     """A JPEG changes pixels a little, and does so to the share of the pictures that is meant."""
     frames = draw_shot(generator(0, 1), frames=1, side=64).frames
-    changed = [worn(generator(1, number), frames) for number in range(100)]
+    changed = [maybe_compress(generator(1, number), frames) for number in range(100)]
     touched = [each for each in changed if not np.array_equal(each, frames)]
     assert 15 <= len(touched) <= 45
     assert all(np.abs(each.astype(int) - frames).mean() < 6 for each in touched)
