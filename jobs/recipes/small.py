@@ -120,11 +120,11 @@ def demo() -> Recipe:
         ),
         training=replace(
             base.training, init_from="zoo/nova", steps=100, log_every=5,
-            # The carried checkpoint has learnt appearance already.
+            # The bundled checkpoint has learnt appearance already.
             data=replace(base.training.data, images_first=0),
             # A quarter of the rate that it was trained at: the full one undoes more than 100 steps repair.
             optimizer=replace(base.training.optimizer, warmup_steps=20, lr=1e-4, muon_lr=2e-4),
-            # 20 updates: at 0.99, four fifths of the average would still be the carried weights.
+            # 20 updates: at 0.99, four fifths of the average would still be the bundled weights.
             ema=replace(base.training.ema, decay=0.9), checkpoint=CheckpointConfig(every=50),
         ),
     )  # fmt: skip

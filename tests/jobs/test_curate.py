@@ -97,28 +97,28 @@ def test_a_second_run_adds_nothing(curated: Path, media: Path) -> None:
     assert (summary.sources, summary.unchanged_sources, summary.new_clips, summary.new_examples) == (9, 9, 0, 0)
 
 
-def test_what_a_corpus_of_nova_shapes_planted_is_held_against_what_was_found(
+def test_a_corpus_of_nova_shapes_is_compared_with_its_ground_truth(
     work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from jobs.shapes_world import corpus as shapes
 
-    tables = work / "planted" / "tables"
+    tables = work / "audited" / "tables"
     tables.mkdir(parents=True)
     monkeypatch.chdir(tables.parent)
     shapes.write(shapes.ShapesConfig(output="corpus", items=20, seed=5, video_share=0.0))
     command = ["curate", "--input", "corpus/manifest.jsonl", "--tables", str(tables)]
     assert cli.run(command) == 0
-    said = capsys.readouterr().out
-    findings = audit.compare(Tables(tables), audit.read_truth("corpus/truth.jsonl"))
-    assert findings.broken.total > 0
+    printed = capsys.readouterr().out
+    result = audit.compare(Tables(tables), audit.read_truth("corpus/truth.jsonl"))
+    assert result.broken.total > 0
     page = (tables / "report.html").read_text()
-    for name, _, text in audit.rows(findings):
-        assert name in said
-        assert text in said
+    for name, _, text in audit.rows(result):
+        assert name in printed
+        assert text in printed
         assert f"<td>{name}</td>" in page
-    assert "ground truth of the corpus" in said
+    assert "ground truth of the corpus" in printed
     assert cli.run([*command, "--limit", "3"]) == 0
-    assert "ground truth of the corpus" not in capsys.readouterr().out, "what was left out cannot be found"
+    assert "ground truth of the corpus" not in capsys.readouterr().out, "files that were left out cannot be detected"
 
 
 def test_only_what_is_new_is_done(curated: Path, media: Path, work: Path) -> None:

@@ -1,4 +1,4 @@
-"""`nova ablate`: variants change what they say, nothing is done twice, and the table says what moved."""
+"""`nova ablate`: variants change their settings alone, results are reused, and significant differences are reported."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def config(**changes: Any) -> ablate.AblateConfig:
     return replace(base, shapes=LITTLE, **changes)
 
 
-# What is compared
+# Variants
 
 
-def test_each_variant_changes_what_it_says() -> None:
+def test_each_variant_changes_its_settings_alone() -> None:
     recipe = config_of("demo", "ablate")
     base = replace(recipe, curate=replace(recipe.curate, decide=Filters(keep_aesthetic=0.8))).base
     changes = {name: changed_settings(make(base), base) for name, make in VARIANTS.items()}
@@ -65,12 +65,12 @@ def test_every_recipe_can_be_ablated(recipe: str) -> None:
 
 
 def test_the_help_names_every_variant() -> None:
-    said = inspect.getsource(ablate.AblateConfig)
-    assert all(name in said or name.startswith(SWEEPS) for name in VARIANTS)
-    assert all(sweep in said for sweep in SWEEPS)
+    text = inspect.getsource(ablate.AblateConfig)
+    assert all(name in text or name.startswith(SWEEPS) for name in VARIANTS)
+    assert all(sweep in text for sweep in SWEEPS)
 
 
-def test_variants_are_chosen_by_name_and_sweeps_as_a_whole() -> None:
+def test_variants_are_selected_by_name_and_sweeps_completely() -> None:
     assert select_variants("") == list(VARIANTS)
     assert select_variants("set_steps, no-temporal") == [
         "full", "no_temporal", "set_steps_quarter", "set_steps_half", "set_steps_double",
@@ -106,20 +106,20 @@ def test_two_variants(work: Path, curated: Path, calls: Counter[str], capsys: py
     from mlflow import MlflowClient
 
     output = work / "ablation"
-    wanted = config(tables=str(curated), output=str(output), only="no_motion,set_steps_half,flow", steps=4)
-    assert ablate.run(wanted) == 0
+    request = config(tables=str(curated), output=str(output), only="no_motion,set_steps_half,flow", steps=4)
+    assert ablate.run(request) == 0
     assert calls == {"trained": 2, "judged": 3}
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     table = (output / "ablation.md").read_text()
-    assert table in said
+    assert table in printed
     assert "- **no_motion** (train.ablate=no_motion): " in table
     assert "The same as `full` in this recipe: flow." in table
-    found = pq.read_table(output / "ablation.parquet").to_pandas()
-    assert list(found.variant.unique()) == ["full", "no_motion", "flow", "set_steps_half"]
+    result = pq.read_table(output / "ablation.parquet").to_pandas()
+    assert list(result.variant.unique()) == ["full", "no_motion", "flow", "set_steps_half"]
     assert {"loss_first_frame", "loss_later_frames", "single_object", "speed", "motion", "seconds_per_image",
-            "seconds_per_video"} <= set(found.metric)  # fmt: skip
+            "seconds_per_video"} <= set(result.metric)  # fmt: skip
     assert json.loads((output / "results" / "full-0.json").read_text())["samples"]["single_object"] > 0
-    first = found[found.metric == "loss_first_frame"].set_index("variant").value
+    first = result[result.metric == "loss_first_frame"].set_index("variant").value
     assert first["full"] == first["set_steps_half"] != first["no_motion"]
     for name in ("losses", "scores", "sampling"):
         assert (output / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -131,21 +131,21 @@ def test_two_variants(work: Path, curated: Path, calls: Counter[str], capsys: py
     assert Counter(run.data.tags["nova.command"] for run in children) == {"train": 2, "benchmark": 3}
     assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
     assert parent.data.metrics["no_motion/loss_first_frame"] == first["no_motion"]
-    artifacts = {each.path for each in client.list_artifacts(parent.info.run_id)}
+    artifacts = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
     assert {"ablation.md", "ablation.parquet", "ablation.json", "plots"} <= artifacts
 
     (output / "results" / "no_motion-0.json").unlink()  # as if it was killed while it was judged
     calls.clear()
-    assert ablate.run(wanted) == 0
+    assert ablate.run(request) == 0
     assert calls == {"judged": 1}
     assert json.loads((output / "mlflow.json").read_text()) == stored
     with pytest.raises(ValueError, match=r"was started with steps=4, not 5; give another --output"):
-        ablate.run(replace(wanted, steps=5))
+        ablate.run(replace(request, steps=5))
 
 
 @pytest.mark.slow
-def test_tables_that_are_curated_otherwise(work: Path, curated: Path) -> None:
-    """Where most was rejected for beauty, the variant without that filter trains on all that is no duplicate."""
+def test_tables_that_are_curated_with_other_settings(work: Path, curated: Path) -> None:
+    """Where most clips have a low aesthetic score, the variant without that filter trains on all but duplicates."""
     from jobs.curate import recurate
 
     strict = work / "strict_tables"
@@ -153,20 +153,20 @@ def test_tables_that_are_curated_otherwise(work: Path, curated: Path) -> None:
     base = config_of("debug", "ablate")
     curate = replace(base.curate, decide=Filters(keep_aesthetic=0.3))
     recurate(replace(curate, tables=str(strict)))
-    kept = Tables(strict).count("examples")
-    wanted = config(
+    accepted = Tables(strict).count("examples")
+    request = config(
         tables=str(strict), output=str(work / "otherwise"), only="no_aesthetic_filter,raw_captions", steps=4
     )
     with pytest.raises(ValueError, match="was curated by other settings"):
-        ablation.claim(wanted)
-    prepared = ablation.claim(replace(wanted, curate=curate))
+        ablation.claim(request)
+    prepared = ablation.claim(replace(request, curate=curate))
     address = prepared.tables("no_aesthetic_filter", "cafe")
     assert prepared.tables("full", "cafe") == f"{strict}@{Tables(strict).version('examples')}"
     assert address == f"{work}/otherwise/tables/no_aesthetic_filter@{Tables(address.split('@')[0]).version('examples')}"
-    assert Tables(address.split("@")[0]).count("examples") == Tables(curated).count("examples") > kept
+    assert Tables(address.split("@")[0]).count("examples") == Tables(curated).count("examples") > accepted
     assert prepared.tables("no_aesthetic_filter", "cafe") == address
     with pytest.raises(ValueError, match="is not the newest"):
-        ablation.claim(replace(wanted, curate=curate, tables=f"{strict}@1"))
+        ablation.claim(replace(request, curate=curate, tables=f"{strict}@1"))
 
 
 @pytest.mark.slow
@@ -188,9 +188,9 @@ def test_wrong_use_is_one_line_and_leaves_nothing(
     (tmp_path / "others").mkdir()
     (tmp_path / "others" / "thesis.txt").write_text("mine")
     places = {"NOWHERE": tmp_path / "no", "OTHERS": tmp_path / "others", "FILE": tmp_path / "others" / "thesis.txt"}
-    given = {key: str(places[value]) if value in places else value for key, value in changes.items()}
+    arguments = {key: str(places[value]) if value in places else value for key, value in changes.items()}
     with pytest.raises(ValueError, match=message) as caught:
-        ablate.run(config(**{"tables": str(curated), "output": str(tmp_path / "out")} | given))
+        ablate.run(config(**{"tables": str(curated), "output": str(tmp_path / "out")} | arguments))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 
@@ -202,7 +202,7 @@ def test_numbers_that_make_no_sense_are_refused() -> None:
         config(rates=(1e-2, 1e-3))
 
 
-# The place of the norms
+# Norm positions
 
 
 @pytest.mark.slow
@@ -210,52 +210,52 @@ def test_variances_of_a_training(trained: Path, curated: Path) -> None:
     from tests.conftest import train_config
 
     version = Tables(curated).version("examples")
-    found = ablate_norms.variances(trained, train_config(tables=f"{curated}@{version}"))
-    assert {when: {part: len(values) for part, values in parts.items()} for when, parts in found.items()} == {
+    result = ablate_norms.variances(trained, train_config(tables=f"{curated}@{version}"))
+    assert {when: {name: len(values) for name, values in encoders.items()} for when, encoders in result.items()} == {
         "start": {"temporal": 2, "spatial": 4}, "end": {"temporal": 2, "spatial": 4},
     }  # fmt: skip
-    assert found["start"] != found["end"]
+    assert result["start"] != result["end"]
 
 
 SPIKING = 0.02
 
 
 def test_rates_rise_up_to_the_first_that_is_not_stable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One falls, one rises, one finds back from a spike, one breaks; each is tried once."""
+    """One loss falls, one rises, one recovers from a spike, one is not finite; each rate is run once."""
     from jobs.train import job as train
 
-    tried = []
+    rates_run = []
 
-    def fake(wanted: TrainConfig) -> None:
-        lr = wanted.optimizer.lr
-        tried.append(lr)
-        assert (wanted.steps, wanted.optimizer.warmup_steps, wanted.log_every) == (40, 5, 1)
-        assert wanted.parallel.max_failures == 0
+    def fake(request: TrainConfig) -> None:
+        lr = request.optimizer.lr
+        rates_run.append(lr)
+        assert (request.steps, request.optimizer.warmup_steps, request.log_every) == (40, 5, 1)
+        assert request.parallel.max_failures == 0
         if lr > 0.05:
             raise RuntimeError("a worker failed") from RuntimeError("the loss is nan at step 7; lower lr or …")
-        Path(wanted.run).mkdir(parents=True)
+        Path(request.run).mkdir(parents=True)
         losses = [1.0 + (lr - 0.01) * step for step in range(20)]
         if lr == SPIKING:
             losses = [1.0, 50.0, 9.0, *[0.9] * 17]
         lines = [json.dumps({"step": step, "loss_first_frame": loss}) for step, loss in enumerate(losses)]
-        (Path(wanted.run) / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+        (Path(request.run) / "metrics.jsonl").write_text("\n".join(lines) + "\n")
 
     monkeypatch.setattr(train, "train", fake)
     base = config_of("debug", "train")
     for rates, best in (
         ((1e-3, 3e-3, 0.1), 3e-3), ((1e-3, 3e-3, 0.03, 0.1), 3e-3), ((1e-3, SPIKING, 0.03), 1e-3), ((0.1,), None)
     ):  # fmt: skip
-        found = ablate_norms.try_rates(base, rates, 40, tmp_path)
-        assert ablate_norms.largest_stable(found) == best
-        assert [each["stable"] for each in found] == [each["lr"] <= 3e-3 for each in found]
-        assert not found[-1]["stable"]
-    assert tried == [1e-3, 3e-3, 0.1, 0.03, SPIKING]
+        trials = ablate_norms.try_rates(base, rates, 40, tmp_path)
+        assert ablate_norms.largest_stable(trials) == best
+        assert [trial["stable"] for trial in trials] == [trial["lr"] <= 3e-3 for trial in trials]
+        assert not trials[-1]["stable"]
+    assert rates_run == [1e-3, 3e-3, 0.1, 0.03, SPIKING]
 
 
-def test_other_errors_are_no_sign_of_instability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_do_not_count_as_instability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from jobs.train import job as train
 
-    def fail(wanted: TrainConfig) -> None:
+    def fail(request: TrainConfig) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(train, "train", fail)
@@ -307,28 +307,28 @@ def test_losses_are_means_over_the_last_tenth(results: list[Result], tmp_path: P
     assert ablate_table.losses(tmp_path, 20) == {}
 
 
-def test_what_moved_is_more_than_chance(results: list[Result]) -> None:
+def test_significant_differences_exceed_chance(results: list[Result]) -> None:
     summary = ablate_table.summarise(results, CHANGES)
-    found = summary["no_temporal"]
-    assert found["direction"].is_significant
-    assert found["direction"].difference == pytest.approx(-0.5)
-    assert not found["loss_first_frame"].is_significant, "less than the spread over the seeds"
-    assert not found["colors"].is_significant, "too little to tell of"
-    assert summary["ddpm"]["loss_first_frame"].difference is None, "the targets are others"
+    result = summary["no_temporal"]
+    assert result["direction"].is_significant
+    assert result["direction"].difference == pytest.approx(-0.5)
+    assert not result["loss_first_frame"].is_significant, "less than the spread over the seeds"
+    assert not result["colors"].is_significant, "too small to report"
+    assert summary["ddpm"]["loss_first_frame"].difference is None, "the regression targets differ"
     assert summary["ddpm"]["direction"].difference == 0
 
 
 @pytest.mark.parametrize(("samples", "moved"), [(24, False), (96, True)])
-def test_few_samples_tell_little(samples: int, moved: bool, tmp_path: Path) -> None:
-    """0.4 and 0.6 of 24 are no more apart than two runs of one model may be; of 96 they are."""
+def test_few_samples_are_not_significant(samples: int, moved: bool, tmp_path: Path) -> None:
+    """A difference of 0.4 and 0.6 may be chance with 24 samples, but not with 96."""
     scores = {"full": 0.4, "no_temporal": 0.6}
     listed = [Result(name, 0, tmp_path, {"colors": value}, {"colors": samples}) for name, value in scores.items()]
-    found = ablate_table.summarise(listed, CHANGES)["no_temporal"]["colors"]
-    assert found.noise == pytest.approx(2 * (0.25 * 2 / samples) ** 0.5)
-    assert found.is_significant == moved
+    result = ablate_table.summarise(listed, CHANGES)["no_temporal"]["colors"]
+    assert result.noise == pytest.approx(2 * (0.25 * 2 / samples) ** 0.5)
+    assert result.is_significant == moved
 
 
-def test_the_table_says_what_moved(results: list[Result], tmp_path: Path) -> None:
+def test_the_table_lists_significant_differences(results: list[Result], tmp_path: Path) -> None:
     path = ablate_table.write(tmp_path, results, CHANGES, {"post_norm": NORM})
     text = path.read_text()
     assert "- **no_temporal** (train.ablate=no_temporal): direction 0.8 → 0.3 (-0.5, -62 %)\n" in text
@@ -337,16 +337,16 @@ def test_the_table_says_what_moved(results: list[Result], tmp_path: Path) -> Non
     assert "The same as `full` in this recipe: flow." in text
     assert "| no_temporal | 1.18 ± 0.11 (+0.075) | 0.3 ± 0.14 (-0.5) |" in text
     assert "| post_norm | 0.001 | 1 → 2 | 1 → 2 | 1 → 3 | 1 → 3 |" in text
-    whole = json.loads((tmp_path / "ablation.json").read_text())
-    assert whole["variants"]["no_temporal"]["metrics"]["direction"]["moved"]
-    assert whole["norms"] == {"post_norm": NORM}
+    stored = json.loads((tmp_path / "ablation.json").read_text())
+    assert stored["variants"]["no_temporal"]["metrics"]["direction"]["moved"]
+    assert stored["norms"] == {"post_norm": NORM}
     rows = pq.read_table(tmp_path / "ablation.parquet").to_pylist()
     assert len(rows) == 24
     assert rows[0] == {"variant": "full", "changes": "", "seed": 0, "metric": "loss_first_frame", "value": 1.0}
 
 
 def test_plots_of_every_kind(results: list[Result], tmp_path: Path) -> None:
-    quick = [replace(each, variant="set_steps_half") for each in results[:2]]
+    quick = [replace(result, variant="set_steps_half") for result in results[:2]]
     changes = CHANGES | {"set_steps_half": "generate.sampling.set_steps=2"}
     folder = ablate_plots.draw(tmp_path, [*results, *quick], changes, {"post_norm": NORM})
     assert {path.name for path in folder.iterdir()} == {"losses.png", "scores.png", "sampling.png", "norms.png"}

@@ -1,4 +1,4 @@
-"""Joining a cluster: an address where nothing listens is told at once, before anything is made."""
+"""Joining a cluster: an address where nothing listens is an error at once, before anything is written."""
 
 import socket
 from pathlib import Path
@@ -18,7 +18,7 @@ def port():
 
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
-def test_a_dead_address_is_told_at_once(port, form, monkeypatch):
+def test_a_dead_address_is_an_error_at_once(port, form, monkeypatch):
     with pytest.raises(ValueError, match=f"no Ray cluster at {form.format(port)} .*leave --address out"):
         cluster.check(form.format(port))
     monkeypatch.setenv("RAY_ADDRESS", form.format(port))
@@ -38,7 +38,7 @@ def test_something_that_listens_passes():
 
 
 @pytest.mark.parametrize("command", ["curate", "train", "generate", "evaluate", "refresh", "demo"])
-def test_every_command_knocks_before_it_makes_anything(command, port, tmp_path, monkeypatch, capsys):
+def test_every_command_connects_before_it_writes_anything(command, port, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
     options = {
@@ -53,23 +53,23 @@ def test_every_command_knocks_before_it_makes_anything(command, port, tmp_path, 
         cli.main([command, *options, "--address", f"127.0.0.1:{port}"])
     assert end.value.code == 2
     assert f"no Ray cluster at 127.0.0.1:{port}" in capsys.readouterr().err
-    assert [each.name for each in Path().iterdir()] == ["in"]
+    assert [path.name for path in Path().iterdir()] == ["in"]
 
 
-def test_a_ray_that_a_busy_machine_starts_too_slowly_is_started_again(monkeypatch):
+def test_ray_is_started_again_after_a_slow_start(monkeypatch):
     import ray
 
-    tried = []
+    calls = []
 
     def slow(**settings):
-        tried.append(settings)
-        if len(tried) < 2:
+        calls.append(settings)
+        if len(calls) < 2:
             raise Exception("The current node timed out during startup.")
 
     monkeypatch.setattr(ray, "init", slow)
-    monkeypatch.setattr(ray, "shutdown", lambda: tried.append("shut down"))
+    monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shut down"))
     cluster._start_here()
-    assert [each == "shut down" for each in tried] == [False, True, False]
+    assert [call == "shut down" for call in calls] == [False, True, False]
 
 
 def test_another_failure_of_ray_is_not_tried_again(monkeypatch):

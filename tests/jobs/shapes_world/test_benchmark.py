@@ -1,4 +1,4 @@
-"""`nova benchmark shapes`: a checkpoint generates samples, they are judged, and none is generated twice."""
+"""`nova benchmark shapes`: samples of a checkpoint are generated once, judged, and scored."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def nova(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list
     """Exit status, lines of standard output, and standard error of a command."""
     with pytest.raises(SystemExit) as ended:
         cli.main(list(arguments))
-    said = capsys.readouterr()
-    return int(ended.value.code or 0), said.out.splitlines(), said.err
+    output = capsys.readouterr()
+    return int(ended.value.code or 0), output.out.splitlines(), output.err
 
 
 def tiny(checkpoint: Path, *more: str) -> list[str]:
-    settings = [word for each in (*TINY, *more) for word in ("--set", each)]
+    settings = [word for setting in (*TINY, *more) for word in ("--set", setting)]
     return ["benchmark", "shapes", "--recipe", "debug", "--checkpoint", str(checkpoint), "--json", *settings]
 
 
@@ -58,24 +58,24 @@ def evaluated(trained: Path, work: Path) -> Path:
 def test_the_last_line_is_one_object_with_every_score(
     trained: Path, evaluated: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, said, error = nova(capsys, *tiny(trained))
+    status, lines, error = nova(capsys, *tiny(trained))
     assert status == 0, error
-    found = json.loads(said[-1])
-    assert set(found["scores"]) >= {*TASKS, "color_accuracy", "shape_accuracy", "permanence"}
-    assert all(0 <= score["value"] <= 1 for score in found["scores"].values())
-    assert found["scores"]["speed"]["samples"] == 2
-    assert found["scores"]["counting"]["samples"] == 1
-    assert (found["samples"], found["failed"]) == (10, [])
-    assert found["output"] == str(evaluated), "beside the run where nobody says where"
-    assert json.loads((evaluated / "summary.json").read_text()) == found
+    summary = json.loads(lines[-1])
+    assert set(summary["scores"]) >= {*TASKS, "color_accuracy", "shape_accuracy", "permanence"}
+    assert all(0 <= score["value"] <= 1 for score in summary["scores"].values())
+    assert summary["scores"]["speed"]["samples"] == 2
+    assert summary["scores"]["counting"]["samples"] == 1
+    assert (summary["samples"], summary["failed"]) == (10, [])
+    assert summary["output"] == str(evaluated), "beside the run by default"
+    assert json.loads((evaluated / "summary.json").read_text()) == summary
 
 
-def test_scores_lead_back_to_what_made_them(trained: Path, evaluated: Path) -> None:
-    found = json.loads((evaluated / "summary.json").read_text())
-    told = found["provenance"]
-    assert (told["checkpoint"], told["data_version"]) == (str(trained / "model"), 1)
-    assert (told["canvas"]["frames"], told["canvas"]["extended"], told["seed"]) == (5, 13, 0)
-    assert told["generate"]["sampling"]["set_steps"] == 1
+def test_scores_have_their_provenance(trained: Path, evaluated: Path) -> None:
+    summary = json.loads((evaluated / "summary.json").read_text())
+    provenance = summary["provenance"]
+    assert (provenance["checkpoint"], provenance["data_version"]) == (str(trained / "model"), 1)
+    assert (provenance["canvas"]["frames"], provenance["canvas"]["extended"], provenance["seed"]) == (5, 13, 0)
+    assert provenance["generate"]["sampling"]["set_steps"] == 1
     rows = pq.read_table(evaluated / "scores.parquet").to_pylist()
     assert [row["task"] for row in rows] == sorted((*TASKS, "speed"), key=TASKS.index)
     by_task = {row["task"]: row for row in rows}
@@ -85,35 +85,35 @@ def test_scores_lead_back_to_what_made_them(trained: Path, evaluated: Path) -> N
     assert all(Path(by_task[task]["first_frame"]).exists() for task in ("image_to_video", "extrapolation"))
     assert {row["first_frame"] for row in rows[:8]} == {None}
     wrong = json.loads((evaluated / "wrong.json").read_text())
-    assert [each["path"] for each in wrong] == [row["path"] for row in rows if row["right"] is False]
-    assert all(each["fault"] for each in wrong)
-    assert len(wrong) == found["wrong"] > 0, "it is hardly trained"
+    assert [entry["path"] for entry in wrong] == [row["path"] for row in rows if row["right"] is False]
+    assert all(entry["fault"] for entry in wrong)
+    assert len(wrong) == summary["wrong"] > 0, "it is hardly trained"
 
 
-def test_the_judge_sees_colours_at_the_resolution_that_the_model_made(evaluated: Path) -> None:
+def test_the_judge_gets_colours_at_full_resolution(evaluated: Path) -> None:
     with av.open(str(evaluated / "samples" / "direction" / "0000.mp4")) as container:
         assert container.streams.video[0].pix_fmt == "yuv444p"
     assert json.loads((evaluated / "summary.json").read_text())["provenance"]["generate"]["full_chroma"] is True
 
 
-def test_mlflow_has_the_scores_and_whose_they_are(trained: Path, evaluated: Path) -> None:
+def test_mlflow_has_the_scores_and_their_provenance(trained: Path, evaluated: Path) -> None:
     from mlflow import MlflowClient
 
-    noted = json.loads((evaluated / ".mlflow.json").read_text())
-    client = MlflowClient(tracking_uri=noted["uri"])
-    run = client.get_run(noted["run_id"])
+    stored = json.loads((evaluated / ".mlflow.json").read_text())
+    client = MlflowClient(tracking_uri=stored["uri"])
+    run = client.get_run(stored["run_id"])
     scores = json.loads((evaluated / "summary.json").read_text())["scores"]
-    assert {name: run.data.metrics[name] for name in scores} == {name: each["value"] for name, each in scores.items()}
+    assert {name: run.data.metrics[name] for name in scores} == {name: score["value"] for name, score in scores.items()}
     assert run.data.tags["checkpoint"] == str(trained / "model")
     assert run.data.tags["data_version"] == "1"
     assert run.info.status == "FINISHED"
-    names = {each.path for each in client.list_artifacts(run.info.run_id)}
+    names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     assert names == {"scores.parquet", "wrong.json", "summary.json", "images.png", "videos.png"}
-    making = client.get_run(json.loads((evaluated / "samples" / ".mlflow.json").read_text())["run_id"])
-    assert making.data.tags["mlflow.parentRunId"] == run.info.run_id
+    generation = client.get_run(json.loads((evaluated / "samples" / ".mlflow.json").read_text())["run_id"])
+    assert generation.data.tags["mlflow.parentRunId"] == run.info.run_id
 
 
-def test_run_again_it_makes_only_what_is_missing(
+def test_a_second_run_generates_only_missing_samples(
     trained: Path, evaluated: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = sorted((evaluated / "samples").rglob("*.*4")) + sorted((evaluated / "samples").rglob("0*.png"))
@@ -122,30 +122,30 @@ def test_run_again_it_makes_only_what_is_missing(
     scores = (evaluated / "scores.parquet").read_bytes()
     files[0].unlink()
     (evaluated / "summary.json").unlink()  # as after a kill
-    status, said, _ = nova(capsys, *tiny(trained))
+    status, lines, _ = nova(capsys, *tiny(trained))
     assert status == 0
-    assert "10 samples, 9 of them already there" in said
+    assert "10 samples, 9 of them already there" in lines
     assert {path: path.stat().st_mtime_ns for path in files[1:]} == {path: before[path] for path in files[1:]}
-    again = pq.read_table(evaluated / "scores.parquet").drop_columns(["seconds", "device_seconds"])
+    repeated = pq.read_table(evaluated / "scores.parquet").drop_columns(["seconds", "device_seconds"])
     (evaluated / "before.parquet").write_bytes(scores)
-    assert again.equals(pq.read_table(evaluated / "before.parquet").drop_columns(["seconds", "device_seconds"]))
+    assert repeated.equals(pq.read_table(evaluated / "before.parquet").drop_columns(["seconds", "device_seconds"]))
     (evaluated / "before.parquet").unlink()
 
 
-def test_some_tasks_alone_and_at_the_length_that_was_trained(trained: Path, work: Path) -> None:
+def test_some_tasks_at_the_trained_length(trained: Path, work: Path) -> None:
     output = work / "directions"
     shapes = ShapesBenchmark(tasks=("direction", "colors"), samples=1)
-    found = run_benchmark(config(trained, output=str(output), shapes=shapes))
-    assert set(found["scores"]) == {
+    summary = run_benchmark(config(trained, output=str(output), shapes=shapes))
+    assert set(summary["scores"]) == {
         "colors", "color_accuracy", "shape_accuracy", "direction", "direction_accuracy", "color_kept", "shape_kept",
         "permanence",
     }  # fmt: skip
-    assert found["speed"] == {}
+    assert summary["speed"] == {}
     rows = pq.read_table(output / "scores.parquet").to_pylist()
     assert [(row["task"], row["frames"]) for row in rows] == [("colors", 1), ("direction", 17)]
 
 
-def test_what_could_not_be_made_is_named_and_the_status_says_so(
+def test_missing_samples_are_listed_and_set_the_exit_status(
     trained: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from jobs import benchmark
@@ -153,17 +153,17 @@ def test_what_could_not_be_made_is_named_and_the_status_says_so(
     generate = benchmark.generate
     monkeypatch.setattr(benchmark, "generate", lambda config, requests: generate(config, requests[:1]))
     shapes = ShapesBenchmark(tasks=IMAGE_TASKS[:2], samples=1)
-    wanted = config(trained, output=str(work / "half"), shapes=shapes)
-    assert run(wanted) == 1
-    found = json.loads((work / "half" / "summary.json").read_text())
-    assert [Path(each["uri"]).parent.name for each in found["failed"]] == ["two_objects"]
-    assert set(found["scores"]) == {"single_object", "color_accuracy", "shape_accuracy"}
+    shortened = config(trained, output=str(work / "half"), shapes=shapes)
+    assert run(shortened) == 1
+    summary = json.loads((work / "half" / "summary.json").read_text())
+    assert [Path(failure["uri"]).parent.name for failure in summary["failed"]] == ["two_objects"]
+    assert set(summary["scores"]) == {"single_object", "color_accuracy", "shape_accuracy"}
 
 
 def test_scores_of_media_are_one_object_too(
     trained: Path, evaluated: Path, work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, said, _ = nova(
+    status, lines, _ = nova(
         capsys,
         "evaluate",
         "--samples",
@@ -175,7 +175,7 @@ def test_scores_of_media_are_one_object_too(
         "--json",
     )
     assert status == 0
-    assert json.loads(said[-1]) == json.loads((work / "plain" / "summary.json").read_text())
+    assert json.loads(lines[-1]) == json.loads((work / "plain" / "summary.json").read_text())
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_scores_of_media_are_one_object_too(
     [("run", "run-shapes"), ("run/model", "run-shapes"), ("run/checkpoints/step-2", "run-step-2-shapes"),
      ("release", "release-shapes")],
 )  # fmt: skip
-def test_scores_go_beside_the_run_where_nobody_says_where(place: str, name: str, tmp_path: Path) -> None:
+def test_scores_go_beside_the_run_by_default(place: str, name: str, tmp_path: Path) -> None:
     (tmp_path / place).mkdir(parents=True)
     (tmp_path / "release").mkdir(exist_ok=True)
     (tmp_path / "run").mkdir(exist_ok=True)
@@ -226,8 +226,8 @@ def test_wrong_use_is_one_line_and_exit_2(
 ) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     places = {"RUN": str(trained), "FILE": str(tmp_path / "thesis.txt"), "FOLDER": str(tmp_path)}
-    status, said, error = nova(capsys, *(places.get(argument, argument) for argument in line.split()))
-    assert (status, said) == (2, [])
+    status, lines, error = nova(capsys, *(places.get(argument, argument) for argument in line.split()))
+    assert (status, lines) == (2, [])
     assert message in " ".join(error.split())
     assert error.startswith("nova: error: ")
     assert error.count("\n") == 1

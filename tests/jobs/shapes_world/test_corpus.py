@@ -1,4 +1,4 @@
-"""`nova shapes`: a corpus in one move, the same bytes for the same options, and nobody's files overwritten."""
+"""`nova shapes`: a corpus appears complete, depends on its options alone, and overwrites no other files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def kinds(folder: Path) -> list[str]:
 
 
 PICTURES = ("--video-share", "0")
-"""Drawn in a moment, where a corpus of videos takes seconds."""
+"""Much faster to write than videos."""
 
 
 def scenes(folder: Path) -> list[dict[str, Any]]:
@@ -75,14 +75,12 @@ def test_textured_grounds_are_for_simple_scenes(tmp_path, capsys):
     assert "give --simple-share, too" in error
 
 
-def test_a_corpus_of_before_there_were_shares_of_scenes_is_known_again(tmp_path):
+def test_an_older_corpus_without_recorded_shares_counts_as_finished(tmp_path):
     corpus = tmp_path / "corpus"
     write(corpus, *PICTURES)
     note = corpus / "corpus.json"
-    younger = ("simple_share", "textured_share")
-    note.write_text(
-        json.dumps({key: value for key, value in json.loads(note.read_text()).items() if key not in younger})
-    )
+    later = ("simple_share", "textured_share")
+    note.write_text(json.dumps({key: value for key, value in json.loads(note.read_text()).items() if key not in later}))
     assert write(corpus, *PICTURES) == 0
 
 
@@ -97,8 +95,8 @@ def test_a_finished_corpus_stays_and_another_one_is_not_written_over_it(tmp_path
     assert "give another folder" in error
 
 
-def test_a_killed_one_leaves_no_corpus(tmp_path, monkeypatch):
-    def killed(folder, **asked):
+def test_a_killed_command_leaves_no_corpus(tmp_path, monkeypatch):
+    def killed(folder, **options):
         (Path(folder) / "media").mkdir()
         raise KeyboardInterrupt
 
@@ -137,6 +135,6 @@ def test_other_files_are_left_alone(tmp_path, capsys):
 def test_help_shows_defaults_and_an_example(capsys):
     status, out, _ = nova(capsys, "shapes", "--help")
     assert status == 0
-    said = " ".join(out.split())
-    assert "Example: nova shapes" in said
-    assert "(default: 120)" in said
+    text = " ".join(out.split())
+    assert "Example: nova shapes" in text
+    assert "(default: 120)" in text

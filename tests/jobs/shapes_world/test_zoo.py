@@ -1,4 +1,4 @@
-"""`nova zoo`: builds go on where they were, checks print one JSON object, and the carried models reach their bars."""
+"""`nova zoo`: builds resume, checks print one JSON object, and the bundled models reach their bars."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COUNT = 32
 SEED = 4321
 
 
-def test_what_is_finished_is_not_built_again(tmp_path, capsys):
+def test_finished_models_are_not_built_again(tmp_path, capsys):
     command = ["zoo", "build", "text_encoder", "--output", str(tmp_path / "zoo"), "--steps", "1"]
     assert cli.run(command) == 0
     before = (tmp_path / "zoo" / "text_encoder" / "model.safetensors").stat().st_mtime_ns
@@ -33,31 +33,31 @@ def test_what_is_finished_is_not_built_again(tmp_path, capsys):
         (["chek"], "chek"),
     ],
 )
-def test_wrong_use_is_told(arguments, message, capsys):
-    status, _, said = nova(capsys, "zoo", *arguments)
+def test_wrong_use_is_one_line(arguments, message, capsys):
+    status, _, error = nova(capsys, "zoo", *arguments)
     assert status == 2
-    assert message in said
-    assert "Traceback" not in said
-    assert len(said.splitlines()) == 1 or arguments == ["chek"], "the parser's own errors alone have a box"
+    assert message in error
+    assert "Traceback" not in error
+    assert len(error.splitlines()) == 1 or arguments == ["chek"], "the parser's own errors alone have a box"
 
 
-@pytest.mark.parametrize("part", ["build", "check"])
-def test_each_part_shows_its_defaults_and_an_example(part, capsys):
-    status, out, _ = nova(capsys, "zoo", part, "--help")
+@pytest.mark.parametrize("command", ["build", "check"])
+def test_each_command_shows_its_defaults_and_an_example(command, capsys):
+    status, out, _ = nova(capsys, "zoo", command, "--help")
     assert status == 0
-    said = " ".join(out.split())
-    assert f"Example: nova zoo {part}" in said
-    assert "(default" in said
+    text = " ".join(out.split())
+    assert f"Example: nova zoo {command}" in text
+    assert "(default" in text
 
 
 @pytest.mark.parametrize("name", ["vae", "motion", "aesthetic", "retrieval", "captions", "subject"])
-def test_the_carried_models_reach_their_bars(name):
+def test_the_bundled_models_reach_their_bars(name):
     models = check.Models.in_folder(BUNDLED)
     count = 3 * COUNT if name == "motion" else COUNT  # a few fast things outweigh the rest of a small sample
-    found = check.CHECKS[name](models, SEED, count)
-    bars = {key: value for key, value in found.items() if key in check.BARS}
+    scores = check.CHECKS[name](models, SEED, count)
+    bars = {key: value for key, value in scores.items() if key in check.BARS}
     assert bars
-    assert all(check.holds(key, value) for key, value in bars.items()), found
+    assert all(check.holds(key, value) for key, value in bars.items()), scores
 
 
 def test_checks_are_printed_as_one_object(monkeypatch, capsys):
@@ -68,12 +68,12 @@ def test_checks_are_printed_as_one_object(monkeypatch, capsys):
     assert cli.run(["zoo", "check", "--json", "--seed", "70", "--no-corpus"]) == 1
 
 
-def test_what_is_not_there_is_said_and_counts_as_missed(tmp_path, monkeypatch, capsys):
+def test_missing_models_are_listed_and_count_as_missed(tmp_path, monkeypatch, capsys):
     (tmp_path / "raft").mkdir()
     (tmp_path / "raft" / check.CARD).write_text("")
-    two = {"motion": lambda *given: {"motion_epe": 0.5}, "vae": lambda *given: pytest.fail("there is no VAE")}
+    two = {"motion": lambda *arguments: {"motion_epe": 0.5}, "vae": lambda *arguments: pytest.fail("there is no VAE")}
     monkeypatch.setattr(check, "CHECKS", two)
     assert cli.run(["zoo", "check", "--json", "--no-corpus", "--models", str(tmp_path)]) == 1
-    said = capsys.readouterr()
-    assert json.loads(said.out.splitlines()[-1]) == {"motion_epe": 0.5}
-    assert "not checked, since a model is missing (nova zoo build): vae" in said.err
+    output = capsys.readouterr()
+    assert json.loads(output.out.splitlines()[-1]) == {"motion_epe": 0.5}
+    assert "not checked, since a model is missing (nova zoo build): vae" in output.err

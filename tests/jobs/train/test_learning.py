@@ -88,7 +88,7 @@ def test_a_short_training_teaches_colours(pictures: Batch, tmp_path: Path) -> No
     assert right > 3 * CHANCE, f"{right:.2f} of the colours are right"
 
 
-def test_the_carried_checkpoint_paints_the_colours_of_its_prompts() -> None:
+def test_the_bundled_checkpoint_paints_the_colours_of_its_prompts() -> None:
     asked = questions(ShapesBenchmark(tasks=("colors",), samples=ASKED), Canvas(height=SIDE, width=SIDE, frames=17))
     assert colours_right("zoo/nova", [question.scene for question in asked]) >= 0.8
 

@@ -41,7 +41,7 @@ def test_a_released_folder_brings_its_own_parts(tmp_path: Path) -> None:
     assert (other.vae, other.text_encoder, other.tokenizer) == ("fake/vae", "fake/text_encoder", None)
 
 
-def test_the_carried_checkpoint_is_made_of_the_zoo() -> None:
+def test_the_bundled_checkpoint_is_made_of_the_zoo() -> None:
     resolved = resolve_checkpoint("zoo/nova")
     assert Path(resolved.transformer).is_dir()
     assert Path(resolved.scheduler).is_dir()

@@ -1,4 +1,4 @@
-"""The judge of the benchmark `shapes` gets truth instead of a model: what is drawn as asked is right, else wrong."""
+"""The judge of the benchmark `shapes` on rendered answers: those that match the prompt are right, all others wrong."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ BAR = 0.98
 CANVAS = Canvas(height=64, width=64, frames=17, extended=33)
 LEVELS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
 MOTION = 0.01
-"""What a score of 1 means here, so that the smallest thing need not be quicker than the quickest for one of 8."""
+"""Motion of a score of 1, so small that the smallest thing reaches a score of 8 within the range of speeds."""
 
 
-def drawn(question: Question) -> np.ndarray:
-    """The frames that a model should make: the scene, at a pace that has the motion asked for."""
+def draw_answer(question: Question) -> np.ndarray:
+    """The frames of a perfect model: the scene at a pace that has the requested motion."""
     times = np.arange(question.frames) / CANVAS.fps
     if question.motion is not None:
         (thing,) = question.scene.things
@@ -40,19 +40,19 @@ def drawn(question: Question) -> np.ndarray:
     return render(question.scene, times)
 
 
-def judged(question: Question, frames: np.ndarray) -> dict[str, Any]:
+def judge(question: Question, frames: np.ndarray) -> dict[str, Any]:
     verdict = judge_sample(question.task, question.scene, frames, CANVAS.fps)
     return {**verdict.columns(), "task": question.task, "asked_motion": question.motion}
 
 
-def asked(task: str, samples: int = 4, seed: int = 3) -> list[Question]:
+def questions_of(task: str, samples: int = 4, seed: int = 3) -> list[Question]:
     config = ShapesBenchmark(tasks=(task,), samples=samples, per_level=samples, calibration=1 / MOTION, seed=seed)
     return questions(config, CANVAS)
 
 
 def test_truth_is_right_in_every_task() -> None:
     config = ShapesBenchmark(samples=6, per_level=2, motion_levels=LEVELS, calibration=1 / MOTION, seed=1)
-    rows = [judged(question, drawn(question)) for question in questions(config, CANVAS)]
+    rows = [judge(question, draw_answer(question)) for question in questions(config, CANVAS)]
     scores = summarise(rows)
     assert set(scores) == {
         *TASKS, "color_accuracy", "shape_accuracy", "direction_accuracy", "color_kept", "shape_kept", "permanence",
@@ -65,19 +65,19 @@ def test_truth_is_right_in_every_task() -> None:
 
 
 def test_motion_is_measured_in_the_unit_of_the_motion_score() -> None:
-    for question in asked("direction"):
+    for question in questions_of("direction"):
         flow, _ = true_flow(question.scene, 0.0, 1 / 12)
         true = normalised(np.linalg.norm(flow, axis=-1).mean(), short_side=64, seconds=1 / 12)
-        assert judged(question, drawn(question))["motion_measured"] == pytest.approx(true, rel=0.1)
+        assert judge(question, draw_answer(question))["motion_measured"] == pytest.approx(true, rel=0.1)
 
 
-def test_four_levels_reach_what_the_details_say_they_can() -> None:
-    rows = [judged(question, drawn(question)) for question in asked("speed")]
-    told = speed_details(rows)
-    assert told["best_spearman"] == pytest.approx(0.97, abs=0.01)
-    assert told["spearman"] == pytest.approx(told["best_spearman"], abs=0.02)
-    assert list(told["mean_motion"]) == ["1", "3", "5", "8"]
-    assert told["mean_motion"]["8"] == pytest.approx(8 * MOTION, rel=0.1)
+def test_four_levels_reach_the_best_correlation_in_the_details() -> None:
+    rows = [judge(question, draw_answer(question)) for question in questions_of("speed")]
+    details = speed_details(rows)
+    assert details["best_spearman"] == pytest.approx(0.97, abs=0.01)
+    assert details["spearman"] == pytest.approx(details["best_spearman"], abs=0.02)
+    assert list(details["mean_motion"]) == ["1", "3", "5", "8"]
+    assert details["mean_motion"]["8"] == pytest.approx(8 * MOTION, rel=0.1)
     slower = [{**row, "motion_measured": -row["motion_measured"]} for row in rows]
     assert summarise(slower)["speed"].value == 0, "a score, not a correlation"
     assert summarise([{**row, "motion_measured": 0.0} for row in rows])["speed"].value == 0
@@ -90,8 +90,8 @@ def changed(scene: Scene, **changes: Any) -> Scene:
 
 
 def other_colour(question: Question) -> Scene:
-    taken = {thing.colour for thing in question.scene.things}
-    return changed(question.scene, colour="blue" if "blue" not in taken else "yellow")
+    colours = {thing.colour for thing in question.scene.things}
+    return changed(question.scene, colour="blue" if "blue" not in colours else "yellow")
 
 
 def other_shape(question: Question) -> Scene:
@@ -100,7 +100,7 @@ def other_shape(question: Question) -> Scene:
 
 
 def opposite(question: Question) -> Scene:
-    """Backwards from where it would have come to."""
+    """The opposite motion, from the end of the path."""
     (thing,) = question.scene.things
     right, down = DIRECTIONS[str(thing.direction)]
     back = next(name for name, way in DIRECTIONS.items() if way == (-right, -down))
@@ -131,19 +131,19 @@ def swapped(question: Question) -> Scene:
         ("extrapolation", other_colour), ("extrapolation", other_shape), ("extrapolation", opposite),
     ],
 )  # fmt: skip
-def test_what_was_not_asked_for_is_wrong(task: str, change: Callable[[Question], Scene]) -> None:
-    for question in asked(task):
+def test_another_answer_is_wrong(task: str, change: Callable[[Question], Scene]) -> None:
+    for question in questions_of(task):
         frames = render(change(question), np.arange(question.frames) / CANVAS.fps)
-        verdict = judged(question, frames)
+        verdict = judge(question, frames)
         assert verdict["right"] is False, question.prompt
         assert verdict["fault"].startswith("shows ")
 
 
 @pytest.mark.parametrize("task", ["direction", "image_to_video", "extrapolation"])
 @pytest.mark.parametrize("how", ["vanishes", "turns blue", "becomes another shape"])
-def test_what_does_not_stay_is_not_kept(task: str, how: str) -> None:
-    for question in asked(task):
-        frames = drawn(question)
+def test_a_change_on_the_way_is_not_kept(task: str, how: str) -> None:
+    for question in questions_of(task):
+        frames = draw_answer(question)
         change = -len(frames) // 4  # also in the second half of an extrapolation
         later = {
             "vanishes": replace(question.scene, things=()),
@@ -151,10 +151,10 @@ def test_what_does_not_stay_is_not_kept(task: str, how: str) -> None:
             "becomes another shape": other_shape(question),
         }[how]
         frames[change:] = render(later, (np.arange(question.frames) / CANVAS.fps)[change:])
-        verdict = judged(question, frames)
-        kept = {"color_kept": verdict["color_kept"], "shape_kept": verdict["shape_kept"]}
+        verdict = judge(question, frames)
+        constancy = {"color_kept": verdict["color_kept"], "shape_kept": verdict["shape_kept"]}
         assert (
-            kept
+            constancy
             == {
                 "vanishes": {"color_kept": False, "shape_kept": False},
                 "turns blue": {"color_kept": False, "shape_kept": True},
@@ -167,27 +167,27 @@ def test_what_does_not_stay_is_not_kept(task: str, how: str) -> None:
             assert verdict["right"] is False
 
 
-def test_what_stops_half_way_is_no_extrapolation() -> None:
-    for question in asked("extrapolation"):
-        frames = drawn(question)
+def test_a_thing_that_stops_half_way_is_no_extrapolation() -> None:
+    for question in questions_of("extrapolation"):
+        frames = draw_answer(question)
         frames[len(frames) // 2 :] = frames[len(frames) // 2]
-        verdict = judged(question, frames)
+        verdict = judge(question, frames)
         assert verdict["right"] is False
         assert verdict["fault"].endswith("standing still: another direction")
 
 
-def test_a_direction_that_is_right_for_another_thing_is_told_apart() -> None:
-    (question, *_) = asked("direction")
-    verdict = judged(question, render(other_colour(question), np.arange(17) / 12))
+def test_a_right_direction_of_another_thing_is_distinguished() -> None:
+    (question, *_) = questions_of("direction")
+    verdict = judge(question, render(other_colour(question), np.arange(17) / 12))
     assert (verdict["right"], verdict["direction_right"], verdict["color_right"]) == (False, True, False)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_noise_and_nothing_are_wrong(task: str) -> None:
-    (question,) = asked(task, samples=1)[:1]
+    (question,) = questions_of(task, samples=1)[:1]
     noise = np.random.default_rng(0).integers(0, 255, (question.frames, 64, 64, 3), dtype=np.uint8)
     for frames in (noise, np.full_like(noise, 14)):
-        verdict = judged(question, frames)
+        verdict = judge(question, frames)
         assert not verdict["right"]
         assert verdict["seen"]
     assert verdict["seen"] == "nothing"
@@ -211,7 +211,7 @@ def files(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for question in questions(ShapesBenchmark(samples=2, per_level=1, calibration=1 / MOTION), CANVAS):
         path = folder / question.path
-        frames = drawn(question)
+        frames = draw_answer(question)
         if question.path.endswith("0001.png") or question.path.endswith("0001.mp4"):
             frames = np.full_like(frames, 14)
         if question.frames == 1:
@@ -226,18 +226,18 @@ def files(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def test_files_are_judged_and_shown_with_what_is_wrong(tmp_path: Path) -> None:
+def test_files_are_judged_and_shown_with_their_faults(tmp_path: Path) -> None:
     rows = files(tmp_path)
-    gone = {**rows[0], "uri": str(tmp_path / "gone.png")}
-    done = apply(JudgeShapes(), None, [*rows, gone])
+    missing = {**rows[0], "uri": str(tmp_path / "gone.png")}
+    done = apply(JudgeShapes(), None, [*rows, missing])
     assert [row["failed_stage"] for row in done] == [None] * len(rows) + ["judge_shapes"]
     assert [row["right"] for row in done[:10]] == [True, False] * 5
     assert {row["task"]: row["right"] for row in done[:-1] if row["right"] is not False} == {
         **dict.fromkeys(TASKS, True), "speed": None,
     }  # fmt: skip
-    made = sheets(done, tmp_path)
-    assert [path.name for path in made] == ["images.png", "videos.png"]
-    for path in made:
+    paths = sheets(done, tmp_path)
+    assert [path.name for path in paths] == ["images.png", "videos.png"]
+    for path in paths:
         with Image.open(path) as sheet:
             pixels = np.asarray(sheet.convert("RGB"))
         assert all((pixels == colour).all(-1).any() for colour in (GOOD, BAD))

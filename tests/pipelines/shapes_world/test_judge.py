@@ -1,4 +1,4 @@
-"""The judge of the shapes world against its truth: what it reads off pixels is what was drawn."""
+"""The judge of the shapes world against the ground truth: it detects in pixels what was rendered."""
 
 import cv2
 import numpy as np
@@ -30,33 +30,33 @@ def test_pictures_are_read_as_they_were_drawn(softness):
         frame = render(scene)[0]
         if softness:
             frame = cv2.GaussianBlur(frame, (0, 0), softness)
-        seen = detect(frame)
-        right += words(seen) == words(scene.things)
+        detections = detect(frame)
+        right += words(detections) == words(scene.things)
         left = list(scene.things)
-        for found in seen:  # each where one of its colour was drawn, and no two at the same
-            alike = [thing for thing in left if thing.colour == found.colour]
-            thing = min(alike, key=lambda each: np.hypot(found.x - each.x, found.y - each.y))
-            assert np.hypot(found.x - thing.x, found.y - thing.y) < 1.0
+        for detection in detections:  # one-to-one with things of its colour at the same place
+            alike = [thing for thing in left if thing.colour == detection.colour]
+            thing = min(alike, key=lambda thing: np.hypot(detection.x - thing.x, detection.y - thing.y))
+            assert np.hypot(detection.x - thing.x, detection.y - thing.y) < 1.0
             left.remove(thing)
     assert right / len(drawn) >= BAR
 
 
 def test_videos_are_read_as_they_were_drawn(tmp_path):
-    """After a real encoder: colour, shape, direction and speed of what moves straight, kept in every frame."""
+    """After a real encoder, colour, shape, direction and speed of straight motion are right, in every frame."""
     right, total = 0, 0
     for scene in scenes(60, seconds=1.4):
         moving = [thing for thing in scene.things if thing.path == "straight"]
         if len(moving) != len(scene.things) or len({thing.direction for thing in moving} - {None}) > 1:
-            continue  # what bounces or crosses has other ways
+            continue  # bouncing and crossing things have other directions
         write_video(tmp_path / "a.mp4", render(scene, np.arange(17) / 12), 12, crf=18)
         tracks = follow(read_frames(str(tmp_path / "a.mp4"), (np.arange(17) + 0.5) / 12))
-        told = sorted((track.shape or "", track.colour, track.direction or "") for track in tracks)
+        tracked = sorted((track.shape or "", track.colour, track.direction or "") for track in tracks)
         expected = sorted((thing.shape, thing.colour, thing.direction or "") for thing in scene.things)
-        right += told == expected
+        right += tracked == expected
         for track in tracks:
-            (thing,) = (each for each in scene.things if each.colour == track.colour)
-            asked = SPEEDS[thing.speed] if thing.speed else 0.0
-            assert track.speed(12) == pytest.approx(asked, abs=0.02)
+            (thing,) = (thing for thing in scene.things if thing.colour == track.colour)
+            speed = SPEEDS[thing.speed] if thing.speed else 0.0
+            assert track.speed(12) == pytest.approx(speed, abs=0.02)
         right += all(track.constancy == 1 for track in tracks)
         total += 2
     assert total > 50
@@ -71,7 +71,7 @@ def test_every_direction(direction):
     assert track.direction == direction
 
 
-def test_what_is_not_there_is_not_seen():
+def test_nothing_is_detected_where_nothing_is():
     empty = Scene(width=64, height=64, background="brown", texture="checkered", things=())
     assert detect(render(empty)[0]) == []
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)

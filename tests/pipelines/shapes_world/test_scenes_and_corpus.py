@@ -1,4 +1,4 @@
-"""The shapes world is the truth that other things are measured against, so its own truth is checked on the pixels."""
+"""The ground truth of the shapes world, which other results are compared with, agrees with the pixels."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_shapes_have_their_area_and_place_and_smooth_edges(shape, area):
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("speed", SPEEDS)
-def test_things_move_as_far_as_they_say(direction, speed):
+def test_things_move_at_their_speed(direction, speed):
     frames = render(one(direction=direction, speed=speed, size="small"), [0.0, 0.9])
     (x0, y0), (x1, y1) = (centroid(redness(frame)) for frame in frames)
     right, down = DIRECTIONS[direction]
@@ -106,19 +106,19 @@ def test_textures_differ_and_stand_still():
 
 
 @pytest.mark.parametrize("turn", ["clockwise", "counterclockwise"])
-def test_what_turns_stays_and_turns_the_way_it_says(turn):
+def test_turning_things_stay_and_turn_in_their_direction(turn):
     """A triangle's tip points up at first; after a quarter turn to the right, or to the left."""
     scene = one("triangle", path="turning", direction=turn, speed="steadily")
-    first, quarter, whole = (redness(frame) for frame in render(scene, [0.0, 1.0, 4.0]))
+    first, quarter, full_turn = (redness(frame) for frame in render(scene, [0.0, 1.0, 4.0]))
     assert centroid(first) == pytest.approx(centroid(quarter), abs=0.2)
-    np.testing.assert_allclose(first, whole, atol=0.02)
+    np.testing.assert_allclose(first, full_turn, atol=0.02)
     columns = np.nonzero(quarter > 0.5)[1]
     left, right = 40.3 - columns.min(), columns.max() + 1 - 40.3
     assert (right > 1.5 * left) == (turn == "clockwise")
     assert (left > 1.5 * right) == (turn == "counterclockwise")
 
 
-def test_what_bounces_turns_back_at_the_ends_of_its_room():
+def test_bouncing_things_are_reflected_at_their_bounds():
     thing = one(
         path="bouncing", direction="right", speed="quickly", x=70.0, y=40.0, room=(20.0, 80.0, 20.0, 76.0)
     ).things[0]
@@ -128,14 +128,14 @@ def test_what_bounces_turns_back_at_the_ends_of_its_room():
     assert thing.centre(120 / pace, 96) == pytest.approx((70, 40))
 
 
-def test_sampled_things_stay_whole_and_in_the_central_square_and_apart_unless_they_cross():
+def test_sampled_things_stay_in_the_central_square_and_apart_unless_they_cross():
     rng = np.random.default_rng(0)
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for _ in range(600):
         scene = sample_scene(rng, width=128, height=72, seconds=2.5)
         for thing in scene.things:
             words = [thing.shape, thing.colour, thing.size, thing.direction or "still", thing.speed or "still"]
-            seen.update([*words, thing.path])
+            counts.update([*words, thing.path])
             radius = thing.radius(72)
             for time in np.linspace(0, 2.5, 20):
                 x, y = thing.centre(time, 72)
@@ -150,10 +150,10 @@ def test_sampled_things_stay_whole_and_in_the_central_square_and_apart_unless_th
             assert min(distances[0], distances[-1]) > 0
             crosses = second.direction is not None
             assert crosses or min(distances) > 0
-            seen["crossing" if crosses else "apart"] += 1
-            seen["covering"] += min(distances) < 0
-    assert set(seen) >= {*SHAPES, *COLOURS, *SIZES, *DIRECTIONS, *SPEEDS, *PATHS, *TURNINGS, "still"}
-    assert min(seen["crossing"], seen["apart"], seen["covering"]) > 5
+            counts["crossing" if crosses else "apart"] += 1
+            counts["covering"] += min(distances) < 0
+    assert set(counts) >= {*SHAPES, *COLOURS, *SIZES, *DIRECTIONS, *SPEEDS, *PATHS, *TURNINGS, "still"}
+    assert min(counts["crossing"], counts["apart"], counts["covering"]) > 5
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_the_true_flow_leads_to_where_the_pixels_are_later(thing):
     assert (after[rows, columns] > 0.5).mean() < 0.95  # it would show if nothing moved
 
 
-def test_captions_say_what_is_there():
+def test_captions_describe_their_scene():
     moving = one("star", colour="orange", size="small", direction="upper left", speed="quickly")
     assert short_caption(moving) == "an orange star moving to the upper left"
     assert long_caption(moving, video=True) == (
@@ -216,9 +216,9 @@ def test_labels_and_captions_have_their_shares(corpus, truth):
     assert {label: labels[label] for label in ROLES} == {label: round(ITEMS * share) for label, share in ROLES.items()}
     assert {row["ugly"] for row in truth} == {*UGLY, None}
     assert {row["broken"] for row in truth} == {*BROKEN, None}
-    given = Counter(row["caption_given"] for row in truth if row["label"] != "broken")
+    kinds = Counter(row["caption_given"] for row in truth if row["label"] != "broken")
     for name, share in CAPTIONS.items():
-        assert given[name] / sum(given.values()) == pytest.approx(share, abs=0.12)
+        assert kinds[name] / sum(kinds.values()) == pytest.approx(share, abs=0.12)
     captions = [source.caption for source in list_sources(str(corpus / "manifest.jsonl"))]
     for row, caption in zip(truth, captions, strict=True):
         short, long = row["caption_short"], row["caption_long"]
@@ -236,17 +236,17 @@ def ingested(corpus) -> list[Row]:
     return apply(Ingest(), None, [{"uri": source.uri, "source_error": None} for source in sources])
 
 
-def test_files_are_what_the_truth_says(truth, ingested):
-    for row, found in zip(truth, ingested, strict=True):
-        assert Path(found["uri"]).name == Path(row["uri"]).name
-        assert (found["failed_stage"] is not None) == (row["label"] == "broken"), (row, found)
+def test_files_agree_with_the_ground_truth(truth, ingested):
+    for row, result in zip(truth, ingested, strict=True):
+        assert Path(result["uri"]).name == Path(row["uri"]).name
+        assert (result["failed_stage"] is not None) == (row["label"] == "broken"), (row, result)
         if row["label"] != "broken":
             facts = ("kind", "height", "width", "frames", "fps")
-            assert [found[name] for name in facts] == [row[name] for name in facts]
+            assert [result[name] for name in facts] == [row[name] for name in facts]
 
 
 def test_exact_duplicates_are_equal_and_near_ones_look_alike(corpus, truth, ingested):
-    ids = {row["uri"]: found["asset_id"] for row, found in zip(truth, ingested, strict=True)}
+    ids = {row["uri"]: result["asset_id"] for row, result in zip(truth, ingested, strict=True)}
     for row in truth:
         if row["duplicate_of"] is None:
             continue
@@ -257,19 +257,19 @@ def test_exact_duplicates_are_equal_and_near_ones_look_alike(corpus, truth, inge
     assert len({ids[uri] for uri in originals}) == len(originals)
 
 
-def test_planted_cuts_are_found(truth, ingested):
+def test_true_cuts_are_detected(truth, ingested):
     stage = Shots(min_seconds=0.5)
-    planted = 0
-    for row, found in zip(truth, apply(stage, stage.load(), ingested), strict=True):
+    cuts = 0
+    for row, result in zip(truth, apply(stage, stage.load(), ingested), strict=True):
         if row["label"] == "broken":
             continue
-        edges = np.cumsum([shot["frames"] for shot in found["shots"]])
+        edges = np.cumsum([shot["frames"] for shot in result["shots"]])
         assert edges[:-1].tolist() == row["cuts"], row["uri"]
-        planted += len(row["cuts"])
-    assert planted >= 5
+        cuts += len(row["cuts"])
+    assert cuts >= 5
 
 
-def test_colours_of_the_first_thing_are_seen_where_it_is(corpus, truth):
+def test_the_first_thing_has_its_colour_at_its_place(corpus, truth):
     for row in truth:
         if row["label"] not in ("clean", "misnamed"):
             continue

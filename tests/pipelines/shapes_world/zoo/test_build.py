@@ -1,4 +1,4 @@
-"""Building the zoo: a model that its class's loader reads, with a card, from a training that can be stopped."""
+"""`build` writes models that the loaders of their classes read, with cards; the bundled models are complete."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_model_is_trained_written_and_described(tmp_path):
     assert (tmp_path / ".training" / "text_encoder.pt").exists()
 
 
-def test_an_unknown_model_is_told():
+def test_an_unknown_model_is_an_error_that_lists_the_zoo():
     with pytest.raises(ValueError, match="unknown model 'dog'; the zoo has vae, clip"):
         build.build("dog", BUNDLED)
     with pytest.raises(ValueError, match="model 'zoo/dog': the zoo has vae"):
@@ -35,7 +35,7 @@ def test_an_unknown_model_is_told():
 
 
 def test_the_zoo_is_small():
-    """All of it is carried by the project, so that nothing has to be fetched."""
+    """All models are bundled, so that nothing has to be downloaded."""
     sizes = {name: size(BUNDLED / name) for name in (*NAMES, NOVA)}
     assert 0 < sizes.pop(NOVA) < 10e6
     assert 0 < sum(sizes.values()) < 24e6
@@ -46,7 +46,7 @@ def size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def test_what_is_carried_is_in_the_zoo_and_has_a_card():
+def test_bundled_models_have_cards():
     for folder in BUNDLED.iterdir():
         assert folder.name in (*NAMES, NOVA)
         assert path(folder.name) == folder

@@ -1,4 +1,4 @@
-"""What the zoo learns from: the same pictures for the same numbers, cut and scaled as curation does it."""
+"""Training data of the zoo: deterministic, cropped and scaled as in curation."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def test_frames_of_the_right_size_are_left_alone():
 
 
 def test_some_frames_went_through_an_encoder():
-    """A JPEG changes pixels a little, and does so to the share of the pictures that is meant."""
+    """JPEG changes pixels slightly, in about COMPRESSED_SHARE of the calls."""
     frames = draw_shot(generator(0, 1), frames=1, side=64).frames
     changed = [maybe_compress(generator(1, number), frames) for number in range(100)]
-    touched = [each for each in changed if not np.array_equal(each, frames)]
+    touched = [result for result in changed if not np.array_equal(result, frames)]
     assert 15 <= len(touched) <= 45
-    assert all(np.abs(each.astype(int) - frames).mean() < 6 for each in touched)
+    assert all(np.abs(result.astype(int) - frames).mean() < 6 for result in touched)
 
 
 def test_quick_shots_show_something_small_that_moves_far():

@@ -1,4 +1,4 @@
-"""The loop that trains the zoo: it learns, and a training that was stopped ends as one that was not."""
+"""The training loop of the zoo learns, and a resumed training equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WEIGHTS = torch.tensor([[2.0, -1.0, 0.5]])
 
 
 class StoppedError(Exception):
-    """What a killed process looks like from the inside."""
+    """Stands for a killed process."""
 
 
 def batch(step: int) -> torch.Tensor:
@@ -36,27 +36,27 @@ def run(state: Path, stop: int | None = None, plan: Plan = PLAN) -> nn.Module:
     return fit(model, plan, batch, loss, state)
 
 
-def test_it_learns_what_the_batches_say(tmp_path):
+def test_it_fits_the_batches(tmp_path):
     model = run(tmp_path / "line.pt")
     assert not model.training
     torch.testing.assert_close(model.weight.detach(), WEIGHTS, atol=0.1, rtol=0)
     assert effort(tmp_path / "line.pt").startswith("150 steps, 0 minutes on the clock, on ")
 
 
-def test_a_stopped_training_ends_as_one_that_was_not(tmp_path, monkeypatch):
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
-    whole = run(tmp_path / "whole.pt")
+    uninterrupted = run(tmp_path / "uninterrupted.pt")
     with pytest.raises(StoppedError):
-        run(tmp_path / "parts.pt", stop=17)
-    parts = run(tmp_path / "parts.pt")
-    assert torch.equal(parts.weight, whole.weight)
-    assert torch.equal(parts.bias, whole.bias)
+        run(tmp_path / "resumed.pt", stop=17)
+    resumed = run(tmp_path / "resumed.pt")
+    assert torch.equal(resumed.weight, uninterrupted.weight)
+    assert torch.equal(resumed.bias, uninterrupted.bias)
 
 
 def test_a_finished_training_is_not_run_again(tmp_path):
     first = run(tmp_path / "line.pt")
-    again = run(tmp_path / "line.pt", stop=0)
-    assert torch.equal(again.weight, first.weight)
+    second = run(tmp_path / "line.pt", stop=0)
+    assert torch.equal(second.weight, first.weight)
 
 
 def test_the_rate_rises_stays_and_falls_to_nothing():
