@@ -198,6 +198,7 @@ def test_a_server_keeps_all_of_a_run_and_its_restart(
 ) -> None:
     address, _ = server
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # its first answer takes long on a busy machine
     (tmp_path / "sheet").mkdir()
     (tmp_path / "sheet" / "a.txt").write_text("hello")
     resume = tmp_path / "run" / "mlflow.json"

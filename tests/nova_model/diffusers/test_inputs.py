@@ -33,7 +33,7 @@ from tests.nova_model.pipes import LATENT, RED, features, quiet
         ({"width": 16}, "cannot have a size of 64x16 pixels; .* such as 64x32"),
         ({"image": torch.rand(1, 3, 50, 70)}, "cannot have a size of 50x70 pixels"),
         ({"image": torch.rand(1, 4, 64, 64)}, "given frames have 4 channels; give RGB"),
-        ({"image": np.zeros((64, 64))}, r"image has shape \(64, 64\); a picture has rows"),
+        ({"image": np.zeros((64, 64))}, r"image has shape \(64, 64\); an image has rows"),
         ({"image": []}, "image is an empty list or holds several kinds"),
         ({"image": [RED, torch.rand(3, 64, 64)]}, "image is an empty list or holds several kinds"),
         ({"prompt": 5}, "prompt holds a int; give text, or a list"),
