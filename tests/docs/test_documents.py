@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs import tree
+from tests.docs import odd_input, tree
 from tests.docs.documents import CARDS, PAGES, ROOT, blocks, prose, spans
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -92,6 +92,12 @@ def test_the_architecture_lists_today_s_files():
     """`python -m tests.docs.tree` writes the list anew, with the first sentences of today's docstrings."""
     listed = tree.PAGE.read_text().partition(tree.BEGIN)[2].partition(tree.END)[0]
     assert sorted(LINK.findall(listed)) == sorted(LINK.findall(tree.listing()))
+
+
+def test_the_table_of_odd_input_is_that_of_the_tests():
+    """`python -m tests.docs.odd_input` writes it anew."""
+    page = odd_input.PAGE.read_text()
+    assert page == odd_input.rewritten(page)
 
 
 def test_the_architecture_names_every_column_s_table():
