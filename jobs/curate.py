@@ -48,6 +48,9 @@ class CurateConfig(Curation):
     """Take at most this many sources."""
     retry_failures: bool = False
     """Retry what failed before."""
+    remove_stale: bool = False
+    """Remove examples that cannot be renewed, such as those of lost media after a change of the captioner. By default,
+    they stay as they are."""
     commits: CommitPolicy = field(default_factory=CommitPolicy)
 
 
@@ -84,7 +87,7 @@ def recurate(config: CurateConfig, *, parent: str | None = None) -> Summary:
     """
     tables = Tables(config.tables)
     tables.version("examples")  # raises where they are missing
-    return _curated(config, iter(()), Curator(tables, config, config.commits), parent)
+    return _curated(config, iter(()), Curator(tables, config, config.commits, remove_stale=config.remove_stale), parent)
 
 
 def _curated(
@@ -156,7 +159,8 @@ def new_curator(config: CurateConfig) -> tuple[Iterator[Source], Curator]:
     sources = islice(list_sources(config.input), config.limit)  # raises here, before anything is made
     tables = Tables(config.tables)
     tables.create()
-    curator = Curator(tables, config, config.commits, retry_failures=config.retry_failures)
+    retry, remove = config.retry_failures, config.remove_stale
+    curator = Curator(tables, config, config.commits, retry_failures=retry, remove_stale=remove)
     return sources, curator
 
 
@@ -166,10 +170,14 @@ def summary_table(summary: Summary) -> rich_table.Table:
     table.add_row("sources listed", f"{summary.sources} ({summary.unchanged_sources} already done)")
     table.add_row("new assets", f"{summary.new_assets} ({summary.exact_duplicates} more had the same content)")
     table.add_row("new clips", str(summary.new_clips))
+    if summary.new_captions:
+        table.add_row("captions added or corrected", str(summary.new_captions))
     table.add_row("accepted, in all", str(summary.accepted))
     for reason, count in summary.rejected.most_common():
         table.add_row(f"rejected: {reason}", str(count))
     table.add_row("examples", f"+{summary.new_examples} -{summary.removed_examples}, version {summary.version}")
+    if summary.stale_examples:
+        table.add_row("stale examples", f"{summary.stale_examples} cannot be renewed; --remove-stale removes them")
     for stage, count in summary.failures.most_common():
         table.add_row(f"failed in {stage}", f"{count} (see the failures table)")
     for stage, totals in summary.throughput.items():

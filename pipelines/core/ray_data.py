@@ -56,9 +56,9 @@ def stream_rows(
     names = list(rows[0]) if columns is None else columns
     # With types from the schema: Arrow would infer `null` for a column without values, and blocks of different types do
     # not combine.
-    table = schema.arrow_table(rows, [schema.field(name) for name in names])
+    table = pa.Table.from_pylist(list(rows), schema=pa.schema([schema.field(name) for name in names]))
     meter = progress.start_meter() if meter is None else meter
-    with progress.show(meter, [stage.name for stage in stages], len(rows)):
+    with progress.show(meter, [stage.name for stage in stages if stage.measured], len(rows)):
         blocks = run_stages(table, stages, meter=meter, sink=sink, sink_rows=sink_rows)
         # Blocks and not single rows, as the consumer commits many at once.
         yield (block.to_pylist() for block in blocks)
@@ -94,7 +94,7 @@ def run_stages(
     blocks = [rows.slice(start, block_rows).combine_chunks() for start in range(0, rows.num_rows, block_rows)]
     dataset = ray.data.from_arrow(blocks)
     for stage in stages:
-        dataset = _map(dataset, stage, meter)
+        dataset = _map(dataset, stage, meter if stage.measured else None)
     if sink is not None:  # without copies: rows of examples are large, and a sink only reads them
         dataset = dataset.map_batches(sink, batch_size=sink_rows, batch_format="pyarrow", zero_copy_batch=True)
     try:
@@ -168,7 +168,7 @@ def _run_batch(
     # The schema is stated: a batch of nothing but failures has only nulls, from which Arrow infers other types than
     # from the next batch.
     fields = [*batch.schema, *(schema.field(name) for name in added)]
-    return schema.arrow_table(rows, fields)
+    return pa.Table.from_pylist(rows, schema=pa.schema(fields))
 
 
 # More entries than a pipeline has stages: stages that take turns in a process must not evict each other's models.

@@ -55,6 +55,8 @@ class Stage(ABC):
     """Columns that `process` returns for each row, without the fingerprint column."""
     stamps: ClassVar[bool] = True
     """Whether the stage owns a `<name>_by` column that holds its fingerprint."""
+    measured: ClassVar[bool] = True
+    """Whether the stage appears in the progress and the throughput of a run."""
 
     resources: Resources = field(default_factory=Resources)
 
@@ -136,7 +138,9 @@ def _merge(stage: Stage, row: Row, result: Row | Exception) -> Row:
     if isinstance(result, Exception):
         message = " ".join(str(result).split())[:500]  # some libraries print whole configurations into their errors
         failed = dict(zip(schema.FAILED, (stage.name, type(result).__name__, message), strict=True))
-        return {**row, **dict.fromkeys(stage.output_columns()), **failed}
+        # What the stage reads stays, as an address that the failures table names.
+        added = [name for name in stage.output_columns() if name not in stage.reads]
+        return {**row, **dict.fromkeys(added), **failed}
     stamp = {stage.by: stage.fingerprint} if stage.stamps else {}
     # A misspelt column would otherwise be dropped silently when the batch is converted to Arrow.
     assert set(result) == set(stage.adds), f"{stage.name} declares {stage.adds} but returned {tuple(result)}"

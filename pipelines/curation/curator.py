@@ -5,7 +5,7 @@ models), streams them through its stages, and commits every few minutes. A run t
 from what is committed when it is started again.
 
     pass       file          stages                   rows              results
-    1 register register.py   ingest, shots            new sources       assets, clips
+    1 register register.py   ingest, shots            changed sources   assets, clips
     2 score    score.py      motion, aesthetic        unscored clips    scores of clips
     3 select   select.py     dedup, decide            all clips         clips.accepted, clips.reason
     4 encode   encode.py     caption, text, latents   accepted clips    captions of clips, examples
@@ -23,8 +23,9 @@ from itertools import islice
 
 from pipelines.core import progress
 from pipelines.curation import filters
+from pipelines.curation.changes import find_changes
 from pipelines.curation.encode import encode_clips, has_unencoded
-from pipelines.curation.register import new_sources, register_sources
+from pipelines.curation.register import register_sources
 from pipelines.curation.runner import CommitPolicy, PassRunner
 from pipelines.curation.score import has_unscored, score_clips
 from pipelines.curation.select import changed_decisions, decide_clips, group_duplicates, has_undecided
@@ -42,6 +43,7 @@ class Curator:
         curation: settings of the stages.
         commits: policy of commits.
         retry_failures: whether rows that failed before are tried again.
+        remove_stale: whether examples that cannot be renewed are removed.
     """
 
     def __init__(
@@ -51,8 +53,9 @@ class Curator:
         commits: CommitPolicy | None = None,
         *,
         retry_failures: bool = False,
+        remove_stale: bool = False,
     ) -> None:
-        self.tables, self.curation = tables, curation
+        self.tables, self.curation, self.remove_stale = tables, curation, remove_stale
         self.runner = PassRunner(tables, commits or CommitPolicy(), retry_failures=retry_failures)
 
     def run(self, sources: Iterable[Source], source_name: str) -> Summary:
@@ -68,8 +71,8 @@ class Curator:
         runner, reading = self.runner, self.curation.reading
         # One meter for all passes, for the totals of the summary.
         runner.meter = progress.start_meter()
-        new = new_sources(runner, reading, sources)
-        rounds = iter(lambda: list(islice(new, runner.commits.round_items)), [])  # until a round is empty
+        changes = find_changes(runner, reading, sources)
+        rounds = iter(lambda: list(islice(changes, runner.commits.round_items)), [])  # until a round is empty
         for chunk in rounds:
             # Clips are finished after every round, so that a run of days yields examples from its first hour on.
             register_sources(runner, reading, chunk, source_name)
@@ -82,10 +85,10 @@ class Curator:
         # A separate runner, because looking for new sources counts them in the summary.
         probe = PassRunner(self.tables, self.runner.commits, retry_failures=self.runner.retry_failures)
         return (
-            next(new_sources(probe, self.curation.reading, sources), None) is not None
+            next(find_changes(probe, self.curation.reading, sources), None) is not None
             or has_unscored(probe, self.curation.scoring)
             or has_undecided(probe)
-            or has_unencoded(probe, self.curation.encoding)
+            or has_unencoded(probe, self.curation.encoding, remove_stale=self.remove_stale)
         )
 
     def is_settled(self) -> bool:
@@ -98,7 +101,7 @@ class Curator:
         score_clips(runner, curation.scoring)
         group_duplicates(runner, curation.dedup, curation.aesthetic.fingerprint)
         decide_clips(runner, curation.decide)
-        encode_clips(runner, curation.encoding)
+        encode_clips(runner, curation.encoding, remove_stale=self.remove_stale)
 
     def _summary(self) -> Summary:
         import ray  # slow to import, and not needed by commands that only look for work

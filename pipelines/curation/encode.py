@@ -1,14 +1,15 @@
 """Pass 4 of curation: accepted clips become examples.
 
 Examples are large, so workers write them to Parquet files and only the names of the files reach the driver, which
-commits them. An example is fresh when captioner, text encoder and VAE are the ones it was made with; of a stale example
-only what changed is computed again.
+commits them. An example is fresh when captioner, text encoder and VAE are the ones it was made with, and so are the
+captions of a source where these are encoded; of a stale example only what changed is computed again. A stale example
+stays until its replacement is committed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 
 from pipelines.core.stage import Row, Stage
 from pipelines.curation.latents import Latents
+from pipelines.curation.locate import Locate, join_copies
 from pipelines.curation.register import CLIP_FACTS
 from pipelines.curation.runner import PassRunner
 from pipelines.curation.text_features import TextFeatures
@@ -27,66 +29,122 @@ from pipelines.store.tables import Tables, UncommittedFile, text
 CAPTIONS = ("caption_short", "caption_long", "caption_by")
 
 
-def encode_clips(runner: PassRunner, stages: Sequence[Stage]) -> None:
-    """Runs accepted clips without a fresh example through `stages` (caption, text, latents) and commits examples."""
-    encoded, stale_count = _encoded_clips(runner.tables, stages)
+def encode_clips(runner: PassRunner, stages: Sequence[Stage], *, remove_stale: bool = False) -> None:
+    """Runs accepted clips without a fresh example through `stages` (caption, text, latents) and commits examples.
+
+    Args:
+        runner: tables, commit policy and summary.
+        stages: the three stages.
+        remove_stale: whether examples that cannot be renewed, such as those of lost media, are removed.
+    """
+    freshness = Freshness(stages)
+    encoded = freshness.encoded_clips(runner.tables)
     columns = [*CLIP_FACTS, "motion_score", "source_caption", *CAPTIONS]
     # Only where something is stale, as `Reuse` reads large columns of the table.
-    reuse = (Reuse(root=runner.tables.root),) if stale_count else ()
-    for rows in runner.due(columns, pc.field("accepted"), stages, done=encoded):
+    reuse = (Reuse(root=runner.tables.root),) if runner.tables.count("examples") > len(encoded) else ()
+    locate = Locate.before(stages)
+    for rows in runner.due(columns, pc.field("accepted"), (locate, *stages), done=encoded):
         sink = ExampleWriter(runner.tables.root)
-        runner.stream(rows, (*reuse, *stages), lambda finished: _commit(runner, finished), sink=sink)
+        clips, steps = join_copies(runner.tables, rows), (*reuse, locate, *stages)
+        runner.stream(clips, steps, lambda finished: _commit(runner, finished), sink=sink)
     # After the new examples: between the two, readers find too many rows and never too few.
-    _remove_outdated(runner, stages)
+    outdated, runner.summary.stale_examples = freshness.outdated(runner.tables, remove_stale=remove_stale)
+    runner.tables.delete("examples", outdated)
+    runner.summary.removed_examples += len(outdated)
 
 
-def has_unencoded(runner: PassRunner, stages: Sequence[Stage]) -> bool:
+def has_unencoded(runner: PassRunner, stages: Sequence[Stage], *, remove_stale: bool = False) -> bool:
     """Whether `encode_clips` has anything to do."""
-    encoded, stale_count = _encoded_clips(runner.tables, stages)
-    if stale_count > 0:
+    freshness, steps = Freshness(stages), (Locate.before(stages), *stages)
+    encoded = freshness.encoded_clips(runner.tables)
+    if next(runner.due(["clip_id"], pc.field("accepted"), steps, done=encoded), None) is not None:
         return True
-    return next(runner.due(["clip_id"], pc.field("accepted"), stages, done=encoded), None) is not None
+    outdated, _ = freshness.outdated(runner.tables, remove_stale=remove_stale)
+    return bool(outdated)
 
 
-def _is_fresh(stages: Sequence[Stage]) -> pa.dataset.Expression:
-    # Three stages, and not what the filters say: whether a clip is accepted is a column of `clips`.
-    by_caption, by_text, by_latents = (text(stage.by) == stage.fingerprint for stage in stages)
-    return by_caption & by_text & by_latents
+class Freshness:
+    """Says which examples the stages would make as they are.
+
+    Args:
+        stages: caption, text, latents.
+    """
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        # Three stages, and not what the filters say: whether a clip is accepted is a column of `clips`.
+        by_caption, by_text, by_latents = (text(stage.by) == stage.fingerprint for stage in stages)
+        self.has_fingerprints = by_caption & by_text & by_latents
+        texts = [stage for stage in stages if isinstance(stage, TextFeatures) and stage.captions == "source"]
+        # The captioner's captions follow from its fingerprint. A source's may be corrected at any time.
+        self._source_texts = texts[0] if texts else None
+
+    def encoded_clips(self, tables: Tables) -> IdIndex:
+        """Accepted clips that have a fresh example."""
+        accepted = self._accepted(tables)
+        batches = tables.scan("examples", columns=["clip_id", "caption_hash"], where=self.has_fingerprints)
+        fresh = (batch.filter(pa.array(accepted.look_up(self._example_keys(batch))[0])) for batch in batches)
+        return _index(batch["clip_id"].to_pylist() for batch in fresh)
+
+    def outdated(self, tables: Tables, *, remove_stale: bool) -> tuple[list[str], int]:
+        """Examples to remove, and the number of stale ones that stay.
+
+        Those of clips that are not accepted any more are removed, and stale ones whose clip has a fresh one. A stale
+        example without replacement stays, unless `remove_stale` is set: a file that cannot be read today would
+        otherwise empty the training set.
+        """
+        accepted, encoded = self._accepted(tables), self.encoded_clips(tables)
+        clips = accepted if self._source_texts is None else self._accepted_ids(tables)
+        outdated: list[str] = []
+        stale = 0
+        for has_fingerprints, where in ((True, self.has_fingerprints), (False, ~self.has_fingerprints)):
+            for batch in tables.scan("examples", columns=["example_id", "clip_id", "caption_hash"], where=where):
+                # Hashes of ids: a false match would keep one example too many, which harms nothing.
+                is_accepted, _ = clips.look_up(batch["clip_id"].to_pylist())
+                is_fresh = accepted.look_up(self._example_keys(batch))[0] & has_fingerprints
+                is_replaced = encoded.look_up(batch["clip_id"].to_pylist())[0] | remove_stale
+                stays = is_accepted & (is_fresh | ~is_replaced)
+                outdated += batch["example_id"].filter(pa.array(~stays)).to_pylist()
+                stale += int((stays & ~is_fresh).sum())
+        return outdated, stale
+
+    def _accepted(self, tables: Tables) -> IdIndex:
+        """Keys of the accepted clips."""
+        if self._source_texts is None:
+            return self._accepted_ids(tables)
+        columns, stage = ["clip_id", "source_caption", "caption_short", "caption_long"], self._source_texts
+        clips = (batch.to_pylist() for batch in _accepted_clips(tables, columns))
+        return _index([_key(row["clip_id"], stage.caption_hash(row)) for row in rows] for rows in clips)
+
+    def _accepted_ids(self, tables: Tables) -> IdIndex:
+        return _index(batch["clip_id"].to_pylist() for batch in _accepted_clips(tables, ["clip_id"]))
+
+    def _example_keys(self, batch: pa.RecordBatch) -> list[str]:
+        """Keys of the clips as they were when they were encoded."""
+        ids = batch["clip_id"].to_pylist()
+        if self._source_texts is None:
+            return ids
+        return [_key(clip_id, digest) for clip_id, digest in zip(ids, batch["caption_hash"].to_pylist(), strict=True)]
 
 
-def _encoded_clips(tables: Tables, stages: Sequence[Stage]) -> tuple[IdIndex, int]:
-    """Clips that have a fresh example, and how many examples are stale."""
-    encoded = _clip_ids(tables, "examples", _is_fresh(stages))
-    # A subtraction, as a second scan with the negated filter would read the table again.
-    return encoded, tables.count("examples") - len(encoded)
+def _key(clip_id: str, caption_hash: str) -> str:
+    return f"{clip_id} {caption_hash}"
 
 
-def _clip_ids(tables: Tables, table: str, where: pa.dataset.Expression) -> IdIndex:
-    batches = tables.scan(table, columns=["clip_id"], where=where)
-    return IdIndex((batch["clip_id"].to_pylist(), np.zeros(batch.num_rows)) for batch in batches)
+def _index(batches: Iterable[list[str]]) -> IdIndex:
+    return IdIndex((ids, np.zeros(len(ids))) for ids in batches)
+
+
+def _accepted_clips(tables: Tables, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    return tables.scan("clips", columns=columns, where=pc.field("accepted"))
 
 
 def _commit(runner: PassRunner, rows: list[Row]) -> None:
-    runner.tables.upsert("clips", [{name: row[name] for name in ("clip_id", *CAPTIONS)} for row in rows])
+    names = ("clip_id", "uri", *CAPTIONS)
+    runner.tables.upsert("clips", [{name: row[name] for name in names} for row in rows])
     files = [UncommittedFile(**file) for row in rows if row["files"] for file in json.loads(row["files"])]
     # Examples last, so that after a crash the captions of every stored example are stored too.
     runner.tables.commit_files("examples", files)
     runner.summary.new_examples += sum(file.rows for file in files)
-
-
-def _remove_outdated(runner: PassRunner, stages: Sequence[Stage]) -> None:
-    """Removes examples of clips that are not accepted any more, and those of other encoders."""
-    tables, is_fresh = runner.tables, _is_fresh(stages)
-    accepted = _clip_ids(tables, "clips", pc.field("accepted"))
-    outdated: list[str] = []
-    for batch in tables.scan("examples", columns=["example_id", "clip_id"], where=is_fresh):
-        # Hashes of ids: a false match would keep one example too many, which harms nothing.
-        is_accepted, _ = accepted.look_up(batch["clip_id"].to_pylist())
-        outdated += batch["example_id"].filter(pa.array(~is_accepted)).to_pylist()
-    for batch in tables.scan("examples", columns=["example_id"], where=~is_fresh):
-        outdated += batch["example_id"].to_pylist()
-    tables.delete("examples", outdated)
-    runner.summary.removed_examples += len(outdated)
 
 
 @dataclass(frozen=True, kw_only=True)

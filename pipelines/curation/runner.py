@@ -80,16 +80,18 @@ class PassRunner:
         Args:
             columns: columns of `clips` to read.
             where: condition for clips that lack the pass's results.
-            stages: stages of the pass; clips that failed under their fingerprints are left out.
+            stages: stages of the pass; clips that failed under their fingerprints are left out, unless their content
+                was found at another address since.
             done: further clips to leave out.
         """
         # Failures and finished clips are looked up in memory, at 16 bytes an item: Delta tables have no index.
         failed = self.failed_items(stages)
         chunk: list[Row] = []
-        for batch in self.tables.scan("clips", columns=columns, where=where):
+        for batch in self.tables.scan("clips", columns=[*columns, "last_seen"], where=where):
             ids = batch["clip_id"].to_pylist()
-            skip = failed.look_up(ids)[0] | (done or IdIndex()).look_up(ids)[0]
-            chunk += batch.filter(pa.array(~skip)).to_pylist()
+            has_failed, failed_at = failed.look_up(ids)
+            skip = (has_failed & (failed_at >= microseconds(batch["last_seen"]))) | (done or IdIndex()).look_up(ids)[0]
+            chunk += batch.select(list(columns)).filter(pa.array(~skip)).to_pylist()
             # A batch of the scan may hold more rows than a round.
             while len(chunk) >= self.commits.round_items:
                 yield chunk[: self.commits.round_items]
@@ -161,6 +163,7 @@ class PassRunner:
                 "message": row["failed_message"],
                 "attempt": attempts[item] + 1,
                 "time": datetime.now(UTC),
+                "modified": row.get("modified"),
             }
             for item, row in zip(items, rows, strict=True)
         ]
@@ -169,9 +172,9 @@ class PassRunner:
 
 
 def microseconds(times: pa.Array) -> np.ndarray:
-    """Timestamps as whole microseconds since 1970."""
+    """Timestamps as whole microseconds since 1970, 0 for null."""
     # As integers: numpy has no time zones, and converts such columns to objects.
-    return np.asarray(times.cast(pa.int64()))
+    return np.asarray(times.cast(pa.int64()).fill_null(0))
 
 
 def stale(stage: Stage) -> pa.dataset.Expression:

@@ -20,12 +20,16 @@ class Summary:
     exact_duplicates: int = 0
     """Sources with the content of another one."""
     new_clips: int = 0
+    new_captions: int = 0
+    """Sources whose caption was added or corrected after they had been read."""
     accepted: int = 0
     """Accepted clips of the whole table."""
     rejected: Counter[str] = field(default_factory=Counter)
     """Rejected clips of the whole table, by category of reason."""
     new_examples: int = 0
     removed_examples: int = 0
+    stale_examples: int = 0
+    """Examples of other models or captions that could not be renewed, and stay as they are."""
     failures: Counter[str] = field(default_factory=Counter)
     """New failures, by stage."""
     throughput: dict[str, StageTotals] = field(default_factory=dict)

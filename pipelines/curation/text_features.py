@@ -51,7 +51,7 @@ class TextFeatures(Stage):
         """Features are fresh where both the encoder and the captions are the ones they were computed from."""
         # The fingerprint covers settings and weights, and not the input: a new captioner changes captions, not the
         # encoder.
-        return super().fresh(row) and row.get("caption_hash") == self._hash(row)
+        return super().fresh(row) and row.get("caption_hash") == self.caption_hash(row)
 
     def load(self) -> TextEncoder:
         return TextEncoder.load(self.model, dtype(self.precision), self.max_tokens, self.tokenizer)
@@ -63,7 +63,7 @@ class TextFeatures(Stage):
         encoded = model.encode([*(short for short, _ in captions), *(long for _, long in captions)])
         pairs = zip(rows, encoded[: len(rows)], encoded[len(rows) :], strict=True)
         return [
-            _array("short_text", short) | _array("long_text", long) | {"caption_hash": self._hash(row)}
+            _array("short_text", short) | _array("long_text", long) | {"caption_hash": self.caption_hash(row)}
             for row, short, long in pairs
         ]
 
@@ -73,7 +73,8 @@ class TextFeatures(Stage):
             return row["source_caption"], row["source_caption"]
         return row["caption_short"], row["caption_long"]
 
-    def _hash(self, row: Row) -> str:
+    def caption_hash(self, row: Row) -> str:
+        """Hash of the captions of a clip that are encoded."""
         return schema.derived_id(*self._captions(row))
 
 

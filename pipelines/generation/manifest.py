@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.core.model_hub import digest
@@ -72,8 +73,8 @@ class SampleManifest:
         self.write()
 
     def write(self) -> None:
-        fields = [schema.field(name) for name in COLUMNS]
-        write_parquet(self.path, schema.arrow_table(list(self.rows.values()), fields))
+        fields = pa.schema([schema.field(name) for name in COLUMNS])
+        write_parquet(self.path, pa.Table.from_pylist(list(self.rows.values()), schema=fields))
 
 
 def sample_rows(stage: Generate, requests: Sequence[SampleRequest]) -> list[Row]:

@@ -8,10 +8,10 @@ A listing is lazy and has a stable order; it holds one folder or a few manifest 
 - A manifest (.jsonl, .csv, .tsv, .parquet) has a column `uri`, relative to the manifest's folder or absolute, and
   optionally a column `caption`; other columns are ignored. Captions of large collections belong in a manifest, because
   every caption file is opened on the driver.
+- Sizes and times of modification tell what has changed since. A manifest gives them for files on disk, and not for
+  addresses of an object store: list the folder there, or give changed objects new names.
 - An item that cannot be listed (a broken manifest line, a subfolder without permission) becomes a source with an
   `error`, which is recorded in the failures table.
-- A file whose name is not UTF-8 has an address in which its bytes are quoted (`file:///photos/caf%E9.png`), because
-  tables and logs hold UTF-8 alone.
 
 Addresses must not contain passwords, because they are stored with the assets.
 """
@@ -23,24 +23,17 @@ import itertools
 import os
 import posixpath
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs
-from pyarrow.fs import FileSystem, FileType
+from pyarrow.fs import FileInfo, FileSystem, FileType
 
 from pipelines.media import manifests
-from pipelines.media.captions import caption_text, decode
-from pipelines.store.filesystems import (
-    FileInfo,
-    encode_path,
-    file_info,
-    list_folder,
-    open_filesystem,
-    storable_address,
-)
+from pipelines.store.filesystems import open_filesystem
 
 IMAGES = frozenset("jpg jpeg jpe jfif png webp bmp gif tif tiff avif heic heif jp2 ppm pgm".split())
 VIDEOS = frozenset("mp4 m4v mov mkv webm avi mpg mpeg ts mts m2ts flv wmv asf ogv 3gp 3g2".split())
@@ -56,9 +49,9 @@ class Source:
     """Absolute path or address."""
     caption: str | None = None
     bytes: int | None = None
-    """Size; None for items of manifests, whose files are not opened for the listing."""
+    """Size; None if unknown."""
     modified: float | None = None
-    """Seconds since 1970; None if unknown, as for items of manifests."""
+    """Seconds since 1970; None if unknown, as for items of manifests in an object store."""
     error: str | None = None
     """Reason why the item cannot be read; None if it can."""
 
@@ -88,13 +81,13 @@ class Listing(Iterator[Source]):
 
     def _open(self, recursive: bool) -> Iterator[Source]:
         place = self._place
-        info = file_info(place.filesystem, place.path)
+        info = place.filesystem.get_file_info(place.path)
         if info.type == FileType.Directory:
             return self._folder(place, recursive=recursive, pattern=None)
         if info.type == FileType.File:
-            return _manifest(place) if _extension(info.path) in manifests.READERS else iter([_single_file(place, info)])
+            return _manifest(place) if _extension(info.path) in manifests.READERS else iter([_file(place, info)])
         above = place.above_pattern()
-        if above is None or file_info(above[0].filesystem, above[0].path).type != FileType.Directory:
+        if above is None or above[0].filesystem.get_file_info(above[0].path).type != FileType.Directory:
             raise ValueError(f"nothing at {place.where}; give a folder, a glob, a file, an address or a manifest")
         return self._folder(above[0], recursive=True, pattern=above[1])
 
@@ -153,26 +146,19 @@ class _Place:
     def address(self, path: str) -> str:
         """The address of a path below (or at) this place."""
         if "://" not in self.where:
-            return storable_address(path)
+            return path
         base, mark, query = self.where.partition("?")  # the query holds options of the store, such as its endpoint
         below = self.relative(path)
-        address = base.rstrip("/") + (f"/{quote(encode_path(below))}" if below else "") + mark + query
-        return storable_address(address)
+        return base.rstrip("/") + (f"/{quote(below)}" if below else "") + mark + query
 
     def resolve(self, uri: str) -> str:
-        """The absolute address of a `uri` in the manifest at this place.
-
-        Raises:
-            ValueError: no file can have this address.
-        """
+        """The absolute address of a `uri` in the manifest at this place."""
         if "://" in uri or uri.startswith("/"):
-            return storable_address(uri)
+            return uri
         if "://" not in self.where:
-            path = posixpath.join(posixpath.dirname(self.path), os.path.expanduser(uri))
-            return storable_address(os.path.normpath(path))
+            return os.path.normpath(posixpath.join(posixpath.dirname(self.path), os.path.expanduser(uri)))
         base, mark, query = self.where.partition("?")
-        address = f"{posixpath.dirname(base)}/{quote(encode_path(uri.removeprefix('./')))}{mark}{query}"
-        return storable_address(address)
+        return f"{posixpath.dirname(base)}/{quote(uri.removeprefix('./'))}{mark}{query}"
 
     def above_pattern(self) -> tuple[_Place, str] | None:
         """The folder above the first wildcard and the pattern below it; None if there is no wildcard."""
@@ -211,17 +197,16 @@ def _walk(place: _Place, folder: str, depth: int | None, above: tuple[str, ...])
     if real in above:
         return
     try:
-        infos = list_folder(place.filesystem, folder)
+        infos = place.filesystem.get_file_info(pa.fs.FileSelector(folder))
     except OSError as error:
         if not above:
             raise
         yield Source(uri=place.address(folder), error=f"cannot list the folder: {_one_line(error)}")
         return
     # Stores list in orders of their own; --limit should choose the same files everywhere.
-    infos = sorted((info for info in infos if not info.name.startswith(".")), key=lambda info: info.name)
-    files = [info for info in infos if info.type == FileType.File]
-    captions = {_stem(info.path): info.path for info in files if _extension(info.path) == "txt"}
-    media = {_stem(info.path) for info in files if _extension(info.path) in IMAGES | VIDEOS}
+    infos = sorted((info for info in infos if not info.base_name.startswith(".")), key=lambda info: info.base_name)
+    captions = {_stem(info.path): info.path for info in infos if _extension(info.path) == "txt"}
+    media = {_stem(info.path) for info in infos if _extension(info.path) in IMAGES | VIDEOS}
     for info in infos:
         if info.type == FileType.Directory:
             if depth is None or depth > 0:
@@ -234,38 +219,45 @@ def _walk(place: _Place, folder: str, depth: int | None, above: tuple[str, ...])
             yield _Entry(info, captions.get(_stem(info.path)), is_caption=False)
 
 
-def _single_file(place: _Place, info: FileInfo) -> Source:
-    """A file whose folder is not listed, with the caption file beside it."""
-    beside = _stem(info.path) + ".txt"
-    has_caption = beside != info.path and file_info(place.filesystem, beside).type == FileType.File
-    return _file(place, info, beside if has_caption else None)
+def _file(place: _Place, info: FileInfo, caption_path: str | None = None) -> Source:
+    if caption_path is None and info.path == place.path:  # a single file, whose folder was not listed
+        beside = _stem(info.path) + ".txt"
+        caption_path = beside if place.filesystem.get_file_info(beside).type == FileType.File else None
+    caption = None
+    if caption_path is not None:
+        with place.filesystem.open_input_stream(caption_path) as file:
+            caption = file.read(CAPTION_BYTES).decode("utf-8-sig", errors="replace").strip() or None
+    return Source(uri=place.address(info.path), caption=caption, bytes=info.size, modified=modified_seconds(info))
 
 
-def _file(place: _Place, info: FileInfo, caption_path: str | None) -> Source:
-    uri = place.address(info.path)
-    if caption_path is None:
-        return Source(uri=uri, bytes=info.size, modified=info.modified)
-    try:
-        with place.filesystem.open_input_stream(encode_path(caption_path)) as file:
-            caption = caption_text(decode(file.read(CAPTION_BYTES)))
-    except (PermissionError, FileNotFoundError) as error:
-        # Not the file without its caption: it would be trained that way, and nobody would know.
-        return Source(uri=uri, error=f"cannot read the caption beside it: {_one_line(error)}")
-    return Source(uri=uri, caption=caption, bytes=info.size, modified=info.modified)
+def modified_seconds(info: FileInfo) -> float | None:
+    """When a file was last modified, in seconds since 1970; None if its filesystem does not say."""
+    return None if info.mtime_ns is None else info.mtime_ns / 1e9
 
 
 def _manifest(place: _Place) -> Iterator[Source]:
     for number, item in enumerate(manifests.read(place.filesystem, place.path), start=1):
-        yield _manifest_source(place, number, item)
+        if isinstance(item, str):
+            yield Source(uri=f"{place.address(place.path)}#{number}", error=f"item {number}: {item}")
+        else:
+            uri = place.resolve(item.uri)
+            size, modified = _local_facts(uri)
+            yield Source(uri=uri, caption=item.caption, bytes=size, modified=modified)
 
 
-def _manifest_source(place: _Place, number: int, item: manifests.Item | str) -> Source:
+def _local_facts(uri: str) -> tuple[int, float] | tuple[None, None]:
+    """Size and time of modification of a file on disk; nothing for an object or a missing file.
+
+    A look at a local file takes microseconds. In an object store, it would be a request for every item of a manifest at
+    every run, while the listing of a folder holds a thousand objects.
+    """
+    if "://" in uri:
+        return None, None
     try:
-        if not isinstance(item, str):
-            return Source(uri=place.resolve(item.uri), caption=item.caption)
-    except ValueError as error:
-        item = str(error)
-    return Source(uri=f"{place.address(place.path)}#{number}", error=f"item {number}: {item}")
+        facts = os.stat(uri)
+    except (OSError, ValueError):  # ingest says what is wrong with it
+        return None, None
+    return (facts.st_size, facts.st_mtime_ns / 1e9) if stat.S_ISREG(facts.st_mode) else (None, None)
 
 
 def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:

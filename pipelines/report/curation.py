@@ -11,6 +11,7 @@ import numpy as np
 
 from pipelines.core.stage import Row
 from pipelines.curation import filters
+from pipelines.curation.locate import join_copies, locate
 from pipelines.curation.summary import Summary
 from pipelines.media.errors import MediaError
 from pipelines.media.frames import clip_times, read_frames
@@ -23,8 +24,8 @@ MAX_PICTURES = 12
 """Clips shown of the accepted and of the rejected ones."""
 MAX_FAILURES = 30
 CLIP_COLUMNS = (
-    "clip_id", "uri", "kind", "start", "end", "motion_score", "aesthetic_mean", "accepted", "reason", "caption_short",
-    "source_caption",
+    "clip_id", "asset_id", "uri", "kind", "start", "end", "motion_score", "aesthetic_mean", "accepted", "reason",
+    "caption_short", "source_caption",
 )  # fmt: skip
 
 
@@ -92,8 +93,8 @@ def curation_section(tables: Tables, summary: Summary) -> CurationSection:
         funnel=charts.funnel(steps),
         histograms=clips.histograms(summary.thresholds),
         thresholds=Table(("threshold in force", "value"), thresholds, frozenset({1})),
-        accepted=[_picture(row) for row in clips.accepted()],
-        rejected=[_picture(row) for row in clips.rejected()],
+        accepted=[_picture(row) for row in join_copies(tables, clips.accepted())],
+        rejected=[_picture(row) for row in join_copies(tables, clips.rejected())],
         failures=_failures(tables, failures),
         buckets=_buckets(tables),
         throughput=_throughput(summary),
@@ -179,9 +180,9 @@ def _picture(row: Row) -> Picture:
 
 
 def _strip(row: Row) -> str | None:
-    """Three frames of a clip as a `data:` address; None where the file cannot be read any more."""
+    """Three frames of a clip as a `data:` address; None where its content cannot be read any more."""
     try:
-        frames = read_frames(row["uri"], clip_times(row, count=3), short_side=STRIP_HEIGHT)
+        frames = read_frames(locate(row), clip_times(row, count=3), short_side=STRIP_HEIGHT)
     except MediaError:
         return None
     return strip_address(frames)

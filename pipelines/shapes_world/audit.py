@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING
 
 from pipelines.curation.filters import category
 from pipelines.shapes_world.audit_report import CurationAudit, Match, Share, lines, metrics, pooled, rows
-from pipelines.store.texts import split_lines
 
 if TYPE_CHECKING:
     from pipelines.core.stage import Row
@@ -70,7 +69,7 @@ class _Item:
 
 def read_truth(path: str | Path) -> list[Row]:
     """The lines of a corpus' truth.jsonl, with the fields of `corpus.Truth`."""
-    return [json.loads(line) for line in split_lines(Path(path).read_text(encoding="utf-8"))]
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
 def compare(tables: Tables, truth: Sequence[Row], folder: str | Path | None = None) -> CurationAudit:

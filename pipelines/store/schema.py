@@ -8,13 +8,10 @@ benchmark, adds their columns by `register`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
-
-from pipelines.store.texts import repair_all
 
 
 @dataclass(frozen=True)
@@ -31,6 +28,7 @@ STRING, BINARY, BOOL = pa.string(), pa.binary(), pa.bool_()
 INT, FLOAT, TIME = pa.int64(), pa.float64(), pa.timestamp("us", tz="UTC")
 SHAPE = pa.list_(pa.int64())
 SHOTS = pa.list_(pa.struct([("start", FLOAT), ("end", FLOAT), ("frames", INT)]))
+COPIES = pa.list_(pa.struct([("uri", STRING), ("modified", TIME), ("last_seen", TIME), ("captions", pa.list_(STRING))]))
 
 
 def array_columns(name: str, owner: str, doc: str) -> dict[str, Column]:
@@ -48,6 +46,7 @@ COLUMNS: dict[str, Column] = {
     "source_caption": Column(STRING, "sources", "caption that came with the file, null without one"),
     "source": Column(STRING, "sources", "the --input that listed it"),
     "source_error": Column(STRING, "sources", "in flight only: reason why the listing could not read the item"),
+    "modified": Column(TIME, "sources", "when the file was last modified, null if the listing does not say"),
     "bytes": Column(INT, "ingest", "file size in bytes"),
     # files
     "asset_id": Column(STRING, "ingest", "first 32 hexadecimal digits of the content's SHA-256"),
@@ -60,7 +59,15 @@ COLUMNS: dict[str, Column] = {
     "frames": Column(INT, "ingest", "number of frames (1 for images); in clips, of the clip"),
     "duration": Column(FLOAT, "ingest", "seconds, null for images"),
     "other_uris": Column(pa.list_(STRING), "curate", "further addresses with the same content"),
-    "source_captions": Column(pa.list_(STRING), "curate", "distinct captions that came with the content"),
+    "source_captions": Column(
+        pa.list_(STRING), "curate", "distinct captions that came with the content; clips carry the first one"
+    ),
+    "copies": Column(
+        COPIES,
+        "curate",
+        "addresses that hold the content, the one to read first: when the file was modified (null if unknown), when it "
+        "was last read, and the captions listed with it; empty if no file has the content any more",
+    ),
     "first_seen": Column(TIME, "curate", "when the content was first read"),
     "last_seen": Column(TIME, "curate", "when the content was last read"),
     # clips
@@ -159,17 +166,18 @@ TABLES: dict[str, tuple[str, ...]] = {
     "assets": (
         "asset_id", "uri", "other_uris", "kind", "bytes", "codec", "width", "height", "rotation", "fps", "frames",
         "duration", "source", "source_captions", "shots_dropped", "shots_by", "first_seen", "last_seen",
+        "copies",
     ),
     "clips": (
         "clip_id", "asset_id", "uri", "kind", "start", "end", "frames", "width", "height", "rotation", "fps",
         *_SCORES, "duplicate_group", "dedup_by", "source_caption", "caption_short", "caption_long", "caption_by",
-        "accepted", "reason",
+        "accepted", "reason", "last_seen",
     ),
     "examples": (
         "example_id", "clip_id", "asset_id", "uri", "kind", *_ENCODINGS, "motion_score", "caption_short",
         "caption_long", "caption_by",
     ),
-    "failures": ("stage", "by", "item", "uri", "error", "message", "attempt", "time"),
+    "failures": ("stage", "by", "item", "uri", "error", "message", "attempt", "time", "modified"),
 }  # fmt: skip
 KEYS = {"assets": "asset_id", "clips": "clip_id", "examples": "example_id"}
 # A training batch holds one bucket, so its files must too.
@@ -185,15 +193,6 @@ def field(name: str) -> pa.Field:
     """Arrow field of a column; an unknown name is a programming error (KeyError)."""
     column = COLUMNS[name]
     return pa.field(name, column.type, metadata={"doc": column.doc, "owner": column.owner})
-
-
-def arrow_table(rows: Sequence[Mapping[str, Any]], fields: Iterable[pa.Field]) -> pa.Table:
-    """Rows as an Arrow table; text that Arrow cannot store, as a model may answer, is repaired in its row alone."""
-    stored = pa.schema(fields)
-    try:
-        return pa.Table.from_pylist(list(rows), schema=stored)
-    except UnicodeEncodeError:  # rare, so that other batches are not searched for it
-        return pa.Table.from_pylist([repair_all(dict(row)) for row in rows], schema=stored)
 
 
 def register(columns: Mapping[str, Column]) -> None:
@@ -215,6 +214,4 @@ def register(columns: Mapping[str, Column]) -> None:
 def derived_id(*values: object) -> str:
     """An id of 32 hexadecimal digits that depends only on the values, so that a repeated run computes the same id."""
     # A control character, which no value contains: otherwise ("ab", "c") and ("a", "bc") would be the same.
-    text = "\x1f".join(map(str, values))
-    # Surrogates too, as paths of files that are not UTF-8 hold them.
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return hashlib.sha256("\x1f".join(map(str, values)).encode()).hexdigest()[:32]
