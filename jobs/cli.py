@@ -6,13 +6,17 @@ nova curate --help
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from pipelines.store.texts import repair
 
 MODULES = {
     "train": "jobs.train.job",
@@ -70,7 +74,12 @@ class Invocation:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a command and exits with its status: 0 done, 1 failed, 2 wrong use."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Prompts and names of files are printed, of which a terminal may not know every character.
+            stream.reconfigure(errors="backslashreplace")
     try:
+        _check_text(arguments)
         status = run(arguments)
     except KeyboardInterrupt:
         print("nova: stopped; run the same command again to continue", file=sys.stderr)
@@ -94,6 +103,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"nova: error: {message} ({_one_line(error)[:200]})", file=sys.stderr)
         status = 2
     sys.exit(status)
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """Raises ValueError for an argument or a working directory that is not UTF-8, which no table could store."""
+    texts = {ascii(argument): argument for argument in arguments}
+    with contextlib.suppress(OSError):  # the folder may have been deleted
+        texts["working directory"] = os.getcwd()
+    for name, text in texts.items():
+        if repair(text) != text:
+            raise ValueError(
+                f"{name} is not valid UTF-8; correct or rename it, or give the bytes of an --input as addresses quote "
+                "them, such as file:///photos/caf%E9"
+            )
 
 
 def run(arguments: list[str]) -> int:

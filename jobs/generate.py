@@ -15,6 +15,7 @@ from jobs.runtime.cluster import connect
 from pipelines.evaluation.benchmarks import layouts
 from pipelines.generation.checkpoint_resolution import resolve_checkpoint
 from pipelines.generation.config import GenerationConfig
+from pipelines.generation.file_names import check_file_system, check_paths
 from pipelines.generation.manifest import (
     SampleManifest,
     generate_samples,
@@ -25,6 +26,7 @@ from pipelines.generation.manifest import (
 from pipelines.generation.requests import SampleRequest, prompt_requests, read_prompts
 from pipelines.generation.stage import Generate
 from pipelines.report.contact_sheet import sheet_from_manifest
+from pipelines.store.texts import repair
 
 # One cause usually fails all samples alike; the last line counts them.
 PRINTED_FAILURES = 3
@@ -109,11 +111,21 @@ def plan_requests(config: GenerateConfig) -> list[SampleRequest]:
         if requests[0].is_video != (config.frames > 1):
             kind = "videos: give --frames above 1" if requests[0].is_video else "images: leave --frames at 1"
             raise ValueError(f"{config.benchmark} takes {kind}")
+        _warn_of_names(config.benchmark, requests)
     else:
-        prompts = [config.prompt] if config.prompt else read_prompts(config.prompts or "")
+        prompts = [repair(config.prompt)] if config.prompt else read_prompts(config.prompts or "")
         requests = prompt_requests(prompts, samples=config.samples or 1, seed=config.seed, video=config.frames > 1)
     # After the requests have their seeds, so that a limit does not change the samples that remain.
     return requests[: config.limit]
+
+
+def _warn_of_names(benchmark: str, requests: Sequence[SampleRequest]) -> None:
+    prompts = dict.fromkeys(request.prompt for request in requests if not layouts.maps_back(benchmark, request))
+    if prompts:
+        tracking.warn(
+            f"no file name holds {len(prompts)} of the prompts as the scorer of {benchmark} reads it, such as "
+            f"{next(iter(prompts))[:200]!r}: it scores them by other words or not at all; reword them"
+        )
 
 
 def generate(config: GenerateConfig, requests: Sequence[SampleRequest] | None = None) -> tuple[Path, int]:
@@ -124,13 +136,16 @@ def generate(config: GenerateConfig, requests: Sequence[SampleRequest] | None = 
         requests: samples to generate; by default those that the config describes.
 
     Raises:
-        ValueError: options that do not fit together, no checkpoint, no prompts, or an output folder with other files.
+        ValueError: options that do not fit together, no checkpoint, no prompts, an output folder with other files, or
+            samples that would share a file.
     """
     if requests is None:
         check(config)
         requests = plan_requests(config)
     stage = build_stage(config)
     output = Path(stage.output)
+    check_paths(requests)
+    check_file_system(output, [request.path for request in requests])
     rows = sample_rows(stage, requests)
     manifest = SampleManifest(output)
     missing = [row for row in rows if row["sample_id"] not in manifest]

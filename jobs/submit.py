@@ -253,7 +253,7 @@ def start(client: JobSubmissionClient, config: SubmitConfig, entrypoint: str) ->
         # once.
         existing = _find(client, config.submission_id)
         if existing is None:
-            reason = _masked(str(error).strip().splitlines()[-1], config)
+            reason = _masked(str(error).strip().rpartition("\n")[2], config)
             raise ValueError(f"the cluster at {config.shown_address} does not take the job: {reason}") from error
         if existing.entrypoint != entrypoint:
             raise ValueError(
@@ -326,7 +326,8 @@ def _ended(details: JobDetails, config: SubmitConfig, job: str) -> int:
     status, code = str(details.status.value), details.driver_exit_code
     if status == "SUCCEEDED":
         return 0
-    reason = "" if code is not None else f": {_masked((details.message or 'no reason given').splitlines()[0], config)}"
+    message = (details.message or "no reason given").partition("\n")[0]
+    reason = "" if code is not None else f": {_masked(message, config)}"
     _say(f"{job} {status.lower()}" + (f" with exit status {code}" if code is not None else reason))
     # A job that was stopped or lost has no exit status, and one that failed must not end with 0.
     if not code:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.store.files import write_json, write_parquet, write_text
+from pipelines.store.texts import split_lines
 
 FILES = ("ablation.md", "ablation.parquet", "ablation.json")
 LOSSES = ("loss_first_frame", "loss_later_frames")
@@ -81,7 +82,7 @@ Summary = dict[str, dict[str, Value]]
 def entries(run: Path) -> list[dict[str, float]]:
     """The entries of a training's log, in order of steps."""
     path = run / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in split_lines(path.read_text(encoding="utf-8"))] if path.exists() else []
 
 
 def losses(run: Path, steps: int) -> dict[str, float]:

@@ -8,6 +8,7 @@ import socket
 from typing import Any
 
 from pipelines.core.devices import cores
+from pipelines.store.texts import first_line
 
 # Ray would take 30 % of the memory, which on a laptop is then missing for the models. Blocks are small here: addresses
 # and scores travel, and no frames.
@@ -73,7 +74,7 @@ def _start(address: str | None) -> None:
         try:
             ray.init(address=address, **common)
         except (ConnectionError, RuntimeError, OSError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise ValueError(f"no Ray cluster at {address} ({reason}); start one or leave --address out") from error
         return
     _start_here(**common)

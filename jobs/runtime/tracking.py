@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.store.files import write_json
+from pipelines.store.texts import repair
 
 EXPERIMENT = "nova"
 # A frozen server holds up every call for this long; MLflow's own default is two minutes, with retries on top.
@@ -113,7 +114,7 @@ class Run:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Sets tags of the run."""
         for key, value in tags.items():
-            self._try(partial(self._client.set_tag, self.id, key, value))
+            self._try(partial(self._client.set_tag, self.id, key, repair(value)))
 
     def log_dataset(self, tables: str, version: int, context: str) -> None:
         """Logs a version of the tables as an input of the run.
@@ -288,7 +289,7 @@ def _client(uri: str) -> Any:
 def _masked(key: str, value: Any) -> str:
     if _SECRET.search(key) and not isinstance(value, int | float) and value is not None:
         return "***"
-    return _CREDENTIALS.sub(r"\1", str(value))[:PARAM_CHARACTERS]
+    return _CREDENTIALS.sub(r"\1", repair(str(value)))[:PARAM_CHARACTERS]
 
 
 class _Terminated(SystemExit):

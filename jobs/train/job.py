@@ -29,6 +29,7 @@ from pipelines.report.training import training_section
 from pipelines.store.files import write_json
 from pipelines.store.folders import check_output_folder
 from pipelines.store.tables import Tables, split_version
+from pipelines.store.texts import first_line
 
 RUN_FILES = {"run.json", "metrics.jsonl", "checkpoints", "model", "mlflow.json", "refresh.json", "report.html"}
 FIXED_KEYS = ("preset", "ablate", "noise.schedule", "noise.shift", "seed", "optimizer.name")
@@ -237,7 +238,7 @@ def _explained(error: Exception, folder: Path) -> Exception:
         return ValueError(_full_disk_message(folder))
     for cause in disk.causes(error):
         if isinstance(cause, ValueError):
-            return ValueError(str(cause).splitlines()[0])
+            return ValueError(first_line(cause))
     return error
 
 

@@ -74,5 +74,6 @@ def _mean(values: Iterator[float]) -> float:
 def _lines(path: Path) -> list[str]:
     """Complete lines of a file whose last line may be truncated."""
     with contextlib.suppress(FileNotFoundError):
-        return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        *lines, _ = path.read_text(encoding="utf-8").split("\n")
+        return [f"{line}\n" for line in lines]
     return []

@@ -24,6 +24,7 @@ from jobs.train.log import TrainLog
 from jobs.train.state import Progress, TrainState
 from pipelines.core import model_hub
 from pipelines.dataloading.dataloader import Prefetcher, Reader, load_plan
+from pipelines.store.texts import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +70,7 @@ def train_worker(arguments: dict[str, WorkerArguments]) -> None:
         if ray.train.get_context().get_world_size() > 1 or not (is_full(error) or isinstance(error, ValueError)):
             raise
         if isinstance(error, ValueError):
-            stop_note(Path(worker.run)).write_text(str(error).splitlines()[0])
+            stop_note(Path(worker.run)).write_text(first_line(error))
 
 
 def stop_note(run: Path) -> Path:

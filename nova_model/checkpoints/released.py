@@ -207,7 +207,8 @@ def load_text_encoder(
             trust_remote_code=False,
         )  # fmt: skip
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"the text encoder in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"the text encoder in {folder} cannot be loaded: {reason}") from error
     # transformers only warns about such keys and leaves those weights as they were initialised.
     for key, shape, expected_shape in sorted(report["mismatched_keys"]):
         raise ValueError(f"text encoder: {key} has shape {tuple(shape)}; the config asks for {tuple(expected_shape)}")
@@ -232,4 +233,5 @@ def load_tokenizer(folder: str | Path, class_name: str = "AutoTokenizer") -> Any
     try:
         return tokenizer_class.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"the tokenizer in {folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"the tokenizer in {folder} cannot be loaded: {reason}") from error

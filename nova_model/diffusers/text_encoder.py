@@ -38,7 +38,7 @@ def encode(
     Returns:
         fp32 [tokens, D] for each prompt, on that device.
     """
-    ids = {text: tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"] for text in texts}
+    ids = {text: tokenizer(_valid(text), truncation=True, max_length=max_tokens)["input_ids"] for text in texts}
     max_length = max(map(len, ids.values()), default=0)
     if max_length == 0:
         return [torch.zeros(0, text_encoder.config.hidden_size, device=device) for _ in texts]
@@ -47,3 +47,11 @@ def encode(
     hidden = text_encoder(padded).last_hidden_state.float()  # [distinct texts, S, D]
     features = {text: row[: len(tokens)] for (text, tokens), row in zip(ids.items(), hidden, strict=True)}
     return [features[text] for text in texts]
+
+
+def _valid(text: str) -> str:
+    """The text with U+FFFD for surrogates without their other half, as a text cut within an emoji ends with one.
+
+    Tokenizers take UTF-8, which has none.
+    """
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -196,7 +196,7 @@ def bench(device: torch.device, rounds: int, only: str | None = None) -> dict[st
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = ArgumentParser(prog="python -m nova_model.tools.bench", description=(__doc__ or "").splitlines()[0])
+    parser = ArgumentParser(prog="python -m nova_model.tools.bench", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="end with one line that is a JSON object")
     parser.add_argument("--threads", type=int, help="CPU threads; torch's own number by default")
     parser.add_argument("--rounds", type=int, default=3, help="times that a sample is timed; a step twice as often")

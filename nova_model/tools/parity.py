@@ -103,9 +103,8 @@ def _computed(name: str, compute: Callable[[], Tensor]) -> Tensor:
     try:
         return compute()
     except (RuntimeError, IndexError, TypeError) as error:
-        raise ValueError(
-            f"{name} cannot be computed from the inputs beside it: {str(error).splitlines()[0]}"
-        ) from error
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{name} cannot be computed from the inputs beside it: {reason}") from error
 
 
 _VAE_INPUTS = r"image|video_\d+"
@@ -153,7 +152,7 @@ def vae_jobs(config: dict[str, Any], weights: dict[str, Tensor], golden: dict[st
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = ArgumentParser(prog="python -m nova_model.tools.parity", description=(__doc__ or "").splitlines()[0])
+    parser = ArgumentParser(prog="python -m nova_model.tools.parity", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "folder", metavar="DIR", help="config.json, weights.safetensors, golden.safetensors, golden.json"
     )
@@ -164,7 +163,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(check, flush=True)
             failures += not check.ok
     except ValueError as error:
-        print(f"parity: {str(error).splitlines()[0]}", file=sys.stderr)
+        reason = str(error).partition("\n")[0]
+        print(f"parity: {reason}", file=sys.stderr)
         return 2
     return 1 if failures else 0
 

@@ -56,7 +56,7 @@ def stream_rows(
     names = list(rows[0]) if columns is None else columns
     # With types from the schema: Arrow would infer `null` for a column without values, and blocks of different types do
     # not combine.
-    table = pa.Table.from_pylist(list(rows), schema=pa.schema([schema.field(name) for name in names]))
+    table = schema.arrow_table(rows, [schema.field(name) for name in names])
     meter = progress.start_meter() if meter is None else meter
     with progress.show(meter, [stage.name for stage in stages if stage.measured], len(rows)):
         blocks = run_stages(table, stages, meter=meter, sink=sink, sink_rows=sink_rows)
@@ -168,7 +168,7 @@ def _run_batch(
     # The schema is stated: a batch of nothing but failures has only nulls, from which Arrow infers other types than
     # from the next batch.
     fields = [*batch.schema, *(schema.field(name) for name in added)]
-    return pa.Table.from_pylist(rows, schema=pa.schema(fields))
+    return schema.arrow_table(rows, fields)
 
 
 # More entries than a pipeline has stages: stages that take turns in a process must not evict each other's models.

@@ -21,8 +21,7 @@ from pipelines.curation.copies import ADDRESSES, copies_of, time_of
 from pipelines.curation.ingest import content_id
 from pipelines.media.errors import MediaError, media_errors
 from pipelines.media.probe import open_media, open_stream
-from pipelines.media.sources import modified_seconds
-from pipelines.store.filesystems import open_filesystem
+from pipelines.store.filesystems import file_info, open_filesystem
 from pipelines.store.tables import Tables, text
 
 HASHES = 1024
@@ -80,13 +79,13 @@ def _check(copy: Row, asset_id: str | None, size: int | None) -> None:
     uri = copy["uri"]
     with media_errors(uri):
         filesystem, path = open_filesystem(uri)
-        info = filesystem.get_file_info(path)
+        info = file_info(filesystem, path)
         if info.type == FileType.NotFound:
             raise MediaError("no such file; curate the folder where it is now")
         open_stream(uri).close()  # permission to read shows only here
         if size is not None and info.size is not None and info.size != size:
             raise MediaError("the file has another content now")
-        modified = time_of(modified_seconds(info))
+        modified = time_of(info.modified)
         is_same = _is_untouched(modified, copy) or asset_id in (None, _content_id(uri, info.size, modified))
         if not is_same:
             raise MediaError("the file has another content now")

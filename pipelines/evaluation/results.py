@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pyarrow as pa
 from rich import table as rich_table
 
 from pipelines.core.stage import Row
@@ -17,8 +16,8 @@ from pipelines.store.files import write_parquet
 def write_scores(output: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
     """Writes OUTPUT/scores.parquet, one row per sample."""
     table = [{name: row[name] for name in columns} for row in rows]
-    fields = pa.schema([schema.field(name) for name in columns])
-    write_parquet(output / "scores.parquet", pa.Table.from_pylist(table, schema=fields))
+    fields = [schema.field(name) for name in columns]
+    write_parquet(output / "scores.parquet", schema.arrow_table(table, fields))
 
 
 def failure_entry(row: Row) -> Row:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.core.model_hub import digest
@@ -73,8 +72,8 @@ class SampleManifest:
         self.write()
 
     def write(self) -> None:
-        fields = pa.schema([schema.field(name) for name in COLUMNS])
-        write_parquet(self.path, pa.Table.from_pylist(list(self.rows.values()), schema=fields))
+        fields = [schema.field(name) for name in COLUMNS]
+        write_parquet(self.path, schema.arrow_table(list(self.rows.values()), fields))
 
 
 def sample_rows(stage: Generate, requests: Sequence[SampleRequest]) -> list[Row]:

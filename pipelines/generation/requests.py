@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.core.stage import Row
+from pipelines.store.texts import repair, repair_all, split_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,35 +94,67 @@ def read_prompts(path: str) -> list[str]:
     file = Path(path).expanduser()
     # Before the suffix decides how to read, so that a missing file is reported as such.
     require_file(file)
-    try:
-        if file.suffix == ".jsonl":
-            prompts = [entry["prompt"] for entry in read_json_lines(file)]
-        elif file.suffix == ".json":
-            entries = json.loads(read_text(file))
-            prompts = [entry if isinstance(entry, str) else entry["prompt"] for entry in entries]
-        else:
-            prompts = [line.strip() for line in read_text(file).splitlines()]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: an entry has no prompt ({error!r}); give each one a `prompt`") from error
+    if file.suffix == ".jsonl":
+        prompts = [_prompt(entry, file, f"line {number}") for number, entry in _json_lines(file)]
+    elif file.suffix == ".json":
+        entries = read_json(file)
+        if not isinstance(entries, list):
+            raise ValueError(f"{file} is no JSON list; give a list of prompts, or name a file of JSON lines .jsonl")
+        prompts = [
+            entry if isinstance(entry, str) else _prompt(entry, file, f"entry {number}")
+            for number, entry in enumerate(entries, start=1)
+        ]
+    else:
+        prompts = [repair(line).strip() for line in split_lines(read_text(file))]
     prompts = [prompt for prompt in prompts if prompt]
     if not prompts:
         raise ValueError(f"{path} holds no prompts; write one per line")
     return prompts
 
 
+def _prompt(entry: Any, file: Path, place: str) -> str:
+    prompt = entry.get("prompt") if isinstance(entry, dict) else None
+    if not isinstance(prompt, str):
+        text = json.dumps(entry)
+        raise ValueError(f"{file}, {place}: an entry has no prompt ({text[:100]}); give each one a `prompt` of text")
+    return prompt
+
+
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file; raises ValueError where it is missing or not text."""
+    """The values of a JSONL file; raises ValueError where it is missing, not text, or not JSON."""
+    return [entry for _, entry in _json_lines(path)]
+
+
+def _json_lines(path: Path) -> list[tuple[int, Any]]:
+    """The values of a JSONL file with the numbers of their lines."""
     require_file(path)
-    return [json.loads(line) for line in read_text(path).splitlines() if line.strip()]
+    lines = enumerate(split_lines(read_text(path)), start=1)
+    return [(number, _parse(line, path, f"line {number}")) for number, line in lines if line.strip()]
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file; raises ValueError where it is missing, not text, or not JSON."""
+    require_file(path)
+    return _parse(read_text(path), path, "")
+
+
+def _parse(text: str, path: Path, place: str) -> Any:
+    try:
+        # Escapes of JSON can spell half a character, which no table and no tokenizer takes.
+        return repair_all(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}{place and f', {place}'}: invalid JSON ({error}); correct it") from error
 
 
 def read_text(path: Path) -> str:
     """The text of a prompt file; raises ValueError where it is not UTF-8."""
+    raw = path.read_bytes()
     try:
         # Editors on Windows begin a file with a byte-order mark, which would become part of the first prompt.
-        return path.read_text(encoding="utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8; give a file of prompts") from error
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path} is no text in UTF-8 (line {line}); save it as UTF-8") from error
 
 
 def require_file(path: Path) -> None:

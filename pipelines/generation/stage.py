@@ -24,6 +24,7 @@ from pipelines.generation.config import GenerationConfig
 from pipelines.generation.requests import SampleRequest
 from pipelines.media.frames import read_frames
 from pipelines.media.write import write_image, write_video
+from pipelines.store.texts import repair
 
 if TYPE_CHECKING:
     from nova_model.diffusers.pipeline import NovaPipeline
@@ -92,7 +93,7 @@ class Generate(Stage):
             video_fps=config.fps,
             full_chroma=bool(config.full_chroma),
             motion=config.motion,
-            negative_prompt=config.negative_prompt,
+            negative_prompt=config.negative_prompt and repair(config.negative_prompt),
             image=image,
             sampling=config.sampling,
             samples_at_once=config.samples_at_once,

@@ -45,7 +45,7 @@ def open_stream(uri: str) -> BufferedReader:
     """As `open_media`, with the errors of the filesystem; for callers that translate them together with their own."""
     filesystem, path = filesystems.open_filesystem(uri)
     # Buffered, as every small read of a decoder would be a request to the object store.
-    return BufferedReader(filesystem.open_input_file(path), videos.BUFFER_BYTES)
+    return BufferedReader(filesystem.open_input_file(filesystems.encode_path(path)), videos.BUFFER_BYTES)
 
 
 def probe(uri: str) -> MediaInfo:

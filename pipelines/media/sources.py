@@ -12,6 +12,8 @@ A listing is lazy and has a stable order; it holds one folder or a few manifest 
   addresses of an object store: list the folder there, or give changed objects new names.
 - An item that cannot be listed (a broken manifest line, a subfolder without permission) becomes a source with an
   `error`, which is recorded in the failures table.
+- A file whose name is not UTF-8 has an address in which its bytes are quoted (`file:///photos/caf%E9.png`), because
+  tables and logs hold UTF-8 alone.
 
 Addresses must not contain passwords, because they are stored with the assets.
 """
@@ -30,10 +32,18 @@ from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs
-from pyarrow.fs import FileInfo, FileSystem, FileType
+from pyarrow.fs import FileSystem, FileType
 
 from pipelines.media import manifests
-from pipelines.store.filesystems import open_filesystem
+from pipelines.media.captions import caption_text, decode
+from pipelines.store.filesystems import (
+    FileInfo,
+    encode_path,
+    file_info,
+    list_folder,
+    open_filesystem,
+    storable_address,
+)
 
 IMAGES = frozenset("jpg jpeg jpe jfif png webp bmp gif tif tiff avif heic heif jp2 ppm pgm".split())
 VIDEOS = frozenset("mp4 m4v mov mkv webm avi mpg mpeg ts mts m2ts flv wmv asf ogv 3gp 3g2".split())
@@ -81,13 +91,13 @@ class Listing(Iterator[Source]):
 
     def _open(self, recursive: bool) -> Iterator[Source]:
         place = self._place
-        info = place.filesystem.get_file_info(place.path)
+        info = file_info(place.filesystem, place.path)
         if info.type == FileType.Directory:
             return self._folder(place, recursive=recursive, pattern=None)
         if info.type == FileType.File:
-            return _manifest(place) if _extension(info.path) in manifests.READERS else iter([_file(place, info)])
+            return _manifest(place) if _extension(info.path) in manifests.READERS else iter([_single_file(place, info)])
         above = place.above_pattern()
-        if above is None or above[0].filesystem.get_file_info(above[0].path).type != FileType.Directory:
+        if above is None or file_info(above[0].filesystem, above[0].path).type != FileType.Directory:
             raise ValueError(f"nothing at {place.where}; give a folder, a glob, a file, an address or a manifest")
         return self._folder(above[0], recursive=True, pattern=above[1])
 
@@ -146,19 +156,26 @@ class _Place:
     def address(self, path: str) -> str:
         """The address of a path below (or at) this place."""
         if "://" not in self.where:
-            return path
+            return storable_address(path)
         base, mark, query = self.where.partition("?")  # the query holds options of the store, such as its endpoint
         below = self.relative(path)
-        return base.rstrip("/") + (f"/{quote(below)}" if below else "") + mark + query
+        address = base.rstrip("/") + (f"/{quote(encode_path(below))}" if below else "") + mark + query
+        return storable_address(address)
 
     def resolve(self, uri: str) -> str:
-        """The absolute address of a `uri` in the manifest at this place."""
+        """The absolute address of a `uri` in the manifest at this place.
+
+        Raises:
+            ValueError: no file can have this address.
+        """
         if "://" in uri or uri.startswith("/"):
-            return uri
+            return storable_address(uri)
         if "://" not in self.where:
-            return os.path.normpath(posixpath.join(posixpath.dirname(self.path), os.path.expanduser(uri)))
+            path = posixpath.join(posixpath.dirname(self.path), os.path.expanduser(uri))
+            return storable_address(os.path.normpath(path))
         base, mark, query = self.where.partition("?")
-        return f"{posixpath.dirname(base)}/{quote(uri.removeprefix('./'))}{mark}{query}"
+        address = f"{posixpath.dirname(base)}/{quote(encode_path(uri.removeprefix('./')))}{mark}{query}"
+        return storable_address(address)
 
     def above_pattern(self) -> tuple[_Place, str] | None:
         """The folder above the first wildcard and the pattern below it; None if there is no wildcard."""
@@ -197,16 +214,17 @@ def _walk(place: _Place, folder: str, depth: int | None, above: tuple[str, ...])
     if real in above:
         return
     try:
-        infos = place.filesystem.get_file_info(pa.fs.FileSelector(folder))
+        infos = list_folder(place.filesystem, folder)
     except OSError as error:
         if not above:
             raise
         yield Source(uri=place.address(folder), error=f"cannot list the folder: {_one_line(error)}")
         return
     # Stores list in orders of their own; --limit should choose the same files everywhere.
-    infos = sorted((info for info in infos if not info.base_name.startswith(".")), key=lambda info: info.base_name)
-    captions = {_stem(info.path): info.path for info in infos if _extension(info.path) == "txt"}
-    media = {_stem(info.path) for info in infos if _extension(info.path) in IMAGES | VIDEOS}
+    infos = sorted((info for info in infos if not info.name.startswith(".")), key=lambda info: info.name)
+    files = [info for info in infos if info.type == FileType.File]
+    captions = {_stem(info.path): info.path for info in files if _extension(info.path) == "txt"}
+    media = {_stem(info.path) for info in files if _extension(info.path) in IMAGES | VIDEOS}
     for info in infos:
         if info.type == FileType.Directory:
             if depth is None or depth > 0:
@@ -219,30 +237,40 @@ def _walk(place: _Place, folder: str, depth: int | None, above: tuple[str, ...])
             yield _Entry(info, captions.get(_stem(info.path)), is_caption=False)
 
 
-def _file(place: _Place, info: FileInfo, caption_path: str | None = None) -> Source:
-    if caption_path is None and info.path == place.path:  # a single file, whose folder was not listed
-        beside = _stem(info.path) + ".txt"
-        caption_path = beside if place.filesystem.get_file_info(beside).type == FileType.File else None
-    caption = None
-    if caption_path is not None:
-        with place.filesystem.open_input_stream(caption_path) as file:
-            caption = file.read(CAPTION_BYTES).decode("utf-8-sig", errors="replace").strip() or None
-    return Source(uri=place.address(info.path), caption=caption, bytes=info.size, modified=modified_seconds(info))
+def _single_file(place: _Place, info: FileInfo) -> Source:
+    """A file whose folder is not listed, with the caption file beside it."""
+    beside = _stem(info.path) + ".txt"
+    has_caption = beside != info.path and file_info(place.filesystem, beside).type == FileType.File
+    return _file(place, info, beside if has_caption else None)
 
 
-def modified_seconds(info: FileInfo) -> float | None:
-    """When a file was last modified, in seconds since 1970; None if its filesystem does not say."""
-    return None if info.mtime_ns is None else info.mtime_ns / 1e9
+def _file(place: _Place, info: FileInfo, caption_path: str | None) -> Source:
+    uri = place.address(info.path)
+    if caption_path is None:
+        return Source(uri=uri, bytes=info.size, modified=info.modified)
+    try:
+        with place.filesystem.open_input_stream(encode_path(caption_path)) as file:
+            caption = caption_text(decode(file.read(CAPTION_BYTES)))
+    except (PermissionError, FileNotFoundError) as error:
+        # Not the file without its caption: it would be trained that way, and nobody would know.
+        return Source(uri=uri, error=f"cannot read the caption beside it: {_one_line(error)}")
+    return Source(uri=uri, caption=caption, bytes=info.size, modified=info.modified)
 
 
 def _manifest(place: _Place) -> Iterator[Source]:
     for number, item in enumerate(manifests.read(place.filesystem, place.path), start=1):
-        if isinstance(item, str):
-            yield Source(uri=f"{place.address(place.path)}#{number}", error=f"item {number}: {item}")
-        else:
+        yield _manifest_source(place, number, item)
+
+
+def _manifest_source(place: _Place, number: int, item: manifests.Item | str) -> Source:
+    try:
+        if not isinstance(item, str):
             uri = place.resolve(item.uri)
             size, modified = _local_facts(uri)
-            yield Source(uri=uri, caption=item.caption, bytes=size, modified=modified)
+            return Source(uri=uri, caption=item.caption, bytes=size, modified=modified)
+    except ValueError as error:
+        item = str(error)
+    return Source(uri=f"{place.address(place.path)}#{number}", error=f"item {number}: {item}")
 
 
 def _local_facts(uri: str) -> tuple[int, float] | tuple[None, None]:

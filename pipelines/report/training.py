@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipelines.report import charts
 from pipelines.report.page import Charts, Section, SectionBlock, Table
+from pipelines.store.texts import split_lines
 
 LOSSES = {"loss_first_frame": "first frame", "loss_later_frames": "later frames", "loss": "total"}
 """Metrics drawn in the chart of the loss, with their labels."""
@@ -38,7 +39,7 @@ def training_section(run: str | Path) -> TrainingSection | None:
         run: folder of the run, with metrics.jsonl.
     """
     path = Path(run) / "metrics.jsonl"
-    entries = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    entries = [json.loads(line) for line in split_lines(path.read_text(encoding="utf-8"))] if path.exists() else []
     if not entries:
         return None
     # A run on images alone has no loss of later frames.

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.curation.filters import category
 from pipelines.shapes_world.audit_report import CurationAudit, Match, Share, lines, metrics, pooled, rows
+from pipelines.store.texts import split_lines
 
 if TYPE_CHECKING:
     from pipelines.core.stage import Row
@@ -69,7 +70,7 @@ class _Item:
 
 def read_truth(path: str | Path) -> list[Row]:
     """The lines of a corpus' truth.jsonl, with the fields of `corpus.Truth`."""
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in split_lines(Path(path).read_text(encoding="utf-8"))]
 
 
 def compare(tables: Tables, truth: Sequence[Row], folder: str | Path | None = None) -> CurationAudit:

@@ -6,6 +6,7 @@ filesystem: a reader sees the old or the new content, and a killed process leave
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -27,8 +28,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
+    # A name may fill what the file system takes, 255 bytes, to which the parts of the temporary name are added.
+    long = len(os.fsencode(target.name)) > 128
+    name = hashlib.sha256(os.fsencode(target.name)).hexdigest() if long else target.name
     # Several workers may write the same file at once, such as a digest: each needs a unique name.
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = target.with_name(f".{name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         yield temporary
         # `replace` and not `rename`, which fails on some systems where the target exists.
@@ -60,9 +64,9 @@ def replacing_folder(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file in UTF-8."""
+    """Writes a text file in UTF-8; surrogates, which it cannot hold, become question marks."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="replace")
 
 
 def write_json(path: str | Path, values: Any, *, indent: int | None = 1) -> None:

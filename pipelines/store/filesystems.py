@@ -5,14 +5,36 @@ from __future__ import annotations
 import functools
 import os
 import posixpath
-from urllib.parse import unquote, urlsplit, urlunsplit
+import re
+from typing import NamedTuple
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import pyarrow as pa
 import pyarrow.fs
+from pyarrow.fs import FileSystem, FileType
+
+from pipelines.store.texts import repair
+
+
+class FileInfo(NamedTuple):
+    """What a filesystem tells of a file or folder."""
+
+    path: str
+    """In the filesystem; bytes that are not UTF-8 are surrogates, as in Python's own listings."""
+    type: FileType
+    size: int | None
+    modified: float | None
+    """Seconds since 1970."""
+
+    @property
+    def name(self) -> str:
+        return posixpath.basename(self.path)
 
 
 def open_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
     """Returns the pyarrow filesystem and the path in it of a local path or an object-store address.
+
+    Where file names may not be UTF-8, `encode_path` makes the path one that the filesystem takes.
 
     Raises:
         ValueError: pyarrow does not support this kind of address.
@@ -23,7 +45,61 @@ def open_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
     address = urlsplit(uri)
     filesystem, root = _connect(urlunsplit((address.scheme, address.netloc, "/", address.query, "")))
     # A URI quotes blanks and the like; paths of pyarrow's filesystems do not.
-    return filesystem, posixpath.join(root, unquote(address.path).lstrip("/"))
+    return filesystem, posixpath.join(root, unquote(address.path, errors="surrogateescape").lstrip("/"))
+
+
+def file_info(filesystem: FileSystem, path: str) -> FileInfo:
+    """The file or folder at a path; its type is `NotFound` where there is none."""
+    return _file_info(path, filesystem.get_file_info(encode_path(path)))
+
+
+def list_folder(filesystem: FileSystem, folder: str) -> list[FileInfo]:
+    """The files and folders directly below a folder, in any order.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    try:
+        return [_file_info(info.path, info) for info in filesystem.get_file_info(pa.fs.FileSelector(folder))]
+    except UnicodeError:
+        if not isinstance(filesystem, pa.fs.LocalFileSystem):
+            raise
+    # pyarrow refuses the whole folder for one name that is not UTF-8, but takes the paths of its files as bytes.
+    base = encode_path(folder)
+    paths = [os.path.join(base, name) for name in os.listdir(base)]
+    infos = zip(paths, filesystem.get_file_info(paths), strict=True)
+    return [_file_info(path.decode("utf-8", "surrogateescape"), info) for path, info in infos]
+
+
+def _file_info(path: str, info: pa.fs.FileInfo) -> FileInfo:
+    # With the caller's path: that of `info` raises an error where it is not UTF-8.
+    return FileInfo(path, info.type, info.size, None if info.mtime_ns is None else info.mtime_ns / 1e9)
+
+
+def encode_path(path: str) -> bytes:
+    """A path as pyarrow's filesystems take it if a name in it is not UTF-8; Python holds such bytes as surrogates.
+
+    Raises:
+        ValueError: it contains a surrogate that stands for no byte.
+    """
+    try:
+        return path.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{path!a} can name no file: half a character at position {error.start}") from error
+
+
+def storable_address(uri: str) -> str:
+    """An address as tables hold it: bytes that are not UTF-8 are quoted, as in file:///photos/caf%E9.png.
+
+    Raises:
+        ValueError: it contains a surrogate that stands for no byte.
+    """
+    if repair(uri) == uri:
+        return uri
+    if "://" not in uri:
+        return f"file://{quote(encode_path(uri))}"
+    encode_path(uri)  # raises the error
+    return re.sub("[\0\udc80-\udcff]", lambda match: f"%{ord(match[0]) & 0xFF:02X}", uri)
 
 
 @functools.lru_cache(maxsize=32)

@@ -8,10 +8,13 @@ benchmark, adds their columns by `register`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
+
+from pipelines.store.texts import repair_all
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,15 @@ def field(name: str) -> pa.Field:
     return pa.field(name, column.type, metadata={"doc": column.doc, "owner": column.owner})
 
 
+def arrow_table(rows: Sequence[Mapping[str, Any]], fields: Iterable[pa.Field]) -> pa.Table:
+    """Rows as an Arrow table; text that Arrow cannot store, as a model may answer, is repaired in its row alone."""
+    stored = pa.schema(fields)
+    try:
+        return pa.Table.from_pylist(list(rows), schema=stored)
+    except UnicodeEncodeError:  # rare, so that other batches are not searched for it
+        return pa.Table.from_pylist([repair_all(dict(row)) for row in rows], schema=stored)
+
+
 def register(columns: Mapping[str, Column]) -> None:
     """Adds columns to `COLUMNS`; registering the same definition again has no effect.
 
@@ -214,4 +226,6 @@ def register(columns: Mapping[str, Column]) -> None:
 def derived_id(*values: object) -> str:
     """An id of 32 hexadecimal digits that depends only on the values, so that a repeated run computes the same id."""
     # A control character, which no value contains: otherwise ("ab", "c") and ("a", "bc") would be the same.
-    return hashlib.sha256("\x1f".join(map(str, values)).encode()).hexdigest()[:32]
+    text = "\x1f".join(map(str, values))
+    # Surrogates too, as paths of files that are not UTF-8 hold them.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]

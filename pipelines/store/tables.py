@@ -275,4 +275,4 @@ def _table(rows: Sequence[Mapping[str, Any]], arrow: pa.Schema) -> pa.Table:
     unknown = set(rows[0]) - set(arrow.names)
     # from_pylist would drop them without a word.
     assert not unknown, f"columns {unknown} are not in the table"
-    return pa.Table.from_pylist(list(rows), schema=arrow)
+    return schema.arrow_table(rows, arrow)

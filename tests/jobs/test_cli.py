@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -94,6 +96,39 @@ def test_wrong_use_is_one_line_and_exit_2(
     assert message in error
     assert error.startswith("nova: error: ")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("argument", ["caf\udce9", "--prompt=cut \ud83d"])
+@pytest.mark.odd_input(
+    "Text",
+    "An argument of a command that is not UTF-8",
+    "An error before anything is made, which names the argument; folders of such names are given as addresses.",
+)
+def test_an_argument_that_is_not_utf8_is_one_line(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, error = nova(capsys, "generate", "--prompt", "a cat", argument)
+    assert (status, out) == (2, "")
+    assert f"nova: error: {argument!a} is not valid UTF-8; correct or rename it" in error
+    assert error.count("\n") == 1
+
+
+def test_a_working_directory_that_is_not_utf8_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "ordner\udce9"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    status, _, error = nova(capsys, "--help")
+    assert status == 2
+    assert "working directory is not valid UTF-8" in error
+
+
+def test_text_that_a_terminal_does_not_know_is_printed_in_its_escaped_form() -> None:
+    code = (
+        "import sys\nfrom jobs import cli\ncli.run = lambda arguments: print('caf\\xe9 \\ud83d') or 0\ncli.main(['x'])"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False, text=True)
+    assert (done.returncode, done.stdout) == (0, "caf\\xe9 \\ud83d\n")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jobs.generate import GenerateConfig, generate
+from jobs.generate import GenerateConfig, generate, plan_requests
 from jobs.recipes.registry import config_of
 from nova_model.config import SamplingConfig
 from pipelines.core.stage import Resources
@@ -182,6 +182,22 @@ def test_settings_are_part_of_what_a_sample_is(images: Path, trained: Path, work
     generate(stronger)
     ids = {row["sample_id"] for row in manifest(images)}
     assert not ids & {row["sample_id"] for row in manifest(folder)}
+
+
+def test_prompts_that_the_scorer_reads_otherwise_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "color_val.txt").write_text("a cat/a dog\na bird\n")
+    plan = GenerateConfig(benchmark="t2i_compbench", benchmark_data=str(tmp_path), samples=1)
+    assert [request.path for request in plan_requests(plan)] == [
+        "color/samples/a cat a dog_000000.png",
+        "color/samples/a bird_000000.png",
+    ]
+    error = capsys.readouterr().err
+    assert "no file name holds 1 of the prompts as the scorer of t2i_compbench reads it, such as 'a cat/a dog'" in error
+
+
+def test_half_a_character_in_the_prompt_is_replaced() -> None:
+    (request,) = plan_requests(GenerateConfig(prompt="cut \ud83d"))
+    assert request.prompt == "cut \ufffd"
 
 
 @pytest.mark.parametrize(

@@ -366,6 +366,7 @@ def test_whatever_looks_like_a_secret_is_masked(key: str) -> None:
         (("a.mp4", "s3://key:hidden@bucket/b"), "('a.mp4', 's3://bucket/b')"),
         ("https://host/user@example.org", "https://host/user@example.org"),  # no credentials: behind the host
         ("s3://bucket/tables", "s3://bucket/tables"),
+        ("cut \ud83d\0", "cut \ufffd "),
     ],
 )
 def test_credentials_in_addresses_are_left_out(value: object, shown: str) -> None:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pytest
 
+from pipelines.core import ray_data
 from pipelines.core.ray_data import run_stages, stream_rows
-from pipelines.core.stage import Resources
+from pipelines.core.stage import Resources, Stage
 from pipelines.store import schema
 from tests.pipelines.core.stages import AddOne, Doubler, rows
 
@@ -36,6 +37,28 @@ def test_a_model_that_cannot_be_loaded_is_one_plain_error(ray_session, workers):
     table = pa.table({"clip_id": ["c"], "motion_score": [1.0]})
     with pytest.raises(ValueError, match=r"^aesthetic.model is no model; choose another$"):
         list(run_stages(table, [Unloadable(resources=Resources(workers=workers))]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captions(Stage):
+    """Answers as a captioner may give them."""
+
+    name = "caption"
+    reads = ("clip_id",)
+    adds = ("caption_short", "caption_long")
+
+    def process(self, model, rows):
+        return [
+            {"caption_short": "cut \ud83d", "caption_long": "a"} if row["clip_id"] == "c0" else ValueError("bad \udce9")
+            for row in rows
+        ]
+
+
+def test_half_a_character_from_a_model_is_replaced():
+    table = pa.table({"clip_id": ["c0", "c1"]})
+    cut, failed = ray_data._run_batch(table, Captions(), None, ()).to_pylist()
+    assert cut["caption_short"] == "cut \ufffd"
+    assert (failed["failed_stage"], failed["failed_message"]) == ("caption", "bad \ufffd")
 
 
 def test_rows_are_streamed_with_progress_and_the_chosen_columns(ray_session):

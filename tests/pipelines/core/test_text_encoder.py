@@ -29,6 +29,11 @@ def test_features_are_the_last_hidden_state(encoder: TextEncoder) -> None:
     torch.testing.assert_close(encoder.encode(["a red circle"])[0], expected)
 
 
+def test_half_a_character_is_encoded_as_its_replacement(encoder: TextEncoder) -> None:
+    cut, replaced = encoder.encode(["a red circle \ud83d", "a red circle \ufffd"])
+    torch.testing.assert_close(cut, replaced)
+
+
 def test_a_missing_model_is_one_line() -> None:
     with pytest.raises(ValueError, match="no such folder"):
         TextEncoder.load("/nowhere/phi", torch.float32, 16)

@@ -1,5 +1,7 @@
 """Requests survive their way through a row, and prompt files of every form are read."""
 
+import json
+
 import pytest
 
 from pipelines.generation.requests import SampleRequest, prompt_requests, read_prompts
@@ -51,3 +53,54 @@ def test_a_prompt_file_that_is_no_text_is_named(tmp_path):
 def test_a_mark_at_the_start_of_a_prompt_file_is_no_prompt(tmp_path):
     (tmp_path / "a.txt").write_text("a cat\n", encoding="utf-8-sig")
     assert read_prompts(str(tmp_path / "a.txt")) == ["a cat"]
+
+
+INSIDE = "a red ball\u2028on grass\x85and\u2029more"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.txt", f"{INSIDE}\x0b\x0c\x1cin it\r\na blue box\n"),
+        ("p.jsonl", f'{{"prompt": "{INSIDE}\\u000b\\f\\u001cin it"}}\r\n{{"prompt": "a blue box"}}\n'),
+        ("p.json", json.dumps([f"{INSIDE}\x0b\x0c\x1cin it", "a blue box"])),
+    ],
+)
+def test_prompts_end_at_line_ends_alone(tmp_path, name, text):
+    (tmp_path / name).write_bytes(text.encode())
+    assert read_prompts(str(tmp_path / name)) == [f"{INSIDE}\x0b\x0c\x1cin it", "a blue box"]
+
+
+@pytest.mark.odd_input(
+    "Text",
+    "A prompt with half a character, or with a NUL",
+    "The half becomes U+FFFD, the NUL a blank, and the sample is generated.",
+)
+def test_half_a_character_in_a_prompt_is_replaced(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "cut \\ud83d"}\n{"prompt": "a\\u0000b"}\n')
+    (tmp_path / "p.json").write_text('["cut \\ud83d", "a\\u0000b"]')
+    (tmp_path / "p.txt").write_bytes(b"cut \xef\xbf\xbd\na\0b\n")
+    for name in ("p.jsonl", "p.json", "p.txt"):
+        assert read_prompts(str(tmp_path / name)) == ["cut \ufffd", "a b"]
+
+
+@pytest.mark.parametrize("value", ["NaN", "null", "12", '["a"]'])
+def test_a_prompt_that_is_no_text_is_named_by_its_line(tmp_path, value):
+    (tmp_path / "p.jsonl").write_text(f'{{"prompt": "a"}}\n\n{{"prompt": {value}}}\n')
+    with pytest.raises(ValueError, match=r"p\.jsonl, line 3: an entry has no prompt"):
+        read_prompts(str(tmp_path / "p.jsonl"))
+    (tmp_path / "p.json").write_text(f'["a", {{"prompt": {value}}}]')
+    with pytest.raises(ValueError, match=r"p\.json, entry 2: an entry has no prompt"):
+        read_prompts(str(tmp_path / "p.json"))
+
+
+def test_a_broken_prompt_file_is_named_with_its_line(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n')
+    with pytest.raises(ValueError, match=r"p\.jsonl, line 2: invalid JSON"):
+        read_prompts(str(tmp_path / "p.jsonl"))
+    (tmp_path / "p.json").write_text('{"prompt": "a"}')
+    with pytest.raises(ValueError, match=r"no JSON list"):
+        read_prompts(str(tmp_path / "p.json"))
+    (tmp_path / "p.txt").write_bytes(b"a\nb\ncaf\xe9\n")
+    with pytest.raises(ValueError, match=r"p\.txt is no text in UTF-8 \(line 3\); save it as UTF-8"):
+        read_prompts(str(tmp_path / "p.txt"))

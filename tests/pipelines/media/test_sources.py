@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
+import hypothesis
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import strategies
 
+from pipelines.media import sources as sources_module
+from pipelines.media.errors import MediaError
 from pipelines.media.frames import read_frames
+from pipelines.media.probe import open_media
 from pipelines.media.sources import Source, list_sources
 from pipelines.store.filesystems import open_filesystem
 from tests.media_files import write_picture
@@ -158,7 +164,7 @@ def test_manifests_give_captions_and_resolve_addresses(tmp_path, kind):
 
 def test_a_bad_manifest_line_is_a_source_with_an_error(tmp_path):
     path = tmp_path / "media.jsonl"
-    path.write_text('{"uri": "a.png"}\n{"uri": \n[1]\n{"uri": ""}\n{"uri": "b.png", "caption": 3}\n{"uri": "c.png"}\n')
+    path.write_text('{"uri": "a.png"}\n{"uri": \n[1]\n{"uri": ""}\n{"uri": 3}\n{"uri": "c.png"}\n')
     sources = list(list_sources(str(path)))
     assert [source.uri for source in sources if source.error is None] == [
         str(tmp_path / "a.png"),
@@ -234,3 +240,125 @@ def test_pipes_are_skipped(tmp_path):
     touch(tmp_path, "a.png")
     os.mkfifo(tmp_path / "b.png")
     assert names(tmp_path, tmp_path) == ["a.png"]
+
+
+# Names and captions that are not valid text
+
+
+def place_odd_names(folder: Path) -> None:
+    """Files and a folder whose names are not UTF-8, and one whose name has a line end."""
+    root = os.fsencode(folder)
+    os.mkdir(os.path.join(root, b"ordner\xe9"))
+    for name in (b"caf\xe9.png", b"ordner\xe9/b.png", b"a.png", b"line\nend.png", b"notes\xff.txt"):
+        with open(os.path.join(root, name), "wb") as file:
+            file.write(name)
+    with open(os.path.join(root, b"caf\xe9.txt"), "wb") as file:
+        file.write(b"A caf\xc3\xa9.")
+
+
+@pytest.mark.odd_input(
+    "Names and places",
+    "Names of files and folders that are not UTF-8",
+    "They are curated like others; their address quotes the bytes, as in file:///photos/caf%E9.png.",
+)
+def test_names_that_are_not_utf8_are_listed_and_opened(tmp_path):
+    place_odd_names(tmp_path)
+    listing = list_sources(str(tmp_path))
+    sources = list(listing)
+    assert [source.uri for source in sources] == [
+        str(tmp_path / "a.png"),
+        f"file://{tmp_path}/caf%E9.png",
+        str(tmp_path / "line\nend.png"),
+        f"file://{tmp_path}/ordner%E9/b.png",
+    ]
+    assert [source.caption for source in sources] == [None, "A café.", None, None]
+    assert listing.ignored == 1
+    contents = [open_media(source.uri).read() for source in sources]
+    assert contents == [b"a.png", b"caf\xe9.png", b"line\nend.png", b"ordner\xe9/b.png"]
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("{}/caf*", "caf%E9.png"),
+        ("{}/caf\udce9.png", "caf%E9.png"),
+        ("file://{}/caf%E9.png", "caf%E9.png"),
+        ("{}/ordner\udce9", "ordner%E9/b.png"),
+        ("{}/ordner\udce9/*", "ordner%E9/b.png"),
+        ("{}/*/*.png", "ordner%E9/b.png"),
+        ("file://{}/ordner%E9/*.png", "ordner%E9/b.png"),
+    ],
+)
+def test_every_kind_of_place_may_have_a_name_that_is_not_utf8(tmp_path, where, expected):
+    place_odd_names(tmp_path)
+    assert [source.uri for source in list_sources(where.format(tmp_path))] == [f"file://{tmp_path}/{expected}"]
+
+
+def test_a_manifest_names_files_that_are_not_utf8_by_their_bytes_or_escapes(tmp_path):
+    place_odd_names(tmp_path)
+    path = tmp_path / "media.jsonl"
+    path.write_bytes(
+        b'{"uri": "caf\xe9.png"}\n{"uri": "caf\\udce9.png"}\n{"uri": "cut \\ud83d.png"}\n{"uri": "a\\u0000"}\n'
+    )
+    *named, cut, nul = list_sources(str(path))
+    assert {source.uri for source in named} == {f"file://{tmp_path}/caf%E9.png"}
+    assert cut.uri == f"{path}#3"
+    assert "can name no file" in (cut.error or "")
+    with pytest.raises(MediaError, match="NUL"):  # recorded as a failure of the item when it is read
+        open_media(nul.uri)
+
+
+@pytest.mark.odd_input(
+    "Text",
+    "A caption with half a character, such as an emoji that was cut in the middle",
+    "The half becomes U+FFFD and the image is curated.",
+)
+def test_half_a_character_in_a_caption_is_replaced(tmp_path):
+    path = tmp_path / "media.jsonl"
+    path.write_text(
+        '{"uri": "a.png", "caption": "good"}\n{"uri": "b.png", "caption": "cut emoji \\ud83d"}\n'
+        '{"uri": "c.png", "caption": "\\ud83d\\ude00 \\u0000"}\n'
+    )
+    assert [source.caption for source in list_sources(str(path))] == ["good", "cut emoji \ufffd", "\U0001f600"]
+
+
+def test_a_caption_that_cannot_be_read_fails_its_item_alone(tmp_path):
+    touch(tmp_path, "a.png", "b.png", "c.png", "c.txt/not-a-caption.md")
+    (tmp_path / "a.txt").symlink_to("gone.txt")
+    listing = list_sources(str(tmp_path))
+    assert [source.caption for source in listing] == [None, None, None]
+
+
+def test_a_listing_goes_on_after_a_caption_without_permission(tmp_path, monkeypatch):
+    touch(tmp_path, "a.png", "b.png", "a.txt")
+
+    def refuse(*arguments):  # permissions do not stop root, as whom tests may run
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(sources_module, "decode", refuse)
+    first, second = list_sources(str(tmp_path))
+    assert first.error == "cannot read the caption beside it: [Errno 13] Permission denied"
+    assert second.error is None
+
+
+NAMES = strategies.binary(min_size=1, max_size=40).filter(
+    lambda name: not set(name) & {0, ord("/")} and not name.startswith(b".")
+)
+
+
+@hypothesis.settings(derandomize=True, deadline=None, max_examples=40)
+@hypothesis.given(names=strategies.sets(NAMES, min_size=1, max_size=4))
+@pytest.mark.odd_input(
+    "Names and places",
+    "Files with arbitrary names",
+    "Each is listed once, under an address that can be stored and leads back to it.",
+)
+def test_files_of_any_name_are_listed_and_opened(names):
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            with open(os.path.join(os.fsencode(folder), name + b".png"), "wb") as file:
+                file.write(name)
+        for where in (folder, f"file://{folder}"):
+            uris = [source.uri for source in list_sources(where)]
+            assert all(uri.encode() for uri in uris)
+            assert sorted(open_media(uri).read() for uri in uris) == sorted(names)

@@ -23,6 +23,13 @@ def test_a_file_replaces_the_old_one_when_it_is_complete(tmp_path):
     assert names(path.parent) == ["note.txt"]
 
 
+def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path):
+    for name in ("n" * 251 + ".txt", "ü" * 125 + ".txt"):
+        write_text(tmp_path / name, "text")
+        assert (tmp_path / name).read_text() == "text"
+    assert len(names(tmp_path)) == 2
+
+
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "note.txt"
     write_text(path, "old")

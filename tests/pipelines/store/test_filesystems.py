@@ -1,11 +1,12 @@
 """Paths and addresses lead to the same files, and messages hide credentials."""
 
+import os
 from pathlib import Path
 
 import pyarrow.fs
 import pytest
 
-from pipelines.store.filesystems import open_filesystem
+from pipelines.store.filesystems import encode_path, list_folder, open_filesystem, storable_address
 
 
 def test_paths_are_made_absolute(tmp_path, monkeypatch):
@@ -27,3 +28,26 @@ def test_an_unknown_kind_of_address_is_refused_without_its_credentials():
     with pytest.raises(ValueError, match=r"no ftp:// address.*s3://") as caught:
         open_filesystem("ftp://user:secret@host/a.png")
     assert "secret" not in str(caught.value)
+
+
+def test_a_name_that_is_not_utf8_has_an_address_of_ascii_that_leads_to_its_file(tmp_path):
+    names = [b"caf\xe9.txt", b"\xff\xfe", "ü%E9.txt".encode()]
+    for name in names:
+        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).write_bytes(name)
+    filesystem, folder = open_filesystem(str(tmp_path))
+    infos = {info.name: info for info in list_folder(filesystem, folder)}
+    assert sorted(infos) == sorted(name.decode("utf-8", "surrogateescape") for name in names)
+    for info in infos.values():
+        assert (info.type, info.size) == (pyarrow.fs.FileType.File, len(encode_path(info.name)))
+        address = storable_address(info.path)
+        address.encode()
+        store, path = open_filesystem(address)
+        assert store.open_input_file(encode_path(path)).read() == encode_path(info.name)
+    assert storable_address(f"{tmp_path}/caf\udce9.txt") == f"file://{tmp_path}/caf%E9.txt"
+    assert storable_address(f"{tmp_path}/ü%E9.txt") == f"{tmp_path}/ü%E9.txt"
+    assert storable_address("s3://bucket/caf\udce9.txt") == "s3://bucket/caf%E9.txt"
+
+
+def test_half_a_character_names_no_file():
+    with pytest.raises(ValueError, match=r"'/a\\ud83d' can name no file"):
+        storable_address("/a\ud83d")

@@ -45,3 +45,18 @@ def test_another_definition_is_refused_and_changes_nothing(
     with pytest.raises(ValueError, match=f"column '{name}' is already defined as .*; choose another name"):
         schema.register({"new_column": SCORE, name: replace(SCORE, **change)})
     assert columns == before
+
+
+@pytest.mark.odd_input(
+    "Text",
+    "A model or a library gives text with half a character, as a caption or in the message of an error",
+    "The half becomes U+FFFD in its row; the other rows are stored as they are.",
+)
+def test_half_a_character_is_replaced_in_its_row_alone() -> None:
+    rows = [{"prompt": "a cat", "source_captions": []}, {"prompt": "cut \ud83d", "source_captions": ["b\udce9", "c"]}]
+    table = schema.arrow_table(rows, [schema.field("prompt"), schema.field("source_captions")])
+    assert table.to_pylist() == [rows[0], {"prompt": "cut \ufffd", "source_captions": ["b\ufffd", "c"]}]
+
+
+def test_an_id_of_any_text_can_be_derived() -> None:
+    assert len({schema.derived_id(text) for text in ("a", "a\ud83d", "a\ufffd")}) == 3
