@@ -70,7 +70,11 @@ def check_file_system(folder: Path, paths: Sequence[str]) -> None:
     existing = next(place for place in (folder, *folder.parents) if place.is_dir())
     if not doubtful:
         return
-    with tempfile.TemporaryDirectory(dir=existing, prefix=".nova-names-") as trial:
+    try:
+        trial_folder = tempfile.TemporaryDirectory(dir=existing, prefix=".nova-names-")
+    except OSError as error:
+        raise ValueError(f"{existing} cannot be written ({error.strerror}); give another --output") from error
+    with trial_folder as trial:
         for path in doubtful:
             try:
                 _create(Path(trial) / path)

@@ -86,7 +86,7 @@ def test_words_for_missing_values_in_csv_are_no_captions(tmp_path: Path) -> None
 @pytest.mark.odd_input(
     "Text",
     "U+2028, U+0085, form feeds and other breaks inside the captions of a manifest or the prompts of a file",
-    "Lines end with \\\\n or \\\\r\\\\n alone, so captions and prompts stay in one piece.",
+    "Lines end with `\\n` or `\\r\\n` alone, so captions and prompts stay in one piece.",
 )
 def test_lines_of_json_end_at_line_ends_alone(tmp_path: Path) -> None:
     caption = "one\u2028still\u2029one\x85and\x7fone"
