@@ -72,9 +72,9 @@ class NovaConfig:
     image_stride: int
     """Pixels per latent in each direction."""
     text_token_dim: int | None
-    """Dimension of a text feature; None for a model of class labels."""
-    text_token_len: int
-    """L, text tokens of a prompt."""
+    """Dimension of a text feature; None, together with text_token_len, for a model of class labels."""
+    text_token_len: int | None
+    """L, text tokens of a prompt; None for a model of class labels."""
     image_base_size: tuple[int, int]
     """Rows and columns of a frame's spatial tokens."""
     video_base_size: tuple[int, int, int]
@@ -87,7 +87,7 @@ class NovaConfig:
     arch: tuple[str, str, str]
     """Names of the temporal encoder, the spatial encoder and the denoiser."""
     label_classes: int = 1000
-    """Number of classes where text_token_dim is None."""
+    """Number of classes of a model of class labels."""
     sees_frames: bool = True
     """False is the ablation without temporal modelling: the indicator features of every frame come from the
     conditioning and from begin-of-video tokens at the frame's time; no frame attends to another, nothing is cached."""
@@ -117,17 +117,12 @@ class NovaConfig:
             # An eighth of a head goes to time and the rest in halves to row and column, all in pairs of channels.
             if self.rotary_pos_embed and (size.width // size.heads) % 32:
                 raise ValueError(f"arch {self.arch}: rotary positions need a head size divisible by 32")
-        if self.text_token_dim is not None and self.text_token_len > TEXT_ROWS:
-            raise ValueError(f"text_token_len is {self.text_token_len}; the padding has {TEXT_ROWS} rows")
 
     def _check_sizes(self) -> None:
-        for name in ("image_dim", "image_stride", "text_token_len", "label_classes"):
+        for name in ("image_dim", "image_stride", "label_classes"):
             if not _is_positive_int(getattr(self, name)):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be a whole number of at least 1")
-        if self.text_token_dim is not None and not _is_positive_int(self.text_token_dim):
-            raise ValueError(
-                f"text_token_dim is {self.text_token_dim!r}; it must be a whole number, or null for labels"
-            )
+        self._check_text()
         rank = self.video_mixer_rank
         if rank is not None and not isinstance(rank, int):
             raise ValueError(f"video_mixer_rank is {rank!r}; it must be a whole number, or null for no mixer")
@@ -138,6 +133,32 @@ class NovaConfig:
         ):
             if not isinstance(size, tuple) or len(size) != count or not all(map(_is_positive_int, size)):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {count} whole numbers of at least 1")
+
+    def _check_text(self) -> None:
+        sizes = {"text_token_dim": self.text_token_dim, "text_token_len": self.text_token_len}
+        for name, size in sizes.items():
+            if size is not None and not _is_positive_int(size):
+                raise ValueError(f"{name} is {size!r}; it must be a whole number, or null for labels")
+        if (self.text_token_dim is None) != (self.text_token_len is None):
+            absent, present = sorted(sizes, key=lambda name: sizes[name] is not None)
+            raise ValueError(
+                f"{absent} is null and {present} is {sizes[present]}; give both for a model of prompts, or set both to "
+                "null for a model of class labels"
+            )
+        if self.text_token_len is not None and self.text_token_len > TEXT_ROWS:
+            raise ValueError(f"text_token_len is {self.text_token_len}; the padding has {TEXT_ROWS} rows")
+
+    @property
+    def text_shape(self) -> tuple[int, int] | None:
+        """Shape of a prompt's padded features, L and their dimension; None for a model of class labels."""
+        if self.text_token_len is None or self.text_token_dim is None:
+            return None
+        return self.text_token_len, self.text_token_dim
+
+    @property
+    def takes_labels(self) -> bool:
+        """Whether class labels condition the model, instead of prompts."""
+        return self.text_shape is None
 
     @property
     def temporal(self) -> VitSize:
@@ -192,7 +213,8 @@ class NovaConfig:
         """Reads a config.json; missing keys are filled in from `RELEASED_DEFAULTS`.
 
         Raises:
-            ValueError: an unknown key (the nearest valid one is named) or an unknown arch.
+            ValueError: an unknown key (the nearest valid one is named), an unknown arch, or sizes that do not fit
+                together.
         """
         valid_keys = {field.name for field in fields(cls)}
         keys = {key: value for key, value in values.items() if not key.startswith("_")}  # "_…" are diffusers' own
@@ -202,7 +224,10 @@ class NovaConfig:
                 hint = f"; did you mean {close[0]}?" if close else ""
                 raise ValueError(f"unknown key {key!r} in the model's config{hint}")
         hashable = {key: tuple(value) if isinstance(value, list) else value for key, value in keys.items()}
-        return cls(**{**RELEASED_DEFAULTS, **hashable})
+        defaults = dict(RELEASED_DEFAULTS)
+        if hashable.get("text_token_dim", defaults["text_token_dim"]) is None:
+            defaults["text_token_len"] = None  # without a prompt there is no length that could be the release's
+        return cls(**{**defaults, **hashable})
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary for JSON that `from_dict` reads; keys that no release has are written only where they differ."""

@@ -78,6 +78,29 @@ class TextEmbed(nn.Module):
         return self.norm(self.proj(text))
 
 
+def class_ids(labels: Tensor, classes: int, *, null: bool) -> Tensor:
+    """Class labels as ids [B], int64, which has room for the id of the null class.
+
+    Args:
+        labels: labels of a batch, whole numbers of any size.
+        classes: number of classes, whose ids are 0..classes-1.
+        null: whether the null class, which has the id `classes`, is allowed as well.
+
+    Raises:
+        ValueError: labels that are not whole numbers [B], or out of range, where indexing would take a negative one
+            from the end.
+    """
+    whole_numbers = labels.dtype != torch.bool and not labels.is_floating_point() and not labels.is_complex()
+    if labels.ndim != 1 or not whole_numbers:
+        dtype = str(labels.dtype).removeprefix("torch.")
+        raise ValueError(f"class labels are {dtype} of shape {tuple(labels.shape)}; give one whole number per sample")
+    for label in labels.tolist():
+        if not 0 <= label < classes + null:
+            none = f", and {classes} for no class" if null else ""
+            raise ValueError(f"class label {label}; the model has classes 0 to {classes - 1}{none}")
+    return labels.long()
+
+
 class LabelEmbed(nn.Module):
     """One context token per class; the last embedding is the null class."""
 

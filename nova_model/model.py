@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nova_model import masking, ops
 from nova_model.config import NETWORKS, MaskRatios, NovaConfig
 from nova_model.denoiser import Denoiser
-from nova_model.embeddings import LabelEmbed, MaskEmbed, MotionEmbed, TextEmbed, TimeEmbed
+from nova_model.embeddings import LabelEmbed, MaskEmbed, MotionEmbed, TextEmbed, TimeEmbed, class_ids
 from nova_model.layers import gather_tokens
 from nova_model.sampling.schedule import Schedule
 from nova_model.spatial import SpatialEncoder
@@ -102,10 +102,11 @@ class Nova(nn.Module):
         self.video_pos_embed = None if config.rotary_pos_embed else TimeEmbed(config.video_base_size[0], width)
         self.motion_embed = MotionEmbed(width) if config.has_motion else None
         self.text_embed = self.label_embed = None
-        if config.text_token_dim is not None:
-            self.text_embed = TextEmbed(config.text_token_dim, width, config.text_token_len)
-        else:
+        if config.text_shape is None:
             self.label_embed = LabelEmbed(config.label_classes, width)
+        else:
+            length, token_dim = config.text_shape
+            self.text_embed = TextEmbed(token_dim, width, length)
         self.apply(_initialize)
 
     @property
@@ -219,9 +220,22 @@ class Nova(nn.Module):
     # Conditioning.
 
     def pad_text(self, prompts: Sequence[Tensor | None]) -> Tensor:
-        """Features [tokens, dim] of each prompt (None: unconditional) -> [B, L, dim]."""
-        assert self.text_embed is not None, "this model takes class labels"
+        """Features [tokens, dim] of each prompt (None: unconditional) -> [B, L, dim].
+
+        Raises:
+            ValueError: a prompt of another size, or the model takes class labels.
+        """
+        if self.text_embed is None:
+            raise ValueError("this model takes class labels; give labels [B] instead of text features")
         return self.text_embed.pad(prompts)
+
+    def check_prompt(self, prompt: Tensor) -> None:
+        """Raises ValueError where the model cannot take padded features [B, L, dim], or labels [B] in their place."""
+        if self.text_embed is None:
+            class_ids(prompt, self.config.label_classes, null=True)
+        elif prompt.ndim != 3 or prompt.shape[-1] != self.config.text_token_dim:
+            expected = f"[B, {self.config.text_token_len}, {self.config.text_token_dim}]"
+            raise ValueError(f"text features have shape {tuple(prompt.shape)}; the model takes {expected}")
 
     def null(self, batch: int) -> Tensor:
         """The unconditional prompt (or class) of a batch."""
@@ -233,9 +247,13 @@ class Nova(nn.Module):
 
     def drop(self, text: Tensor | None, labels: Tensor | None, chance: float, generator: torch.Generator) -> Tensor:
         """Replaces some prompts (or classes) by the unconditional one, as classifier-free guidance requires."""
-        prompt = text if self.text_embed is not None else labels
-        if prompt is None:
-            raise ValueError("no prompt: give text features, or labels where text_token_dim is null")
+        prompt, unused = (labels, text) if self.text_embed is None else (text, labels)
+        if prompt is None or unused is not None:
+            count = "no prompt" if prompt is None else "two kinds of prompts"
+            raise ValueError(f"{count}: give text features, or labels where text_token_dim is null")
+        if self.text_embed is None:
+            # Without the null class: of labels that count from 1, the last would be learnt as the absence of a class.
+            prompt = class_ids(prompt, self.config.label_classes, null=False)
         dropped = torch.rand(len(prompt), generator=generator, device=generator.device).to(prompt.device) < chance
         dropped = dropped.reshape(-1, *[1] * (prompt.ndim - 1))  # [B] -> [B, 1, 1] for text
         return torch.where(dropped, self.null(len(prompt)).to(prompt), prompt)
@@ -291,16 +309,18 @@ class Nova(nn.Module):
             frames: T, of the complete video.
             like: latents of the batch, for their sizes and device.
         """
-        rows, columns = self.temporal_grid(like)
-        if before is None:
-            slot = repeat(self.mask_embed.bos_token, "one d -> b (one m) d", b=len(like), m=rows * columns)
-        else:
-            slot = self.video_encoder.patch_embed(before)
+        slot = self.begin_of_video(like) if before is None else self.video_encoder.patch_embed(before)
         if self.video_pos_embed is None:
             return slot
+        rows, columns = self.temporal_grid(like)
         position = ops.grid_positions(rows, columns, self.config.width, like.device)  # [M, D]
         time = self.video_pos_embed(index, index + 1, frames)  # [1, D]
         return slot + (position + time).to(slot.dtype)
+
+    def begin_of_video(self, like: Tensor) -> Tensor:
+        """Begin-of-video tokens without place and time, [B, M, D], for latents of the size and batch of `like`."""
+        rows, columns = self.temporal_grid(like)
+        return repeat(self.mask_embed.bos_token, "one d -> b (one m) d", b=len(like), m=rows * columns)
 
     def temporal_angles(
         self, prefix: int, start: int, stop: int, rows: int, columns: int, device: torch.device

@@ -202,6 +202,11 @@ def _check_example(model: NovaConfig, preset: str, example: Mapping[str, Any]) -
         )
     if frames > 1 and not model.makes_videos:
         raise ValueError(f"bucket {bucket} holds videos, preset {preset} is for images; choose a video preset")
+    if model.takes_labels:
+        raise ValueError(
+            f"preset {preset} takes class labels, curated tables have captions; choose a preset that takes prompts, or "
+            "train in Python with nova_model.Nova and labels"
+        )
     dim = example["short_text_shape"][1]
     if dim != model.text_token_dim:
         raise ValueError(

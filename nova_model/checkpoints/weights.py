@@ -61,9 +61,13 @@ def config_of(values: dict[str, Any], weights: dict[str, Tensor]) -> NovaConfig:
     Raises:
         ValueError: no model can be built from the config.
     """
-    labels = weights.get("label_embed.weight")  # [classes + 1, D]; the last row is the unconditional label
-    inferred = {} if labels is None else {"text_token_dim": None, "label_classes": len(labels) - 1}
-    return NovaConfig.from_dict({**inferred, **values})
+    labels = weights.get("label_embed.weight")  # [classes + 1, D]; the last row is the null class
+    if labels is None:
+        return NovaConfig.from_dict(values)
+    values = {"text_token_dim": None, "label_classes": len(labels) - 1, **values}
+    if values["text_token_dim"] is None:
+        values["text_token_len"] = None  # version 0.1 wrote a length, which no label has
+    return NovaConfig.from_dict(values)
 
 
 def load_transformer(

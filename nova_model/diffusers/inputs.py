@@ -62,7 +62,7 @@ class Inputs:
     negative_prompt_embeds: Tensor | Sequence[Tensor] | None = None
     """Precomputed features of the negative prompt."""
     class_labels: int | Sequence[int] | Tensor | None = None
-    """Classes, for models that are not conditioned on text."""
+    """Classes 0 to N-1, for models of N classes that take no text; N means no class."""
     window: int | None = None
     """Latent frames that a frame attends to, itself and the first one, which holds the prompt, included; at least as
     many as the model was trained on. Four times as many by default: videos of up to that length are not affected, and

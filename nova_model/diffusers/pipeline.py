@@ -127,12 +127,14 @@ class NovaPipeline(NovaComponents):
         """Features of prompts, [tokens, D] each, in the form that `prompt_embeds` takes.
 
         Raises:
-            ValueError: the pipeline has no text encoder.
+            ValueError: the pipeline has no text encoder, or the model takes class labels.
         """
+        limit = self.transformer.config.text_token_len
+        if limit is None:
+            raise ValueError("this model takes class_labels, not prompts")
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError("this pipeline has no text encoder and tokenizer; give prompt_embeds")
         texts = [prompt] if isinstance(prompt, str) else list(prompt)
-        limit = self.transformer.config.text_token_len
         return encode(self.text_encoder, self.tokenizer, texts, limit, self._execution_device)
 
     # Before generation: checks and conditions.

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nova_model.config import NovaConfig
 from nova_model.diffusers.first_frames import array_size, check_size, preprocess
 from nova_model.diffusers.inputs import Inputs
+from nova_model.embeddings import class_ids
 from nova_model.sampling.request import check_window
 from nova_model.vae.codec import Codec, whole_tiles
 
@@ -53,6 +55,7 @@ def prepare(inputs: Inputs, config: NovaConfig, codec: Codec | None) -> tuple[In
     """
     if codec is None and (inputs.output_type != "latent" or inputs.image is not None or inputs.video is not None):
         raise ValueError("this pipeline has no vae; give given_latents and take output_type='latent'")
+    inputs = replace(inputs, class_labels=_labels(inputs.class_labels, config))
     height, width = _size(inputs, config)
     first_frames = None if codec is None else preprocess(inputs.image, inputs.video, codec, (height, width))
     frames, latent_frames = _frame_counts(inputs, first_frames, config, codec)
@@ -120,10 +123,8 @@ def _prompt_count(inputs: Inputs, first_frames: Tensor | None) -> int:
         (value for value in (inputs.prompt, inputs.prompt_embeds, inputs.class_labels) if value is not None), None
     )
     count = 1
-    if isinstance(prompts, Tensor) and inputs.class_labels is None:
+    if isinstance(prompts, Tensor):
         count = len(prompts) if prompts.ndim == 3 else 1  # [B, tokens, D] or [tokens, D]
-    elif isinstance(prompts, Tensor):
-        count = prompts.numel()
     elif isinstance(prompts, Sequence) and not isinstance(prompts, str):
         count = len(prompts)
     videos = inputs.given_latents if first_frames is None else first_frames
@@ -141,10 +142,8 @@ def _prompt_count(inputs: Inputs, first_frames: Tensor | None) -> int:
 def _repeated(inputs: Inputs, config: NovaConfig, prompts: int) -> Inputs:
     """The inputs with one entry for each prompt in everything that may differ between prompts."""
     texts = [inputs.prompt, inputs.negative_prompt, inputs.prompt_embeds, inputs.negative_prompt_embeds]
-    if config.text_token_dim is None and any(text is not None for text in texts):
+    if config.takes_labels and any(text is not None for text in texts):
         raise ValueError("this model takes class_labels, not prompts")
-    if config.text_token_dim is not None and inputs.class_labels is not None:
-        raise ValueError("this model takes prompts, not class_labels")
     return replace(
         inputs,
         prompt=_per_prompt("prompt", inputs.prompt, prompts),
@@ -153,7 +152,7 @@ def _repeated(inputs: Inputs, config: NovaConfig, prompts: int) -> Inputs:
         negative_prompt_embeds=_features("negative_prompt_embeds", inputs.negative_prompt_embeds, config, prompts),
         motion_score=_per_prompt("motion_score", inputs.motion_score, prompts),
         fps=_per_prompt("fps", inputs.fps, prompts),
-        class_labels=_labels(inputs.class_labels, config, prompts),
+        class_labels=_per_prompt("class_labels", inputs.class_labels, prompts),
     )
 
 
@@ -181,16 +180,27 @@ def _features(
     if len(rows) != prompts:
         raise ValueError(f"{len(rows)} entries in {name} for {prompts} prompts; give one, or one per prompt")
     for row in rows:
-        if row.ndim != 2 or row.shape[1] != config.text_token_dim or row.shape[0] > config.text_token_len:
+        too_long = config.text_token_len is not None and row.shape[0] > config.text_token_len
+        if row.ndim != 2 or row.shape[1] != config.text_token_dim or too_long:
             expected = f"[up to {config.text_token_len}, {config.text_token_dim}]"
             raise ValueError(f"{name} has features of shape {tuple(row.shape)}; the model takes {expected}")
     return rows
 
 
-def _labels(value: int | Sequence[int] | Tensor | None, config: NovaConfig, prompts: int) -> list[int] | None:
-    labels = _per_prompt("class_labels", value.flatten().tolist() if isinstance(value, Tensor) else value, prompts)
-    for label in labels or []:
-        # The row after the last class is the unconditional label.
-        if not 0 <= label <= config.label_classes:
-            raise ValueError(f"class label {label}; the model has classes 0 to {config.label_classes - 1}")
-    return labels
+def _labels(value: Any, config: NovaConfig) -> int | list[int] | None:
+    """Class labels as whole numbers, a single one as it is."""
+    if value is None:
+        return None
+    if not config.takes_labels:
+        raise ValueError("this model takes prompts, not class_labels")
+    try:
+        labels = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(
+            f"class_labels is {value!r}; give the number of a class, or a list with one for each prompt"
+        ) from error
+    if not labels.numel():
+        return []
+    # The id after the last class is that of the null class, which is the unconditional prompt.
+    ids = class_ids(labels.flatten(), config.label_classes, null=True).tolist()
+    return ids if labels.ndim else ids[0]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nova_model.config import SamplingConfig
+from nova_model.embeddings import class_ids
 from nova_model.model import Nova
 from nova_model.sampling.request import Request
 
@@ -26,12 +27,15 @@ class GuidanceBranches:
     contexts: Tensor
     """Conditioning tokens [G*B, L', D]."""
     sees_frames: tuple[bool, ...]
-    """For each branch, whether it sees the preceding frames; the others see begin-of-video tokens."""
+    """For each branch, whether it sees the preceding frames; the others see begin-of-video tokens without place and
+    time in every slot, the first one included."""
 
 
 def guidance_branches(model: Nova, request: Request) -> GuidanceBranches:
     """The branches that a request's guidance needs: conditional, then (image-conditional,) unconditional."""
     sampling, text = request.sampling, request.text
+    if model.config.takes_labels:
+        text = class_ids(text, model.config.label_classes, null=True)
     batch = len(text)
     null = model.null(batch) if request.negative_text is None else request.negative_text
     negative_motion = request.motion

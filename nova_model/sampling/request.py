@@ -20,7 +20,7 @@ class Request:
     """The tensors of a generation, and how it is sampled."""
 
     text: Tensor
-    """Padded text features [B, L, token], or class labels [B]."""
+    """Padded text features [B, L, token], or class labels [B], of which the last one means no class."""
     frames: int
     """T, latent frames; more than the model was trained on extrapolates."""
     latent_size: tuple[int, int]
@@ -52,6 +52,9 @@ class Request:
 
     def check(self, model: Nova) -> None:
         """Raises ValueError where the model cannot generate this."""
+        for prompt in (self.text, self.negative_text):
+            if prompt is not None:
+                model.check_prompt(prompt)
         batch = len(self.text)
         if self.frames < 1:
             raise ValueError(f"{self.frames} frames requested; ask for at least 1")

@@ -118,8 +118,9 @@ def _temporal_step(
     frames = latents.shape[2]
     first = index == 0 or not model.config.sees_frames
     before = None if first else latents[:, :, index - 1]  # [B, C, H, W]
+    # The release replaces the slots of a branch that sees no frames after it has added place and time to them.
     slots = [
-        model.frame_slot(before if sees_frames else None, index, frames, latents)
+        model.frame_slot(before, index, frames, latents) if sees_frames else model.begin_of_video(latents)
         for sees_frames in branches.sees_frames
     ]
     rows, columns = model.temporal_grid(latents)

@@ -64,7 +64,7 @@ def train_case(frames: int, batch: int, device: torch.device, rounds: int, dtype
     """A training step: forward, backward and AdamW, which is fused for the model and plain for the reference."""
     model, plain = (model_of(frames, device).train() for _ in range(2))
     latents = normal(batch, 4, frames, SIZE, SIZE, device=device)
-    text = normal(batch, model.config.text_token_len, model.config.text_token_dim or 0, device=device)
+    text = normal(batch, *(model.config.text_shape or ()), device=device)
 
     def losses(number: int) -> Losses:
         generator = torch.Generator(device).manual_seed(number)
@@ -100,7 +100,7 @@ def sample_case(frames: int, device: torch.device, rounds: int, dtype: torch.dty
     """One sample with the options of `SAMPLING`."""
     plain = model_of(frames, device).eval()
     model = model_of(frames, device).eval().to(dtype)
-    text = normal(1, model.config.text_token_len, model.config.text_token_dim or 0, device=device)
+    text = normal(1, *(model.config.text_shape or ()), device=device)
 
     def arguments(model: Nova, number: int) -> dict[str, Any]:
         generators = [torch.Generator().manual_seed(number)]

@@ -81,8 +81,9 @@ def layer(width: int, tokens: int, pairs: int, queries: int | None = None) -> in
 def conditioning(config: NovaConfig) -> tuple[int, int]:
     """Number of a prompt's conditioning tokens, and the operations that compute them."""
     width, tokens, cost = config.width, 1, 0
-    if config.text_token_dim is not None:
-        tokens, cost = config.text_token_len, linear(config.text_token_len, config.text_token_dim, width)
+    if config.text_shape is not None:
+        tokens, token_dim = config.text_shape
+        cost = linear(tokens, token_dim, width)
     if config.has_motion:
         tokens, cost = tokens + 2, cost + 2 * _sinusoid(width)
     return tokens, cost
@@ -200,9 +201,8 @@ def _temporal_step(config: NovaConfig, sizes: Sizes, branches: int, batch: int, 
     first = index == 0 or not config.sees_frames
     keys = prefix + (m if first else (index + 1) * m)
     tokens = prefix + m if first else m
-    without_frames = 1 if branches == 3 else 0  # the unconditional branch of image guidance
-    cost = (branches - without_frames) * _slot(config, sizes, batch, first)
-    cost += without_frames * _slot(config, sizes, batch, True)
+    # The third branch of image guidance has bare begin-of-video tokens in its slots, which take no operations.
+    cost = min(branches, 2) * _slot(config, sizes, batch, first)
     cost += rows * context if index == 0 else 0
     cost += rows * _mixer(config, m) if index else 0
     all_but_last = layer(width, tokens, tokens * keys) * (config.temporal.depth - 1)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nova_model.checkpoints.weights import check_keys, config_of
 from nova_model.config import SamplingConfig
+from nova_model.embeddings import class_ids
 from nova_model.model import Draws, Losses, Nova
 from nova_model.sampling.request import Request
 from nova_model.sampling.schedule import Ddpm, FlowMatching, Schedule, schedule_from_config
@@ -55,7 +56,7 @@ class ReferenceCase:
     def prompt(self) -> Tensor:
         """Padded text features [B, L, token], or labels [B]."""
         if self.model.text_embed is None:
-            return self.tensor("labels").long()
+            return class_ids(self.tensor("labels"), self.model.config.label_classes, null=True)
         names = sorted((name for name in self.golden if name.startswith("prompt_")), key=lambda name: int(name[7:]))
         if not names:
             raise ValueError("golden.safetensors lacks prompt_0, which its outputs need")

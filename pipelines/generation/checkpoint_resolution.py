@@ -43,7 +43,7 @@ def resolve_checkpoint(
         text_encoder: replaces the checkpoint's text encoder and its tokenizer.
 
     Raises:
-        ValueError: the checkpoint does not exist or lacks a file that generation needs.
+        ValueError: the checkpoint does not exist, lacks a file that generation needs, or takes class labels.
     """
     if not checkpoint:
         raise ValueError("--checkpoint is missing; give a training run, a checkpoint folder or a hub id")
@@ -52,6 +52,7 @@ def resolve_checkpoint(
         missing = [name for name in ("transformer", "scheduler") if not (folder / name).is_dir()]
         if missing:
             raise ValueError(f"{checkpoint} has a model_index.json but no {missing[0]}/; download all of its folders")
+        _check_prompts(checkpoint, folder / "transformer")
         return ResolvedCheckpoint(
             checkpoint=checkpoint,
             transformer=str(folder / "transformer"),
@@ -67,6 +68,7 @@ def resolve_checkpoint(
             f"{checkpoint} is not a checkpoint: it holds neither model_index.json nor a trained model; give a training "
             "run, one of its checkpoints or a released folder"
         )
+    _check_prompts(checkpoint, trained / "transformer")
     components = json.loads((trained / "components.json").read_text())
     return ResolvedCheckpoint(
         checkpoint=str(trained),
@@ -77,6 +79,24 @@ def resolve_checkpoint(
         data_version=components["version"],
         preset=components["preset"],
     )
+
+
+def labels_error(checkpoint: str) -> ValueError:
+    """The error of commands, all of which generate from prompts, for a model of class labels."""
+    return ValueError(
+        f"{checkpoint} takes class labels, not prompts; give a checkpoint that takes prompts, or generate in Python "
+        "with nova_model.NovaPipeline and class_labels"
+    )
+
+
+def _check_prompts(checkpoint: str, transformer: Path) -> None:
+    """Raises ValueError where the config of a model names class labels."""
+    try:
+        config = json.loads((transformer / "config.json").read_text())
+    except (OSError, ValueError):
+        return  # the worker that loads the model reports a missing or damaged file
+    if isinstance(config, dict) and config.get("text_token_dim", ...) is None:
+        raise labels_error(checkpoint)
 
 
 def _checkpoint_folder(checkpoint: str) -> Path:

@@ -97,6 +97,8 @@ def _sample_row(stage: Generate, request: SampleRequest, weights: str) -> Row:
         "frames": request.frames, "motion": request.motion, "image": request.image,
         # None where it changes nothing, so that ids of samples from before the option stay as they are.
         "full_chroma": (stage.full_chroma and request.is_video) or None,
+        # Version 0.1 computed another unconditional branch.
+        "image_guidance": None if stage.sampling.image_guidance_scale is None else "without place and time",
     }  # fmt: skip
     settings |= {name: value for name, value in request_settings.items() if value is not None}
     # Sorted keys: the text enters the id, and must not depend on the order of this code.

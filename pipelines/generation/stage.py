@@ -19,7 +19,7 @@ from pipelines.core.devices import device, dtype
 from pipelines.core.model_hub import folder, loading
 from pipelines.core.stage import Row, Stage
 from pipelines.core.text_encoder import TextEncoder
-from pipelines.generation.checkpoint_resolution import ResolvedCheckpoint
+from pipelines.generation.checkpoint_resolution import ResolvedCheckpoint, labels_error
 from pipelines.generation.config import GenerationConfig
 from pipelines.generation.requests import SampleRequest
 from pipelines.media.frames import read_frames
@@ -114,9 +114,10 @@ class Generate(Stage):
 
         precision, checkpoint = dtype(self.precision), self.checkpoint
         model = load_transformer(checkpoint.transformer, dtype=precision).eval()
-        text = TextEncoder.load(
-            checkpoint.text_encoder, precision, model.config.text_token_len, tokenizer=checkpoint.tokenizer
-        )
+        max_tokens = model.config.text_token_len
+        if max_tokens is None:  # the weights have class labels, which the config may leave out
+            raise labels_error(checkpoint.checkpoint)
+        text = TextEncoder.load(checkpoint.text_encoder, precision, max_tokens, tokenizer=checkpoint.tokenizer)
         with loading(checkpoint.vae):
             vae = load_vae(folder(checkpoint.vae), precision)
         pipeline = NovaPipeline(

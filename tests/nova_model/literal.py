@@ -130,8 +130,14 @@ class Literal:
 
     # Temporal.
 
-    def temporal(self, context: Tensor, slots: list[Tensor | None], frames: int, size: tuple[int, int]) -> Tensor:
-        """Outputs for slots, [B, len(slots), M, D]; a slot is None for begin-of-video, else the preceding frame."""
+    def temporal(
+        self, context: Tensor, slots: list[Tensor | None], frames: int, size: tuple[int, int], blind: bool = False
+    ) -> Tensor:
+        """Outputs for slots, [B, len(slots), M, D]; a slot is None for begin-of-video, else the preceding frame.
+
+        A blind branch, the unconditional one of image guidance, has the bare begin-of-video token in every slot:
+        without place and time where these are added. Rotary positions are not in the slots, and stay.
+        """
         rows, columns = (side // (2 * self.patch) for side in size)
         tokens, places = [context], [(0, 0, 0)] * context.shape[1]
         for t, before in enumerate(slots):
@@ -141,7 +147,7 @@ class Literal:
                 base = self.config["video_base_size"][0]
                 time = self.projected("video_pos_embed.time_proj", torch.tensor([t * base / frames]), "sin cos")
                 x = x + self.positions(rows, columns) + self.norm("video_pos_embed.norm", time)
-            tokens.append(x)
+            tokens.append(bov if blind else x)
             places += [(t, h, w) for h in range(rows) for w in range(columns)]
         block_of = [0] * context.shape[1] + [t for t in range(len(slots)) for _ in range(rows * columns)]
         mask = torch.tensor([[query >= key for key in block_of] for query in block_of])
@@ -278,14 +284,14 @@ class Literal:
         while len(video) < frames:
             slots = [None, *video]
 
-            def prefix(context: Tensor, slots: list[Tensor | None]) -> Tensor:
-                return self.indicators(self.temporal(context, slots, frames, (height, width)))[:, -1]
+            def prefix(context: Tensor, slots: list[Tensor | None], blind: bool = False) -> Tensor:
+                return self.indicators(self.temporal(context, slots, frames, (height, width), blind))[:, -1]
 
             branches = {"cond": prefix(conditional, slots)}
             if image_scale is None:
                 branches["uncond"] = prefix(null, slots)
             else:
-                branches |= {"imgcond": prefix(null, slots), "uncond": prefix(null, [None] * len(slots))}
+                branches |= {"imgcond": prefix(null, slots), "uncond": prefix(null, slots, blind=True)}
             if order is None:
                 order = torch.rand(batch, count, 1, generator=rng).argsort(1)[..., 0]
             video.append(self.frame(branches, order, rng, settings, (batch, channels, height, width)))

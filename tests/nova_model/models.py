@@ -14,6 +14,9 @@ from torch import Tensor
 from nova_model.model import Nova
 from nova_model.presets import PRESETS
 
+OF_CLASSES: dict[str, Any] = {"text_token_dim": None, "text_token_len": None}
+"""Keys of a config whose model takes class labels instead of prompts."""
+
 
 def tiny(seed: int = 0, **changes: Any) -> Nova:
     """The preset `tiny` with some keys changed, in eval mode; leaves torch's own generator as it was.

@@ -9,7 +9,7 @@ import torch
 from nova_model.config import RELEASED_DEFAULTS, MaskRatios, MlpSize, NovaConfig, SamplingConfig, VitSize
 from nova_model.model import Nova
 from nova_model.presets import PRESETS
-from tests.nova_model.models import one_line_error
+from tests.nova_model.models import OF_CLASSES, one_line_error
 
 TINY = PRESETS["tiny"]
 
@@ -143,7 +143,7 @@ def test_keys_that_no_release_has_are_not_written(name):
     [
         ({"image_dim": 0}, "image_dim is 0; it must be a whole number"),
         ({"image_stride": 8.5}, "image_stride is 8.5; it must be a whole number"),
-        ({"label_classes": -1, "text_token_dim": None}, "label_classes is -1"),
+        ({"label_classes": -1, **OF_CLASSES}, "label_classes is -1"),
         ({"text_token_dim": "2560"}, "text_token_dim is '2560'; it must be a whole number, or null for labels"),
         ({"video_mixer_rank": 8.0}, "video_mixer_rank is 8.0; it must be a whole number, or null for no mixer"),
         ({"image_size": (512,)}, r"image_size is \(512,\); it must be 2 whole numbers"),
@@ -153,12 +153,50 @@ def test_keys_that_no_release_has_are_not_written(name):
         ({"norm": "before"}, "norm is 'before'; choose post, pre, post_add"),
         ({"arch": ("vit_d2w64", "vit_d2w64")}, "name temporal encoder, spatial encoder and denoiser"),
         ({"arch": ("vit_d0w64", "vit_d2w64", "mlp_d1w32")}, "an encoder has at least one layer"),
+        ({"text_token_len": 0}, "text_token_len is 0; it must be a whole number, or null for labels"),
         ({"text_token_len": 513}, "text_token_len is 513; the padding has 512 rows"),
     ],
 )
 def test_sizes_that_cannot_be_are_a_one_line_error(changes, match):
     with one_line_error(match):
         replace(TINY, **changes)
+
+
+@pytest.mark.odd_input(
+    "Models",
+    "A model config whose `text_token_dim` and `text_token_len` are both null",
+    "The model takes class labels; the last embedding of `classes + 1` means no class.",
+)
+def test_a_config_without_sizes_of_text_is_that_of_a_model_of_1000_classes():
+    keys = {key: value for key, value in TINY.to_dict().items() if not key.startswith("text_")}
+    config = NovaConfig.from_dict({**keys, **OF_CLASSES})
+    assert (config.takes_labels, config.text_shape, config.label_classes) == (True, None, 1000)
+    assert (TINY.takes_labels, TINY.text_shape) == (False, (16, 64))
+    assert config == NovaConfig.from_dict({**keys, "text_token_dim": None}) == replace(TINY, **OF_CLASSES)
+    assert NovaConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    with torch.device("meta"):
+        state = Nova(config).state_dict()
+    assert tuple(state["label_embed.weight"].shape) == (1001, 64)
+    assert not any(key.startswith("text_embed") for key in state)
+
+
+@pytest.mark.odd_input(
+    "Models",
+    "A model config with only one of `text_token_dim` and `text_token_len` null",
+    "An error that names both keys, and says how to set them for prompts and for class labels.",
+)
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"text_token_dim": None}, "text_token_dim is null and text_token_len is 16; give both for .*, or set both to"),
+        ({"text_token_len": None}, "text_token_len is null and text_token_dim is 64; give both for .*, or set both to"),
+    ],
+)
+def test_one_size_of_text_without_the_other_is_a_one_line_error(changes, match):
+    with one_line_error(match):
+        replace(TINY, **changes)
+    with one_line_error(match):
+        NovaConfig.from_dict({**TINY.to_dict(), **changes})
 
 
 @pytest.mark.parametrize(

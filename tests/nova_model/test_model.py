@@ -10,7 +10,7 @@ from nova_model.layers import gather_tokens
 from nova_model.model import Nova
 from nova_model.presets import PRESETS
 from nova_model.sampling.schedule import FlowMatching
-from tests.nova_model.models import generator, one_line_error, randn, tiny
+from tests.nova_model.models import OF_CLASSES, generator, one_line_error, randn, tiny
 
 COUNTS = {  # as published
     "nova-d48w1024-sd512": 645_693_456,
@@ -197,12 +197,58 @@ def test_a_model_of_images_has_no_motion_tokens():
 
 
 def test_a_model_of_classes_trains_on_labels():
-    model = tiny(text_token_dim=None, label_classes=10)
-    losses = step(model, text=None, labels=torch.tensor([0, 9]), text_dropout=0.5)
+    model = of_classes(10)
+    losses = step(model, text=None, labels=torch.tensor([0, 9]), text_dropout=0.0)
     losses.total.backward()
-    assert model.label_embed.weight.grad.abs().sum() > 0
+    assert model.label_embed.weight.grad.any(dim=1).nonzero().flatten().tolist() == [0, 9]
     assert model.null(3).tolist() == [10, 10, 10]
-    assert model.drop(None, torch.tensor([1, 2]), 1.0, generator()).tolist() == [10, 10]
+    assert model.context(torch.tensor([1, 2]), None, None, 2).shape == (2, 3, 64)  # class, motion, frames per second
+
+
+def of_classes(classes):
+    return tiny(**OF_CLASSES, label_classes=classes)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_dropped_labels_become_the_null_class(dtype):
+    """With the chance and the draws of prompts; 300 is an id that does not fit into uint8."""
+    model, labels = of_classes(300), torch.arange(250, 256).repeat(500).to(dtype)
+    dropped = torch.rand(3000, generator=generator(3)) < 0.1
+    assert 240 < dropped.sum() < 360
+    expected = torch.where(dropped, 300, labels.long())
+    assert torch.equal(model.drop(None, labels, 0.1, generator(3)), expected)
+    without = step(model, text=None, labels=labels[:2], text_dropout=1.0).total
+    assert torch.equal(without, step(model, text=None, labels=labels[2:4], text_dropout=1.0).total)
+
+
+@pytest.mark.odd_input(
+    "Models",
+    "A class label that is negative, too large, or no whole number",
+    "An error that names the label and the range of classes, in training and in sampling.",
+)
+@pytest.mark.parametrize(
+    ("labels", "match"),
+    [
+        ([0, 10], "class label 10; the model has classes 0 to 9$"),  # the null class is for dropped labels
+        ([-1, 3], "class label -1; the model has classes 0 to 9"),
+        ([0.0, 1.0], r"class labels are float32 of shape \(2,\); give one whole number per sample"),
+        ([True, False], r"class labels are bool of shape \(2,\)"),
+        ([[0], [1]], r"class labels are int64 of shape \(2, 1\)"),
+    ],
+)
+def test_labels_that_are_no_classes_are_a_one_line_error(labels, match):
+    with one_line_error(match):
+        step(of_classes(10), text=None, labels=torch.tensor(labels))
+
+
+def test_text_for_a_model_of_classes_is_a_one_line_error():
+    model = of_classes(10)
+    with one_line_error("no prompt: give text features, or labels where text_token_dim is null"):
+        step(model)
+    with one_line_error("two kinds of prompts: give text features, or labels"):
+        step(model, labels=torch.tensor([0, 1]))
+    with one_line_error("this model takes class labels; give labels"):
+        model.pad_text([None])
 
 
 @pytest.mark.parametrize("changes", [{"text": None}, {"text": None, "labels": torch.tensor([0, 1])}])

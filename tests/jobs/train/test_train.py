@@ -22,8 +22,10 @@ from safetensors.torch import load_file
 from jobs import recipes
 from jobs.recipes.registry import config_of
 from jobs.train import job as train
+from nova_model.config import NovaConfig
 from pipelines.store.tables import Tables
 from tests.conftest import train_config
+from tests.nova_model.models import one_line_error
 from tests.processes import wait_until
 
 ATTEMPTS = 3
@@ -244,6 +246,13 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
         train.train(train_config(**given))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_of_class_labels_is_not_trained_on_captions() -> None:
+    model = NovaConfig.from_dict({"image_dim": 8, "text_token_dim": None, "text_token_len": None})
+    example = {"moments_shape": (16, 1, 8, 8), "bucket": "1x8x8", "short_text_shape": (5, 64)}
+    with one_line_error("preset mine takes class labels, curated tables have captions; choose a preset that takes"):
+        train._check_example(model, "mine", example)
 
 
 def test_a_run_folder_keeps_to_its_model(trained: Path, curated: Path) -> None:

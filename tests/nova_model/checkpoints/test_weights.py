@@ -12,7 +12,7 @@ from nova_model.checkpoints import weights as checkpoint
 from nova_model.checkpoints.weights import load_config, load_schedule, load_transformer, save_schedule, save_transformer
 from nova_model.presets import PRESETS
 from nova_model.sampling.schedule import Ddpm, FlowMatching
-from tests.nova_model.models import generator, one_line_error, randn, tiny
+from tests.nova_model.models import OF_CLASSES, generator, one_line_error, randn, tiny
 
 FILE = "diffusion_pytorch_model.safetensors"
 RELEASED = """
@@ -43,10 +43,9 @@ def expanded(line):
     return set().union(*map(expanded, each))
 
 
-def losses(model):
-    return model(
-        latents=randn(2, 4, 3, 8, 8), text=randn(2, 16, 64), schedule=FlowMatching(), generator=generator()
-    ).total
+def losses(model, **changes):
+    prompt = {"text": randn(2, 16, 64), **changes}
+    return model(latents=randn(2, 4, 3, 8, 8), **prompt, schedule=FlowMatching(), generator=generator()).total
 
 
 def same(loss, expected):
@@ -79,7 +78,7 @@ def test_keys_are_named_as_released():
         ({"video_mixer_rank": -1}, {"video_encoder.mixer.lora.weight"}, {"video_encoder.mixer.proj.weight"}),
         ({"video_mixer_rank": None}, {"video_encoder.mixer.proj.weight"}, set()),
         ({"video_base_size": (1, 2, 2)}, {"motion_embed.flow_proj.0.weight"}, {"video_pos_embed.norm.weight"}),
-        ({"text_token_dim": None}, {"text_embed.weight"}, {"label_embed.weight", "label_embed.norm.bias"}),
+        (OF_CLASSES, {"text_embed.weight"}, {"label_embed.weight", "label_embed.norm.bias"}),
         (
             {"rotary_pos_embed": True, "arch": ("vit_d1w64h2", "vit_d1w64h2", "mlp_d1w96")},
             {"video_pos_embed.norm.weight"},
@@ -100,6 +99,24 @@ def test_a_saved_model_comes_back_whole(folder):
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
     same(losses(loaded), losses(model))
     assert not tiny(seed=1).state_dict()["image_decoder.head.weight"].equal(model.image_decoder.head.weight)
+
+
+def test_the_number_of_classes_is_that_of_the_weights(tmp_path):
+    """A released config names neither the number of classes nor, as version 0.1 wrote one, a length of prompts."""
+    model = tiny(**OF_CLASSES, label_classes=7)
+    save_transformer(model, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["text_token_dim"], config["text_token_len"], config.pop("label_classes")) == (None, None, 7)
+    stripped = {key: value for key, value in config.items() if not key.startswith("text_")}
+    for values in (config, {**config, "text_token_len": 256}, stripped):
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        loaded = load_transformer(tmp_path)
+        assert loaded.config == model.config
+        labels = {"text": None, "labels": torch.tensor([6, 0])}
+        same(losses(loaded, **labels), losses(model, **labels))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "label_classes": 9}))
+    with one_line_error(r"label_embed.weight has shape \(8, 64\); the config asks for \(10, 64\)"):
+        load_transformer(tmp_path)
 
 
 def test_a_loaded_model_can_be_trained(folder):

@@ -19,7 +19,7 @@ from nova_model.sampling.request import Request
 from nova_model.sampling.schedule import FlowMatching
 from nova_model.sampling.video import generate
 from tests.nova_model.folders import make_vae
-from tests.nova_model.models import generator, one_line_error, tiny
+from tests.nova_model.models import OF_CLASSES, generator, one_line_error, tiny
 from tests.nova_model.pipes import LATENT, QUICK, RED, features, quiet
 
 # What is made.
@@ -204,16 +204,60 @@ def test_an_empty_prompt_is_the_unconditional_one(pipe):
 
 
 def test_a_model_of_classes(pipe):
-    model = quiet(NovaPipeline(tiny(text_token_dim=None, label_classes=10), pipe.scheduler, vae=pipe.vae))
+    model = quiet(NovaPipeline(tiny(**OF_CLASSES, label_classes=10), pipe.scheduler, vae=pipe.vae))
     made = model(class_labels=[3, 7], num_frames=1, generator=generator(), output_type="np", **QUICK).images
     other = model(
         class_labels=torch.tensor([3, 8]), num_frames=1, generator=generator(), output_type="np", **QUICK
     ).images
     assert np.abs(made[1] - other[1]).max() > 1e-3
-    with one_line_error("takes class_labels, not prompts"):
-        model("a cat")
-    with one_line_error("class label 11; the model has classes 0 to 9"):
-        model(class_labels=11)
+    options = {"num_frames": 1, **LATENT}
+    request = Request(
+        text=torch.tensor([3, 7]), frames=1, latent_size=(8, 8), generators=[generator()],
+        sampling=SamplingConfig(set_steps=4, diffusion_steps=3),
+    )  # fmt: skip
+    expected = generate(model.transformer, FlowMatching(), request)
+    for labels in ([3, 7], torch.tensor([3, 7], dtype=torch.uint8), np.array([3, 7]), (np.int64(3), 7)):
+        assert torch.equal(model(class_labels=labels, generator=generator(), **options).images, expected)
+    assert model(class_labels=4, image=[RED, RED], num_frames=2, **LATENT).frames.shape == (2, 4, 2, 8, 8)
+    null = model(class_labels=10, guidance_scale=1, generator=generator(), **options).images
+    torch.testing.assert_close(model(class_labels=10, generator=generator(), **options).images, null)
+
+
+def test_a_model_of_classes_is_saved_and_read(pipe, tmp_path):
+    model = quiet(NovaPipeline(tiny(**OF_CLASSES, label_classes=10), pipe.scheduler, vae=pipe.vae))
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "transformer" / "config.json").read_text())
+    del config["label_classes"]  # as released: the weights have it
+    (tmp_path / "transformer" / "config.json").write_text(json.dumps(config))
+    loaded = quiet(NovaPipeline.from_pretrained(tmp_path))
+    assert (loaded.text_encoder, loaded.tokenizer) == (None, None)
+    images = [each(class_labels=[3, 7], num_frames=1, generator=generator(), **LATENT).images for each in (model, loaded)]
+    torch.testing.assert_close(*images)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"prompt": "a cat"}, "this model takes class_labels, not prompts"),
+        ({"prompt_embeds": torch.zeros(1, 5, 64)}, "this model takes class_labels, not prompts"),
+        ({"class_labels": 3, "negative_prompt": "a cat"}, "this model takes class_labels, not prompts"),
+        ({"class_labels": 11}, "class label 11; the model has classes 0 to 9, and 10 for no class"),
+        ({"class_labels": [3, -1]}, "class label -1; the model has classes 0 to 9"),
+        ({"class_labels": 1.5}, "class labels are float32 of shape .*; give one whole number per sample"),
+        ({"class_labels": True}, "class labels are bool"),
+        ({"class_labels": "cat"}, "class_labels is 'cat'; give the number of a class, or a list with one for each"),
+        ({"class_labels": [3, "cat"]}, r"class_labels is \[3, 'cat'\]; give the number of a class"),
+        ({"class_labels": []}, "the list of prompts is empty"),
+        ({"class_labels": [1, 2], "image": [RED] * 3}, "3 images or videos are given for 2 prompts"),
+    ],
+)
+def test_what_a_model_of_classes_does_not_take_is_a_one_line_error(pipe, options, match):
+    model = quiet(NovaPipeline(tiny(**OF_CLASSES, label_classes=10), pipe.scheduler, vae=pipe.vae))
+    with one_line_error(match):
+        model(**options)
+    if options.keys() == {"prompt"}:
+        with one_line_error(match):
+            model.encode_prompt("a cat")
 
 
 def test_shift_of_a_call_is_that_of_a_scheduler(pipe):

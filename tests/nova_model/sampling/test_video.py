@@ -12,7 +12,7 @@ from nova_model.sampling.frame import Change
 from nova_model.sampling.request import Request
 from nova_model.sampling.schedule import Ddpm, FlowMatching
 from nova_model.sampling.video import generate
-from tests.nova_model.models import generator, one_line_error, randn, tiny
+from tests.nova_model.models import OF_CLASSES, generator, one_line_error, randn, tiny
 
 FLOW = FlowMatching()
 DDPM = Ddpm({"clip_sample": False, "beta_schedule": "squaredcos_cap_v2", "variance_type": "fixed_small_log"})
@@ -184,8 +184,9 @@ def branch(*, prompted=True, sees_frames=True, motion=None, temperature=1.0):
     torch.rand(2, 16, 1, generator=rng)
     noise = temperature * ops.patchify(torch.randn(2, 4, 8, 8, generator=rng), 2)
     context = model.context(randn(2, 16, 64, seed=1) if prompted else model.null(2), motion, None, 2)
-    second = model.frame_slot(FIRST[:, :, 0] if sees_frames else None, 1, 2, FIRST)
-    slots = torch.stack([model.frame_slot(None, 0, 2, FIRST), second], dim=1)
+    slots = model.mask_embed.bos_token.expand(2, 2, 4, 64)  # without frames, neither place nor time is added
+    if sees_frames:
+        slots = torch.stack([model.frame_slot(None, 0, 2, FIRST), model.frame_slot(FIRST[:, :, 0], 1, 2, FIRST)], dim=1)
     out = model.video_encoder(context=context, frames=slots, angles=None)
     indicator = model.video_encoder.mixer(out[:, 0], out[:, 1])
     z = model.spatial(FIRST, indicator, torch.zeros(2, 0, dtype=torch.long))
@@ -328,11 +329,38 @@ def test_only_branches_that_the_settings_ask_for_run(settings, rows):
 
 
 def test_a_model_of_classes_generates_from_labels():
-    model = tiny(text_token_dim=None, label_classes=10)
+    model = tiny(**OF_CLASSES, label_classes=300)
     video = sample(model, text=torch.tensor([3, 7]), frames=2)
     other = sample(model, text=torch.tensor([3, 8]), frames=2)
     assert video.shape == (2, 4, 2, 8, 8)
     assert (video[1] - other[1]).abs().max() > 1e-3
+    # 300, the null class that guidance leads away from, does not fit into uint8.
+    assert torch.equal(sample(model, text=torch.tensor([3, 7], dtype=torch.uint8), frames=2), video)
+    away = sample(model, text=torch.tensor([3, 7]), negative_text=torch.tensor([300, 5]), frames=2)
+    assert torch.equal(away[0], video[0])
+    assert (away[1] - video[1]).abs().max() > 1e-3
+    unconditional = sample(model, text=model.null(2), settings={"guidance_scale": 1})
+    same(sample(model, text=model.null(2)), unconditional)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"text": torch.tensor([3, 11])}, "class label 11; the model has classes 0 to 9, and 10 for no class"),
+        ({"text": torch.tensor([-1, 3])}, "class label -1; the model has classes 0 to 9"),
+        ({"text": torch.tensor([3, 4]), "negative_text": torch.tensor([3, 11])}, "class label 11"),
+        ({"text": randn(2, 16, 64)}, r"class labels are float32 of shape \(2, 16, 64\); give one whole number"),
+        ({"text": torch.tensor(3)}, r"class labels are int64 of shape \(\)"),
+    ],
+)
+def test_a_request_for_no_class_is_a_one_line_error(changes, match):
+    with one_line_error(match):
+        sample(tiny(**OF_CLASSES, label_classes=10), **changes)
+
+
+def test_labels_for_a_model_of_prompts_are_a_one_line_error(model):
+    with one_line_error(r"text features have shape \(2,\); the model takes \[B, 16, 64\]"):
+        sample(model, text=torch.tensor([3, 7]))
 
 
 def test_sizes_other_than_the_trained_one(model):

@@ -15,13 +15,13 @@ from nova_model.sampling.request import Request
 from nova_model.sampling.schedule import FlowMatching
 from nova_model.sampling.video import generate
 from nova_model.tools import flops
-from tests.nova_model.models import generator, randn
+from tests.nova_model.models import OF_CLASSES, generator, randn
 
 CHANGES = {
     "tiny": {},
     "images": {"video_base_size": (1, 2, 2), "video_mixer_rank": None},
     "vanilla AdaLN": {"video_mixer_rank": -1},
-    "labels": {"text_token_dim": None, "label_classes": 7},
+    "labels": {**OF_CLASSES, "label_classes": 7},
     "rotary": {"rotary_pos_embed": True, "arch": ("vit_d2w64h2", "vit_d4w64h2", "mlp_d2w96")},
     "one layer": {"arch": ("vit_d1w64", "vit_d1w64", "mlp_d1w32")},
     "odd depth": {"arch": ("vit_d3w64", "vit_d5w64", "mlp_d3w32")},

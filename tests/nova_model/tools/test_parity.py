@@ -15,7 +15,7 @@ from nova_model.tools import parity
 from nova_model.tools.parity_transformer import INPUTS
 from nova_model.vae.video_vae import VideoVae
 from tests.nova_model.literal import Literal
-from tests.nova_model.models import generator, randn
+from tests.nova_model.models import OF_CLASSES, generator, randn
 
 FLOW = {"kind": "flow", "shift": 1.0, "num_train_timesteps": 1000}
 DDPM = {"kind": "ddpm", "beta_schedule": "scaled_linear", "clip_sample": False}
@@ -91,9 +91,10 @@ FOLDERS = {
         {"gen_a": {**ASKED, "min_guidance_scale": 1.5, "set_steps": 5}},
         {"latents": (1, 4, 1, 12, 8), "visible": 0},
     ),
-    "labels": ({**IMAGE, "text_token_dim": None}, FLOW, {"gen_a": ASKED}, {"classes": 7, "latents": (3, 4, 1, 8, 8)}),
+    "labels": ({**IMAGE, **OF_CLASSES}, FLOW, {"gen_a": ASKED}, {"classes": 7, "latents": (3, 4, 1, 8, 8)}),
     "labels, video": (
-        {**VIDEO, "text_token_dim": None}, DDPM, {"gen_a": CLIP}, {"classes": 1000, "latents": (2, 4, 2, 4, 8)},
+        {**VIDEO, **OF_CLASSES}, DDPM, {"gen_a": CLIP, "gen_b": {**CLIP, "image_guidance_scale": 2}},
+        {"classes": 1000, "latents": (2, 4, 2, 4, 8)},
     ),
     "no mixer": ({**VIDEO, "video_mixer_rank": None}, DDPM, {"gen_a": CLIP}, {"latents": (2, 4, 3, 4, 8)}),
     "mixer rank 0": ({**VIDEO, "video_mixer_rank": 0}, FLOW, {"gen_a": CLIP}, {"latents": (1, 4, 2, 8, 4)}),
@@ -108,7 +109,7 @@ FOLDERS = {
         {"latents": (1, 4, 2, 8, 12), "repeat": 1},
     ),
     "rotary images, labels": (
-        {**ROTARY, "video_base_size": [1, 2, 2], "text_token_dim": None, "video_mixer_rank": None}, FLOW,
+        {**ROTARY, "video_base_size": [1, 2, 2], **OF_CLASSES, "video_mixer_rank": None}, FLOW,
         {"gen_a": ASKED}, {"classes": 3, "latents": (1, 4, 1, 8, 4)},
     ),
     "video, given frames": (
@@ -118,17 +119,6 @@ FOLDERS = {
             "gen_two": {**ASKED, "latent_frames": 4, "first_frame": "latents[:, :, :2]", "guidance_renorm": 0.3},
         },
         {"latents": (2, 4, 3, 4, 8), "visible": 2},
-    ),
-    "image guidance": (
-        VIDEO, {**DDPM, "timestep_spacing": "trailing", "variance_type": "fixed_small_log"},
-        {
-            "gen_a": {**ASKED, "latent_frames": 3, "image_guidance_scale": 1.6, "first_frame": "latents[:, :, 0]"},
-            "gen_b": {
-                **CLIP, "image_guidance_scale": 2, "guidance_renorm": 0.5, "guidance_trunc": 200,
-                "min_guidance_scale": 2,
-            },
-        },
-        {"latents": (1, 4, 3, 4, 8), "visible": 2},
     ),
     "thresholding": (
         IMAGE, {**DDPM, "thresholding": True, "dynamic_thresholding_ratio": 0.8, "sample_max_value": 2.0},
@@ -156,13 +146,50 @@ FOLDERS = {
 @pytest.mark.parametrize("name", FOLDERS)
 def test_what_a_config_can_say_is_computed_as_the_spec_reads(tmp_path, name, capsys):
     config, scheduler, generations, sizes = FOLDERS[name]
-    folder = folder_of(tmp_path, config, scheduler, generations, **sizes)
+    check_all(folder_of(tmp_path, config, scheduler, generations, **sizes), capsys)
+
+
+def check_all(folder, capsys):
+    """Every output of a folder has a check, and is right."""
     assert parity.main([str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    held = load_file(folder / "golden.safetensors")
-    outputs = [key for key in held if not re.fullmatch(INPUTS, key)]
+    outputs = [key for key in load_file(folder / "golden.safetensors") if not re.fullmatch(INPUTS, key)]
     assert sorted(line.split()[0] for line in lines) == sorted(outputs)
     assert all(line.endswith("  ok") for line in lines)
+
+
+# Image guidance, for a video, one that begins with a given frame, one that is longer than in training, and a picture.
+BY_FRAMES = {
+    "gen_video": {**CLIP, "image_guidance_scale": 1.6},
+    "gen_first_frame": {
+        **ASKED, "latent_frames": 3, "first_frame": "latents[:, :, 0]", "image_guidance_scale": 2,
+        "guidance_renorm": 0.5, "guidance_trunc": 200, "min_guidance_scale": 2,
+    },
+    "gen_long": {**ASKED, "latent_frames": 5, "image_guidance_scale": 0.5, "seed": 2},
+    "gen_image": {**ASKED, "image_guidance_scale": 1.6, "seed": 3},
+}  # fmt: skip
+
+
+@pytest.mark.odd_input(
+    "Models",
+    "Image guidance with absolute positions",
+    "The unconditional branch sees begin-of-video tokens without place and time, as in the release.",
+)
+@pytest.mark.parametrize(
+    ("positions", "rank", "scheduler"),
+    [
+        (VIDEO, 6, FLOW),
+        (VIDEO, None, FLOW),
+        (ROTARY, 6, FLOW),
+        (ROTARY, None, FLOW),
+        (VIDEO, -1, {**DDPM, "beta_schedule": "squaredcos_cap_v2", "variance_type": "fixed_small_log"}),
+    ],
+    ids=["mixer", "no mixer", "rotary, mixer", "rotary, no mixer", "ddpm"],
+)
+def test_image_guidance_is_computed_as_the_spec_reads(tmp_path, positions, rank, scheduler, capsys):
+    config = {**positions, "video_mixer_rank": rank}
+    folder = folder_of(tmp_path, config, scheduler, BY_FRAMES, latents=(2, 4, 3, 4, 8), visible=2)
+    check_all(folder, capsys)
 
 
 @pytest.fixture

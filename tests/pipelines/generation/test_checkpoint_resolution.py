@@ -55,6 +55,29 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         resolve_checkpoint(str(tmp_path))
 
 
+@pytest.mark.odd_input(
+    "Models",
+    "A checkpoint that takes class labels, for a command that generates from prompts",
+    "An error before anything starts, which points to `nova_model.NovaPipeline` and `class_labels`.",
+)
+@pytest.mark.parametrize("released", [True, False])
+def test_a_model_of_class_labels_is_refused(released: bool, tmp_path: Path) -> None:
+    if released:
+        (tmp_path / "transformer").mkdir()
+        (tmp_path / "scheduler").mkdir()
+        (tmp_path / "model_index.json").write_text('{"text_encoder": [null, null]}')
+    else:
+        trained(tmp_path)
+    config = tmp_path / "transformer" / "config.json"
+    config.write_text(json.dumps({"text_token_dim": None, "text_token_len": None}))
+    with pytest.raises(ValueError, match=r"takes class labels, not prompts; .*NovaPipeline and class_labels") as caught:
+        resolve_checkpoint(str(tmp_path))
+    assert "\n" not in str(caught.value)
+    for content in ('{"text_token_dim": 64}', "{}", "[]", "damaged"):
+        config.write_text(content)
+        assert resolve_checkpoint(str(tmp_path)).transformer == str(tmp_path / "transformer")
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("", "--checkpoint is missing"), ("/nowhere", "no such folder"), ("EMPTY", "is not a checkpoint")],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nova_model.checkpoints.weights import save_transformer
 from pipelines.core.stage import Resources, apply
 from pipelines.generation.checkpoint_resolution import ResolvedCheckpoint
 from pipelines.generation.requests import SampleRequest
 from pipelines.generation.stage import Generate, grid
 from pipelines.media.frames import read_frames
 from pipelines.media.probe import probe
+from tests.nova_model.models import OF_CLASSES, one_line_error, tiny
 
 
 def plain(value: int, frames: int = 1) -> np.ndarray:
@@ -60,6 +64,16 @@ CHECKPOINT = ResolvedCheckpoint(checkpoint="c", transformer="t", scheduler="s", 
 def test_the_size_is_the_models_own_where_none_is_asked_for(asked: dict[str, int], size: tuple[int, int]) -> None:
     model: Any = SimpleNamespace(config=SimpleNamespace(pixel_size=(256, 384)))
     assert Generate(checkpoint=CHECKPOINT, output="out", **asked).size(model) == size
+
+
+def test_a_model_whose_weights_alone_have_class_labels_is_refused(tmp_path: Path) -> None:
+    save_transformer(tiny(**OF_CLASSES, label_classes=3), tmp_path)
+    (tmp_path / "config.json").write_text(
+        json.dumps({key: value for key, value in tiny().config.to_dict().items() if not key.startswith("text_")})
+    )
+    stage = Generate(checkpoint=replace(CHECKPOINT, transformer=str(tmp_path)), output="out")
+    with one_line_error("^c takes class labels, not prompts"):
+        stage.load()
 
 
 class Numbered(Generate):
