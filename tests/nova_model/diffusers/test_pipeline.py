@@ -231,7 +231,9 @@ def test_a_model_of_classes_is_saved_and_read(pipe, tmp_path):
     (tmp_path / "transformer" / "config.json").write_text(json.dumps(config))
     loaded = quiet(NovaPipeline.from_pretrained(tmp_path))
     assert (loaded.text_encoder, loaded.tokenizer) == (None, None)
-    images = [each(class_labels=[3, 7], num_frames=1, generator=generator(), **LATENT).images for each in (model, loaded)]
+    images = [
+        each(class_labels=[3, 7], num_frames=1, generator=generator(), **LATENT).images for each in (model, loaded)
+    ]
     torch.testing.assert_close(*images)
 
 
