@@ -335,6 +335,23 @@ def test_a_folder_that_cannot_be_checked_is_a_one_line_error(folder, name, capsy
     assert match in error
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0, -1]), "class label -1; the model has classes 0 to 6, and 7 for no class"),
+        (torch.tensor([0.0, 1.0]), "class labels are float32 of shape (2,)"),
+        (None, "golden.safetensors lacks labels"),
+    ],
+)
+def test_labels_that_are_no_classes_are_a_one_line_error(tmp_path, labels, message, capsys):
+    folder = folder_of(tmp_path, {**IMAGE, **OF_CLASSES}, FLOW, {}, classes=7)
+    change(folder / "golden.safetensors", lambda t: t.pop("labels") if labels is None else t.update(labels=labels))
+    assert parity.main([str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+
+
 def test_no_folder_is_a_one_line_error(tmp_path, capsys):
     assert parity.main([str(tmp_path / "nowhere")]) == 2
     assert "nowhere is not a folder" in capsys.readouterr().err
