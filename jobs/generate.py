@@ -168,7 +168,8 @@ def generate(config: GenerateConfig, requests: Sequence[SampleRequest] | None = 
         # Last, as only now is it clear which files were overwritten by samples of other settings.
         manifest.prune([row["sample_id"] for row in rows])
         for failure in failures[:PRINTED_FAILURES]:
-            print(f"failed: {failure['path']}: {failure['failed_error']}: {failure['failed_message']}")
+            path = " ".join(failure["path"].split())  # a prompt as a name may have line ends
+            print(f"failed: {path}: {failure['failed_error']}: {failure['failed_message']}")
         tracked.log_metrics(totals(manifest, failures))
         _publish(tracked, output)
     print(f"samples: {output} ({len(manifest)} in manifest.parquet, {len(failures)} failed)")

@@ -86,7 +86,7 @@ def prompt_requests(prompts: Sequence[str], *, samples: int, seed: int, video: b
 
 
 def read_prompts(path: str) -> list[str]:
-    """Prompts of a text file (one per line), a JSONL file with `prompt`, or a JSON list.
+    """Prompts of a text file (one per line), a JSONL file (.jsonl, .ndjson) with `prompt`, or a JSON list (.json).
 
     Raises:
         ValueError: the file is missing or empty, or an entry has no prompt.
@@ -94,9 +94,10 @@ def read_prompts(path: str) -> list[str]:
     file = Path(path).expanduser()
     # Before the suffix decides how to read, so that a missing file is reported as such.
     require_file(file)
-    if file.suffix == ".jsonl":
+    kind = file.suffix.lower()
+    if kind in (".jsonl", ".ndjson"):
         prompts = [_prompt(entry, file, f"line {number}") for number, entry in _json_lines(file)]
-    elif file.suffix == ".json":
+    elif kind == ".json":
         entries = read_json(file)
         if not isinstance(entries, list):
             raise ValueError(f"{file} is no JSON list; give a list of prompts, or name a file of JSON lines .jsonl")

@@ -25,7 +25,6 @@ import itertools
 import os
 import posixpath
 import re
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
@@ -273,19 +272,19 @@ def _manifest_source(place: _Place, number: int, item: manifests.Item | str) -> 
     return Source(uri=f"{place.address(place.path)}#{number}", error=f"item {number}: {item}")
 
 
-def _local_facts(uri: str) -> tuple[int, float] | tuple[None, None]:
+def _local_facts(uri: str) -> tuple[int | None, float | None]:
     """Size and time of modification of a file on disk; nothing for an object or a missing file.
 
     A look at a local file takes microseconds. In an object store, it would be a request for every item of a manifest at
     every run, while the listing of a folder holds a thousand objects.
     """
-    if "://" in uri:
+    if "://" in uri and not uri.startswith("file://"):
         return None, None
     try:
-        facts = os.stat(uri)
+        info = file_info(*open_filesystem(uri))
     except (OSError, ValueError):  # ingest says what is wrong with it
         return None, None
-    return (facts.st_size, facts.st_mtime_ns / 1e9) if stat.S_ISREG(facts.st_mode) else (None, None)
+    return (info.size, info.modified) if info.type == FileType.File else (None, None)
 
 
 def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:

@@ -30,6 +30,7 @@ def test_seeds_of_a_prompt_count_up_from_the_first():
     ("name", "text"),
     [("p.txt", "a cat\n\n a dog \n"),
      ("p.jsonl", '{"prompt": "a cat"}\n{"prompt": "a dog"}\n'),
+     ("P.JSONL", '{"prompt": "a cat"}\n{"prompt": "a dog"}\n'),
      ("p.json", '["a cat", {"prompt": "a dog"}]')],
 )  # fmt: skip
 def test_prompt_files(tmp_path, name, text):
