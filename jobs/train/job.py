@@ -155,16 +155,17 @@ def check(config: TrainingConfig, root: str, version: int) -> BatchPlan:
         check_freeze(config)
     # One row of each bucket is enough, without its moments: all rows of a bucket have the same shape, and `head` with a
     # filter stops at the first one.
-    columns = ["bucket", "moments_shape", "short_text_shape", "latents_by", "text_by"]
-    fingerprints: set[tuple[str, str]] = set()
+    columns = ["bucket", "moments_shape", "short_text_shape"]
     for bucket in plan.examples:
         in_bucket = ds.field("bucket") == str(bucket)
         example = Tables(root).dataset("examples", version).head(1, columns=columns, filter=in_bucket).to_pylist()[0]
         _check_example(model, config.preset, example)
-        fingerprints.add((example["latents_by"], example["text_by"]))
+    # Latents and features of different encoders have nothing in common. Captions of different captioners mix well.
+    fingerprints = Tables(root).values("examples", ["latents_by", "text_by"], version)
     if len(fingerprints) > 1:
         raise ValueError(
-            f"{root}@{version} mixes encoders {sorted(fingerprints)}; run `nova curate` again to complete it"
+            f"{root}@{version} mixes encoders {sorted(fingerprints)}; run `nova curate` again to complete it, and with "
+            "--remove-stale if media are lost"
         )
     return plan
 

@@ -32,7 +32,7 @@ SEPARATOR = "\x1f"
 
 @dataclass(frozen=True)
 class Change:
-    """Consecutive entries of a listing with one address, which differ from what the tables hold."""
+    """Entries of a listing with one address, which differ from what the tables hold."""
 
     sources: tuple[Source, ...]
     kind: Literal["new", "modified", "caption"]
@@ -58,9 +58,7 @@ def find_changes(runner: PassRunner, stages: Sequence[Stage], sources: Iterable[
     """
     addresses, captions = IdIndex(_addresses(runner.tables)), IdIndex(_captions(runner.tables))
     failed = IdIndex() if runner.retry_failures else IdIndex(_failed(runner.tables, stages))
-    # A manifest may list a picture several times in a row, with a caption each time.
-    groups = (tuple(group) for _, group in itertools.groupby(sources, key=lambda source: source.uri))
-    while chunk := list(itertools.islice(groups, LOOKUP_ADDRESSES)):
+    for chunk in _grouped(sources):
         uris = [group[0].uri for group in chunk]
         times, sizes = _stamps(chunk)
         is_registered, stored = addresses.look_up(uris)
@@ -75,6 +73,18 @@ def find_changes(runner: PassRunner, stages: Sequence[Stage], sources: Iterable[
                     yield Change(group, "caption")
             else:
                 yield Change(group, "modified" if is_registered[row] else "new")
+
+
+def _grouped(sources: Iterable[Source]) -> Iterator[list[tuple[Source, ...]]]:
+    """Chunks of a listing, grouped by address."""
+    # A manifest may list a picture several times, with a caption each time. Lines that follow each other are never torn
+    # apart by the end of a chunk.
+    runs = (list(group) for _, group in itertools.groupby(sources, key=lambda source: source.uri))
+    while chunk := list(itertools.islice(runs, LOOKUP_ADDRESSES)):
+        by_address: dict[str, list[Source]] = {}
+        for group in chunk:
+            by_address.setdefault(group[0].uri, []).extend(group)
+        yield [tuple(group) for group in by_address.values()]
 
 
 def _stamps(chunk: Sequence[tuple[Source, ...]]) -> tuple[np.ndarray, np.ndarray]:

@@ -31,8 +31,8 @@ def copies_of(asset: Row) -> list[Row]:
     if asset["copies"] is not None:
         return asset["copies"]
     # A row of version 0.1, which did not store what was listed where: its first caption came with its first address.
-    first = _copy(asset["uri"], None, asset["last_seen"], asset["source_captions"][:1])
-    return [first, *(_copy(uri, None, asset["last_seen"], ()) for uri in asset["other_uris"])]
+    first = _copy(asset["uri"], None, asset["last_seen"], (asset["source_captions"] or ())[:1])
+    return [first, *(_copy(uri, None, asset["last_seen"], ()) for uri in asset["other_uris"] or ())]
 
 
 def _copy(uri: str, modified: datetime | None, last_seen: datetime | None, captions: Iterable[str]) -> Row:

@@ -185,6 +185,8 @@ TABLES: dict[str, tuple[str, ...]] = {
 KEYS = {"assets": "asset_id", "clips": "clip_id", "examples": "example_id"}
 # A training batch holds one bucket, so its files must too.
 PARTITIONS = {"examples": ["bucket"]}
+# Whether a version mixes encoders is read from the log.
+RANGES = {"examples": ("latents_by", "text_by")}
 
 
 def table_schema(table: str) -> pa.Schema:

@@ -8,10 +8,11 @@ stay invisible, and `vacuum` removes them.
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ class UncommittedFile:
     bytes: int
     rows: int
     partition: Mapping[str, str]
+    ranges: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Smallest and largest value of the columns of `schema.RANGES`."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,9 @@ class Tables:
         pq.write_table(stored, target, filesystem=filesystem, compression="zstd", row_group_size=64)
         # From the filesystem, as the log states the size of the stored file.
         size = filesystem.get_file_info(target).size
-        return UncommittedFile(path=path, bytes=size, rows=rows.num_rows, partition=partition)
+        limits = {name: pc.min_max(rows[name]).as_py() for name in schema.RANGES.get(table, ())}
+        ranges = {name: (values["min"], values["max"]) for name, values in limits.items()}
+        return UncommittedFile(path=path, bytes=size, rows=rows.num_rows, partition=partition, ranges=ranges)
 
     def commit_files(self, table: str, files: Sequence[UncommittedFile]) -> None:
         """Makes files visible in one commit. Does nothing for no files."""
@@ -211,8 +216,8 @@ class Tables:
                 partition_values=dict(file.partition),
                 modification_time=0,
                 data_change=True,
-                # `files` reads the row counts from here, so that planning batches opens no file.
-                stats=f'{{"numRecords": {file.rows}}}',
+                # `files` and `values` read these numbers, so that planning batches opens no file.
+                stats=_statistics(file),
             )
             for file in files
         ]
@@ -242,6 +247,28 @@ class Tables:
         # Sorted, as the log promises no order, and that of training batches follows from it.
         return sorted(files, key=lambda file: file.uri)
 
+    def values(self, table: str, columns: Sequence[str], version: int | None = None) -> set[tuple[str, ...]]:
+        """Distinct combinations of values in a version; from the log for files that hold a single one.
+
+        Args:
+            table: the table.
+            columns: columns of strings, such as those of `schema.RANGES`.
+            version: the newest by default.
+        """
+        actions = pa.table(self._open(table, version).get_add_actions(flatten=True)).to_pylist()
+        filesystem, base = open_filesystem(self.uri(table))
+        combinations: set[tuple[str, ...]] = set()
+        for action in actions:
+            low, high = (tuple(action.get(f"{end}.{name}") for name in columns) for end in ("min", "max"))
+            if None not in low and low == high:
+                combinations.add(low)
+                continue
+            # Files of version 0.1, and those of mixed content.
+            rows = pq.read_table(f"{base}/{action['path']}", columns=list(columns), filesystem=filesystem)
+            groups = rows.group_by(list(columns)).aggregate([]).select(list(columns))
+            combinations |= set(zip(*(column.to_pylist() for column in groups.columns), strict=True))
+        return combinations
+
     def vacuum(self, table: str, hours: int = 24 * 7) -> int:
         """Deletes files that no version of the last `hours` needs, such as those of killed runs; returns how many."""
         # A week, as a training may still read a version that has been replaced since.
@@ -269,6 +296,12 @@ def text(column: str) -> pa.dataset.Expression:
     with the minima and maxima of such a column. After a cast it compares rows only.
     """
     return pc.field(column).cast(pa.string())
+
+
+def _statistics(file: UncommittedFile) -> str:
+    """What the log states of a file, as Delta writes it."""
+    lows, highs = ({name: limits[end] for name, limits in file.ranges.items()} for end in (0, 1))
+    return json.dumps({"numRecords": file.rows, "minValues": lows, "maxValues": highs})
 
 
 def _table(rows: Sequence[Mapping[str, Any]], arrow: pa.Schema) -> pa.Table:

@@ -255,6 +255,22 @@ def test_a_model_of_class_labels_is_not_trained_on_captions() -> None:
         train._check_example(model, "mine", example)
 
 
+@pytest.mark.odd_input(
+    "Moved and changed data",
+    "Some media are lost when the VAE or the text encoder changes, and their examples stay stale",
+    "`nova train` refuses the mixture, and names the command that removes them.",
+)
+def test_a_mixture_of_encoders_within_a_bucket_is_refused(curated: Path, work: Path) -> None:
+    tables = Tables(work / "mixed")
+    shutil.copytree(curated, tables.root)
+    rows = tables.read("examples").slice(0, 1)
+    position = rows.schema.get_field_index("latents_by")
+    rows = rows.set_column(position, rows.schema.field(position), [["latents-other"]])
+    tables.commit_files("examples", tables.write_files("examples", rows))
+    with pytest.raises(ValueError, match=r"mixes encoders.*--remove-stale"):
+        train.check(train_config(), tables.root, tables.version("examples"))
+
+
 def test_a_run_folder_keeps_to_its_model(trained: Path, curated: Path) -> None:
     with pytest.raises(ValueError, match="was started with seed=0"):
         train.train(train_config(tables=str(curated), run=str(trained), seed=1))

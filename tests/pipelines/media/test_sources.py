@@ -162,6 +162,16 @@ def test_manifests_give_captions_and_resolve_addresses(tmp_path, kind):
     ]
 
 
+def test_manifests_give_size_and_time_of_files_on_disk(tmp_path):
+    touch(tmp_path, "a.png", "folder/b.png")
+    uris = ["a.png", str(tmp_path / "folder"), "gone.png", "s3://bucket/c.png"]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps({"uri": uri}) + "\n" for uri in uris))
+    sources = list(list_sources(str(tmp_path / "m.jsonl")))
+    (listed,) = list_sources(str(tmp_path / "a.png"))
+    assert sources[0] == listed, "as in the listing of a folder, or every file would count as modified"
+    assert [(source.bytes, source.modified) for source in sources[1:]] == [(None, None)] * 3
+
+
 def test_a_bad_manifest_line_is_a_source_with_an_error(tmp_path):
     path = tmp_path / "media.jsonl"
     path.write_text('{"uri": "a.png"}\n{"uri": \n[1]\n{"uri": ""}\n{"uri": 3}\n{"uri": "c.png"}\n')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -52,6 +53,17 @@ def test_the_funnel_counts_what_each_reason_took(clips: Tables, tmp_path: Path) 
     ]  # fmt: skip
     assert section.failures.rows == [("ingest", "bad.mp4", "the file is empty")]
     assert "not rejected for aesthetic" in section.funnel
+
+
+def test_pictures_are_read_where_their_content_is(clips: Tables, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    asset_id = hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+    asset = {"uri": str(tmp_path / "gone.png"), "other_uris": [str(path)], "bytes": path.stat().st_size}
+    clips.upsert("assets", [{"asset_id": asset_id, **asset}, {"asset_id": "0" * 32, **asset}])
+    clips.upsert("clips", [{"clip_id": "c", "asset_id": asset_id}, {"clip_id": "a", "asset_id": "0" * 32}])
+    section = curation_section(clips, Summary())
+    assert [picture.image is None for picture in section.rejected] == [False, False]
+    assert section.accepted[0].image is None, "another content"
 
 
 def test_the_page_is_whole_and_escapes_what_people_write(clips: Tables, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.store import schema
@@ -177,3 +178,27 @@ def test_partition_values_are_read_and_filtered(tables):
         tables.commit_files("examples", tables.write_files("examples", examples(bucket, bucket=bucket)))
     rows = tables.read("examples", columns=["example_id", "bucket"], where=text("bucket") == "5x64x64")
     assert rows.to_pylist() == [{"example_id": "5x64x64", "bucket": "5x64x64"}]
+
+
+def test_values_of_fingerprints_are_read_from_the_log_and_from_mixed_files(tables, monkeypatch):
+    def commit(names, *fingerprints):
+        rows = examples(*names)
+        for column, values in zip(("latents_by", "text_by"), fingerprints, strict=True):
+            rows = rows.set_column(rows.schema.get_field_index(column), column, pa.array(values, pa.string()))
+        files = tables.write_files("examples", rows)
+        tables.commit_files("examples", files)
+        return files
+
+    columns = ["latents_by", "text_by"]
+    (file,) = commit("ab", ["v1", "v1"], ["t1", "t1"])
+    assert file.ranges == {"latents_by": ("v1", "v1"), "text_by": ("t1", "t1")}
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "read_table", None)
+        assert tables.values("examples", columns) == {("v1", "t1")}, "a file was opened"
+    commit("cd", ["v1", "v2"], ["t1", "t1"])
+    assert tables.values("examples", columns) == {("v1", "t1"), ("v2", "t1")}
+    tables.delete("examples", ["d"])
+    assert tables.values("examples", columns) == {("v1", "t1")}
+    assert tables.values("examples", columns, version=2) == {("v1", "t1"), ("v2", "t1")}
+    tables.commit_files("examples", [replace(file, ranges={}) for file in commit("e", ["v3"], ["t1"])])
+    assert tables.values("examples", columns) == {("v1", "t1"), ("v3", "t1")}, "as version 0.1 wrote files"
