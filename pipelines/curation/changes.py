@@ -154,13 +154,13 @@ def _new_captions(stored: IdIndex, chunk: Sequence[tuple[Source, ...]]) -> set[i
 
 
 def _failed(tables: Tables, stages: Sequence[Stage]) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Keys of addresses that failed: with the time of modification, or the address alone with the time of failure."""
+    """Keys of addresses that failed: with the time of modification, or the address alone where it was unknown."""
     where = text("by").isin([stage.fingerprint for stage in stages])
-    for batch in tables.scan("failures", columns=["item", "time", "modified"], where=where):
+    for batch in tables.scan("failures", columns=["item", "modified"], where=where):
         has_time = batch["modified"].is_valid()
         dated, undated = batch.filter(has_time), batch.filter(pc.invert(has_time))
         yield _dated(dated["item"].to_pylist(), microseconds(dated["modified"])), np.zeros(dated.num_rows)
-        yield undated["item"].to_pylist(), microseconds(undated["time"])
+        yield undated["item"].to_pylist(), np.zeros(undated.num_rows)
 
 
 def _dated(uris: Sequence[str], times: np.ndarray) -> list[str]:
@@ -169,9 +169,9 @@ def _dated(uris: Sequence[str], times: np.ndarray) -> list[str]:
 
 def _has_failed(failed: IdIndex, uris: Sequence[str], times: np.ndarray) -> np.ndarray:
     """Whether each address failed as the file is now."""
-    same_file, _ = failed.look_up(_dated(uris, times))
-    has_failed, failed_at = failed.look_up(uris)
-    return same_file | (has_failed & (times <= failed_at))
+    # A failure without a time, as of an item whose caption could not be read, says nothing of a file that has one.
+    keys = [key if time != UNKNOWN else uri for key, uri, time in zip(_dated(uris, times), uris, times, strict=True)]
+    return failed.look_up(keys)[0]
 
 
 def assets_at(tables: Tables, uris: Iterable[str], columns: Sequence[str]) -> list[Row]:

@@ -195,6 +195,14 @@ def test_a_broken_file_is_read_again_when_another_one_takes_its_place(curation: 
     assert curation.run(tmp_path / "media").new_assets == 1
 
 
+def test_an_item_that_could_not_be_listed_is_read_when_it_can(curation: LocalCuration, tmp_path: Path) -> None:
+    path = str(write_colour(tmp_path / "red.png", "red"))
+    unlisted = [Source(uri=path, error="cannot read the caption beside it: Permission denied")]
+    assert curation.run(unlisted).failures == {"ingest": 1}
+    assert curation.is_settled(unlisted)
+    assert curation.run(list_sources(path)).new_assets == 1
+
+
 def test_sources_without_a_time_count_as_unchanged(curation: LocalCuration, tmp_path: Path) -> None:
     path = str(write_colour(tmp_path / "red.png", "red"))
     curation.run([Source(uri=path)])
