@@ -118,7 +118,7 @@ def reject(filters: Filters, thresholds: Thresholds, clips: pd.DataFrame) -> pd.
     reasons = pd.Series([None] * len(clips), index=clips.index, dtype=object)
     missing = clips.aesthetic_mean.isna() | clips.motion_score.isna()
     reasons[missing] = "failed: a score is missing, see the failures table"
-    # Sides and not width and height: the columns hold coded sizes, before rotation.
+    # Sides and not width and height: the columns hold sizes before rotation.
     short, long = clips[["width", "height"]].min(axis=1), clips[["width", "height"]].max(axis=1)
     seconds, motion, video = clips.end - clips.start, clips.motion_score, clips.kind == "video"
     min_aesthetic = clips.kind.map(thresholds.min_aesthetic).astype(float)  # NaN, which rejects nothing, for None

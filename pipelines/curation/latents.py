@@ -149,7 +149,7 @@ class Latents(Stage):
 
     def _size(self, row: Row) -> tuple[int, int]:
         """(height, width) of the bucket whose aspect ratio is nearest to the clip's."""
-        width, height = row["width"], row["height"]  # as coded, before the rotation that decoding applies
+        width, height = row["width"], row["height"]  # before the rotation that decoding applies
         if (row["rotation"] or 0) % 180:
             width, height = height, width
         # On a log scale, 2:1 and 1:2 are equally far from a square.

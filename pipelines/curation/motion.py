@@ -187,7 +187,7 @@ class Motion(Stage):
         count = int(np.clip(np.ceil(usable * self.pairs_per_second), 1, self.max_pairs))
         starts = row["start"] + (np.arange(count) + 0.5) * usable / count
         # A quarter of a frame after its start: at the very boundary, rounding would pick the neighbour.
-        first = np.round(starts / frame) * frame + frame / 4
+        first = row["start"] + np.round((starts - row["start"]) / frame) * frame + frame / 4
         return [(float(start), float(start + gap)) for start in first]
 
     def _magnitudes(self, flow: Flow, frames: np.ndarray) -> np.ndarray:

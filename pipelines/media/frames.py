@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipelines.media import pictures, videos
 from pipelines.media.errors import MediaError, media_errors
+from pipelines.media.pixels import square_width, to_picture, to_small_array
 from pipelines.media.probe import open_stream
 
 
@@ -48,33 +49,43 @@ def read_frames(
         picture = pictures.open_picture(file)
         if picture is not None:
             return np.repeat(pictures.fit(pictures.decode(picture, size), size)[None], len(times), axis=0)
-        with videos.open_video(file) as (container, stream):
-            aspect, targets = videos.pixel_aspect(stream), sorted(set(times))
-            # A generator: each frame is resized before the next one is decoded, so that one frame of full size is in
-            # memory.
-            images = (videos.to_picture(frame, aspect) for frame in videos.frames_at(container, stream, targets))
-            at = {time: pictures.fit(image, size) for time, image in zip(targets, images, strict=True)}
-            # Some phones and screen recorders change the size within a file; arrays of frames need one size.
-            if len({frame.shape for frame in at.values()}) > 1:
-                raise MediaError("the size of its frames changes")
+        targets = sorted(set(times))
+        # A generator: each frame is resized before the next is decoded, so that one frame of full size is in memory.
+        images = (to_picture(frame, aspect) for frame, aspect in videos.frames_at(file, targets))
+        at = {time: pictures.fit(image, size) for time, image in zip(targets, images, strict=True)}
+        # Some phones and screen recorders change the size within a file; arrays of frames need one size.
+        shapes = {frame.shape[:2] for frame in at.values()}
+        if len(shapes) > 1:
+            sizes = " and ".join(sorted(f"{width}x{height}" for height, width in shapes))
+            raise MediaError(f"the shape of its frames changes ({sizes})")
     return np.stack([at[time] for time in times])
 
 
-def stream_frames(uri: str, *, short_side: int) -> Iterator[tuple[float, np.ndarray]]:
-    """Yields every frame of a video as (seconds, RGB [H, W, 3] uint8), resized cheaply to the given short side.
+class SmallFrame(NamedTuple):
+    """A frame of a video for comparisons with others, and what it is at full size."""
+
+    seconds: float
+    pixels: np.ndarray
+    """Upright RGB [H, W, 3] uint8."""
+    width: int
+    """Width in square pixels, before the frame is turned."""
+    height: int
+
+
+def stream_frames(uri: str, *, short_side: int) -> Iterator[SmallFrame]:
+    """Yields every frame of a video, resized cheaply to the given short side.
 
     Raises:
         MediaError: the file is no video, or it cannot be decoded to its end.
     """
-    with media_errors(uri), open_stream(uri) as file, videos.open_video(file) as (container, stream):
-        for seconds, frame in videos.decode(container, stream):
+    with media_errors(uri), open_stream(uri) as file, videos.open_video(file) as video:
+        aspect = videos.pixel_aspect(video.stream)
+        for seconds, frame in videos.decode(video):
+            width = square_width(frame.width, aspect)
             # Never enlarged: a detector of cuts gains nothing from it.
-            scale = min(1.0, short_side / min(frame.width, frame.height))
-            width, height = (max(2, round(side * scale)) for side in (frame.width, frame.height))
-            # FFmpeg's scaler converts and resizes in one step, faster than Pillow, and well enough for comparing
-            # frames.
-            small = frame.reformat(width=width, height=height, format="rgb24", threads=videos.THREADS)
-            yield seconds, np.rot90(small.to_ndarray(), frame.rotation // 90)
+            scale = min(1.0, short_side / min(width, frame.height))
+            pixels = to_small_array(frame, *(max(2, round(side * scale)) for side in (width, frame.height)))
+            yield SmallFrame(seconds, pixels, width, frame.height)
 
 
 def clip_times(row: Mapping[str, Any], *, count: int | None = None, fps: float | None = None) -> list[float]:

@@ -8,6 +8,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from pipelines.media import hdr
 from pipelines.media.errors import MediaError
 
 MAX_PIXELS = 8192 * 8192
@@ -19,7 +20,13 @@ MAX_SIDE = 32768
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
 CODECS = {"JPEG": "mjpeg", "MPO": "mjpeg", "AVIF": "av1"}
 """FFmpeg's names of formats where they differ from Pillow's."""
-HEIC_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"hevc")
+HEIF_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"hevc", b"avif", b"avis")
+"""Major brands of the HEIF family; the compatible brands tell HEIC from AVIF."""
+AVIF_BRANDS = (b"avif", b"avis")
+HEAD_BYTES = 4096
+"""Enough for the brands of a HEIF file, and for the properties of its image."""
+COLOUR_BOX = b"colrnclx"
+"""Box of a HEIF file that states the coding of colours: two bytes of primaries follow, then two of the transfer."""
 EXIF_ORIENTATION = 0x0112
 
 # EXIF orientation -> (degrees counter-clockwise, before a mirroring left to right where there is one; Pillow's name)
@@ -46,17 +53,21 @@ def check_size(width: int, height: int) -> None:
 def open_picture(file: BinaryIO) -> Image.Image | None:
     """Opens the still image in a file without decoding it.
 
-    Returns None if the file holds no still image; its position is then at the start.
+    Returns None if the file is to be read as a video: it holds no still image, or one of high dynamic range. Its
+    position is then at the start.
 
     Raises:
         MediaError: the file is empty, or it holds an image that is too large, HEIC, or an animated WebP or AVIF.
     """
-    head = file.read(12)  # enough for the brand of a HEIC file, which Pillow does not recognise
+    head = file.read(HEAD_BYTES)
     file.seek(0)
     if not head:
         raise MediaError("the file is empty")
-    if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS:
-        raise MediaError("HEIC images cannot be read; convert to JPEG or PNG")
+    if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
+        if not _is_avif(head):  # Pillow does not recognise HEIC, so the message would be a vague one
+            raise MediaError("HEIC images cannot be read; convert to JPEG or PNG")
+        if _transfer(head) in hdr.TRANSFERS:
+            return None  # Pillow would return the coded values; FFmpeg tells how they are coded
     try:
         picture = Image.open(file, formats=FORMATS)
     except Image.UnidentifiedImageError:
@@ -73,6 +84,18 @@ def open_picture(file: BinaryIO) -> Image.Image | None:
     return None
 
 
+def _is_avif(head: bytes) -> bool:
+    """Whether the brands at the start of a HEIF file include AVIF's, which may be a compatible brand only."""
+    brands = head[8 : min(len(head), int.from_bytes(head[:4], "big"))]
+    return any(brands[start : start + 4] in AVIF_BRANDS for start in (0, *range(8, len(brands), 4)))
+
+
+def _transfer(head: bytes) -> int:
+    """Code of the transfer characteristics in ITU-T H.273 at the start of a HEIF file; 0 if it states none."""
+    box = head.find(COLOUR_BOX)
+    return int.from_bytes(head[box + 10 : box + 12], "big") if box >= 0 else 0
+
+
 def codec(picture: Image.Image) -> str:
     """FFmpeg's name of the image's format."""
     name = str(picture.format)
@@ -81,10 +104,23 @@ def codec(picture: Image.Image) -> str:
 
 def rotation(picture: Image.Image) -> int:
     """Degrees counter-clockwise by which the decoded pixels must be turned."""
-    return ORIENTATIONS.get(_orientation(picture), (0, None))[0]
+    return degrees(_orientation(picture))
+
+
+def degrees(orientation: int) -> int:
+    """Degrees counter-clockwise by which pixels of an EXIF orientation must be turned; 0 for unknown ones."""
+    return ORIENTATIONS.get(orientation, (0, None))[0]
+
+
+def upright(picture: Image.Image, orientation: int) -> Image.Image:
+    """The image of an EXIF orientation, turned and mirrored as it is to be shown."""
+    transposition = ORIENTATIONS.get(orientation, (0, None))[1]
+    return picture if transposition is None else picture.transpose(transposition)
 
 
 def _orientation(picture: Image.Image) -> int:
+    if picture.format == "TIFF":
+        return 1  # Pillow applies the orientation when it decodes a TIFF, and states the size accordingly
     with suppress(Exception):  # an image with a broken EXIF block can still be used
         return int(picture.getexif().get(EXIF_ORIENTATION, 1))
     return 1
@@ -99,14 +135,32 @@ def decode(picture: Image.Image, size: Size = None) -> Image.Image:
         picture.draft(None, (side, side))
     if picture.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip instead of scaling
         picture = Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8))
-    if picture.has_transparency_data:
-        # On white: `convert("RGB")` would show whatever colour lies under transparent pixels, usually black.
-        layer = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    picture = picture.convert("RGB")
-    if orientation in ORIENTATIONS:
-        picture = picture.transpose(ORIENTATIONS[orientation][1])
-    return picture
+    elif picture.mode == "F":
+        picture = Image.fromarray(_bytes_of_floats(np.asarray(picture)))
+    return upright(on_white(picture), orientation)
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """The image in RGB, with transparent areas on white."""
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    # `convert("RGB")` alone would show whatever colour lies under transparent pixels, usually black.
+    layer = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def _bytes_of_floats(values: np.ndarray) -> np.ndarray:
+    """Floating-point grey levels [H, W] as uint8: 0..1 as FFmpeg reads them, else levels of 8 or 16 bits.
+
+    Raises:
+        MediaError: the values are larger, so that they are no grey levels.
+    """
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    largest = float(values.max(initial=0.0))
+    white = next((level for level in (1.0, 255.0, 65535.0) if largest <= level), None)
+    if white is None:
+        raise MediaError(f"its values reach {largest:g}, which are no grey levels; convert to 8 or 16 bits")
+    return np.rint(values.clip(0, white) * (255 / white)).astype(np.uint8)
 
 
 def fit(picture: Image.Image, size: Size) -> np.ndarray:

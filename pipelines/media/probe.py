@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from pipelines.media import pictures, videos
 from pipelines.media.errors import MediaError, media_errors
+from pipelines.media.pixels import orientation, square_width
 from pipelines.store import filesystems
 
 
@@ -69,15 +70,19 @@ def probe(uri: str) -> MediaInfo:
 
 
 def _probe_video(file: BinaryIO) -> MediaInfo:
-    with videos.open_video(file) as (container, stream):
+    with videos.open_video(file) as video:
         # The rotation is a property of frames, so the first one has to be decoded; a codec that FFmpeg lacks shows here
         # too.
-        _, first = next(videos.decode(container, stream), (0.0, None))
+        _, first = next(videos.decode(video), (0.0, None))
         if first is None:
             raise MediaError("no frame in it can be decoded")
-        geometry = {"width": stream.width, "height": stream.height, "rotation": first.rotation % 360}
-        codec, fps = stream.codec_context.codec.canonical_name, videos.frame_rate(stream)
+        width = square_width(first.width, videos.pixel_aspect(video.stream))
+        rotation = pictures.degrees(orientation(first))
+        codec = video.stream.codec_context.codec.canonical_name
+    geometry = {"width": width, "height": first.height, "rotation": rotation}
     extent = videos.measure(file)
     if extent.frames == 1:
         return MediaInfo(kind="image", codec=codec, **geometry)
-    return MediaInfo(kind="video", codec=codec, **geometry, fps=fps, frames=extent.frames, duration=extent.duration)
+    return MediaInfo(
+        kind="video", codec=codec, **geometry, fps=extent.fps, frames=extent.frames, duration=extent.duration
+    )

@@ -30,7 +30,9 @@ class Column:
 STRING, BINARY, BOOL = pa.string(), pa.binary(), pa.bool_()
 INT, FLOAT, TIME = pa.int64(), pa.float64(), pa.timestamp("us", tz="UTC")
 SHAPE = pa.list_(pa.int64())
-SHOTS = pa.list_(pa.struct([("start", FLOAT), ("end", FLOAT), ("frames", INT)]))
+SHOTS = pa.list_(
+    pa.struct([("start", FLOAT), ("end", FLOAT), ("frames", INT), ("fps", FLOAT), ("width", INT), ("height", INT)])
+)
 COPIES = pa.list_(pa.struct([("uri", STRING), ("modified", TIME), ("last_seen", TIME), ("captions", pa.list_(STRING))]))
 
 
@@ -55,10 +57,10 @@ COLUMNS: dict[str, Column] = {
     "asset_id": Column(STRING, "ingest", "first 32 hexadecimal digits of the content's SHA-256"),
     "kind": Column(STRING, "ingest", "image or video"),
     "codec": Column(STRING, "ingest", "codec name as FFmpeg gives it"),
-    "width": Column(INT, "ingest", "coded width in pixels, before rotation"),
-    "height": Column(INT, "ingest", "coded height in pixels, before rotation"),
+    "width": Column(INT, "ingest", "width in square pixels, before rotation; in clips, of the clip"),
+    "height": Column(INT, "ingest", "height in pixels, before rotation; in clips, of the clip"),
     "rotation": Column(INT, "ingest", "degrees counter-clockwise to turn decoded frames: 0, 90, 180, 270"),
-    "fps": Column(FLOAT, "ingest", "average frames per second, null for images"),
+    "fps": Column(FLOAT, "ingest", "frames per second without pauses, null for images; in clips, of the clip"),
     "frames": Column(INT, "ingest", "number of frames (1 for images); in clips, of the clip"),
     "duration": Column(FLOAT, "ingest", "seconds, null for images"),
     "other_uris": Column(pa.list_(STRING), "curate", "further addresses with the same content"),
@@ -74,7 +76,7 @@ COLUMNS: dict[str, Column] = {
     "first_seen": Column(TIME, "curate", "when the content was first read"),
     "last_seen": Column(TIME, "curate", "when the content was last read"),
     # clips
-    "shots": Column(SHOTS, "shots", "in flight only: shots of the asset, seconds and frame counts"),
+    "shots": Column(SHOTS, "shots", "in flight only: seconds, frame count, rate and size of each shot"),
     "shots_dropped": Column(INT, "shots", "shots dropped because they are shorter than the minimum"),
     "shots_by": Column(STRING, "shots", "fingerprint of the shot detector"),
     "clip_id": Column(STRING, "curate", "hash of asset, start and end"),
