@@ -15,14 +15,20 @@ left as it is, so that only new and stale rows are computed. `ray_data.py` runs 
 from __future__ import annotations
 
 import functools
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pipelines.store import schema
 
 Row = dict[str, Any]
+INTERNAL_ERRORS = (AssertionError, LookupError, TypeError, AttributeError, NameError, ArithmeticError)
+"""Errors of code rather than of its input; their texts mean little without the place."""
+MESSAGE_LENGTH = 500
+"""Characters of an error that are stored: some libraries print whole configurations into theirs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +142,7 @@ def _process(stage: Stage, model: Any, rows: Sequence[Row]) -> Sequence[Row | Ex
 
 def _merge(stage: Stage, row: Row, result: Row | Exception) -> Row:
     if isinstance(result, Exception):
-        message = " ".join(str(result).split())[:500]  # some libraries print whole configurations into their errors
-        failed = dict(zip(schema.FAILED, (stage.name, type(result).__name__, message), strict=True))
+        failed = dict(zip(schema.FAILED, (stage.name, type(result).__name__, _message(result)), strict=True))
         # What the stage reads stays, as an address that the failures table names.
         added = [name for name in stage.output_columns() if name not in stage.reads]
         return {**row, **dict.fromkeys(added), **failed}
@@ -145,3 +150,13 @@ def _merge(stage: Stage, row: Row, result: Row | Exception) -> Row:
     # A misspelt column would otherwise be dropped silently when the batch is converted to Arrow.
     assert set(result) == set(stage.adds), f"{stage.name} declares {stage.adds} but returned {tuple(result)}"
     return {**dict.fromkeys(schema.FAILED), **row, **result, **stamp}
+
+
+def _message(error: Exception) -> str:
+    """One line that describes an error; of an internal one, which says little or nothing, with its class and place."""
+    text = " ".join(str(error).split())[:MESSAGE_LENGTH]
+    if text and not isinstance(error, INTERNAL_ERRORS):
+        return text
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    return f"internal error: {type(error).__name__}{place}{f': {text}' if text else ''}"

@@ -141,7 +141,9 @@ def _address(asset: Row) -> Row:
 
 def _clips(asset: Row, shots: Sequence[Row]) -> list[Row]:
     facts = {name: asset[name] for name in ("asset_id", "kind", "width", "height", "rotation", "fps")}
-    return [{**facts, **shot, **_address(asset), "clip_id": _clip_id(asset["asset_id"], shot)} for shot in shots]
+    # By id, so that shots whose times round to the same microsecond are one clip.
+    by_id = {_clip_id(asset["asset_id"], shot): shot for shot in shots}
+    return [{**facts, **shot, **_address(asset), "clip_id": clip_id} for clip_id, shot in by_id.items()]
 
 
 def _clip_id(asset_id: str, shot: Row) -> str:

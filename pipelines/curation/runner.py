@@ -91,7 +91,9 @@ class PassRunner:
             ids = batch["clip_id"].to_pylist()
             has_failed, failed_at = failed.look_up(ids)
             skip = (has_failed & (failed_at >= microseconds(batch["last_seen"]))) | (done or IdIndex()).look_up(ids)[0]
-            chunk += batch.select(list(columns)).filter(pa.array(~skip)).to_pylist()
+            rows = batch.select(list(columns)).filter(pa.array(~skip)).to_pylist()
+            # By id: tables of version 0.1 may hold a clip twice, and what is committed must not.
+            chunk = list({row["clip_id"]: row for row in (*chunk, *rows)}.values())
             # A batch of the scan may hold more rows than a round.
             while len(chunk) >= self.commits.round_items:
                 yield chunk[: self.commits.round_items]

@@ -8,7 +8,7 @@ result: frames are resized as they are decoded. Any defect of a file becomes a `
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -53,12 +53,55 @@ def read_frames(
         # A generator: each frame is resized before the next is decoded, so that one frame of full size is in memory.
         images = (to_picture(frame, aspect) for frame, aspect in videos.frames_at(file, targets))
         at = {time: pictures.fit(image, size) for time, image in zip(targets, images, strict=True)}
-        # Some phones and screen recorders change the size within a file; arrays of frames need one size.
-        shapes = {frame.shape[:2] for frame in at.values()}
-        if len(shapes) > 1:
-            sizes = " and ".join(sorted(f"{width}x{height}" for height, width in shapes))
-            raise MediaError(f"the shape of its frames changes ({sizes})")
-    return np.stack([at[time] for time in times])
+        return _stacked([at[time] for time in times])
+
+
+def read_sequence(
+    uri: str,
+    start: float,
+    end: float,
+    *,
+    stride: int = 1,
+    limit: int | None = None,
+    short_side: int | None = None,
+) -> np.ndarray:
+    """Decodes the frames of a clip one after the other, however long each is shown.
+
+    Args:
+        uri: path or address of a video.
+        start: seconds at which the clip starts.
+        end: seconds at which it ends.
+        stride: take every `stride`-th frame, from the first on.
+        limit: number of frames at most.
+        short_side: resize to this short side in pixels, keeping the aspect.
+
+    Returns:
+        RGB frames [N, H, W, 3] uint8.
+
+    Raises:
+        MediaError: the file is no video, it cannot be decoded, or the shape of its frames changes.
+    """
+    with media_errors(uri), open_stream(uri) as file, videos.open_video(file) as video:
+        aspect = videos.pixel_aspect(video.stream)
+        shown = (
+            frame
+            for seconds, frame in itertools.takewhile(lambda item: item[0] < end, videos.decode(video))
+            if seconds > start - videos.TOLERANCE
+        )
+        chosen = itertools.islice(shown, 0, None if limit is None else stride * limit, stride)
+        frames = [pictures.fit(to_picture(frame, aspect), short_side) for frame in chosen]
+        if not frames:
+            raise MediaError("no frame in it can be decoded")
+        return _stacked(frames)
+
+
+def _stacked(frames: Sequence[np.ndarray]) -> np.ndarray:
+    # Some phones and screen recorders change the size within a file; arrays of frames need one size.
+    shapes = {frame.shape[:2] for frame in frames}
+    if len(shapes) > 1:
+        sizes = " and ".join(sorted(f"{width}x{height}" for height, width in shapes))
+        raise MediaError(f"the shape of its frames changes ({sizes})")
+    return np.stack(frames)
 
 
 class SmallFrame(NamedTuple):
@@ -88,21 +131,15 @@ def stream_frames(uri: str, *, short_side: int) -> Iterator[SmallFrame]:
             yield SmallFrame(seconds, pixels, width, frame.height)
 
 
-def clip_times(row: Mapping[str, Any], *, count: int | None = None, fps: float | None = None) -> list[float]:
-    """Seconds at which to sample a clip (a row with `kind`, `start` and `end`).
+def clip_times(row: Mapping[str, Any], count: int) -> list[float]:
+    """Seconds at which to sample a clip: `count` of them, each in the middle of an equal section; [0.0] of an image.
 
     Args:
-        row: the clip; an image gives [0.0].
-        count: number of times, spread evenly, each in the middle of an equal section of the clip.
-        fps: times per second from the start on; at least one time.
+        row: the clip, a row with `kind`, `start` and `end`.
+        count: number of times.
     """
-    assert (count is None) != (fps is None), "give count or fps"
     if row["kind"] == "image":
         return [0.0]
     start, length = row["start"], row["end"] - row["start"]
-    if count is not None:
-        # The middle of each section and not its boundaries, which at a clip's ends are often half faded.
-        return [start + (index + 0.5) * length / count for index in range(count)]
-    assert fps is not None
-    total = max(1, math.ceil(length * fps - videos.TOLERANCE))
-    return [start + index / fps for index in range(total)]
+    # The middle of each section and not its boundaries, which at a clip's ends are often half faded.
+    return [start + (index + 0.5) * length / count for index in range(count)]

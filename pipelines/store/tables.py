@@ -156,13 +156,16 @@ class Tables:
     def upsert(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Inserts rows, or updates their columns in the table's row with the same id, in one commit.
 
-        All rows have the same columns, including the id. Does nothing for no rows.
+        All rows have the same columns, including the id; of rows with the same id, the last one counts. Does nothing for
+        no rows.
         """
         if not rows:
             return
         names = list(rows[0])
-        # The id decides what is a row: a run that repeats work after a crash updates rows and adds none.
+        # The id decides what is a row: a run that repeats work after a crash updates rows and adds none. Delta would
+        # insert both of two new rows with one id, and refuse every later merge that touches them.
         key = schema.KEYS[table]
+        rows = list({row[key]: row for row in rows}.values())
         source = _table(rows, pa.schema([schema.field(name) for name in names]))
         assignments = {name: f"source.{name}" for name in names}
         # Every merge reads the ids of the table and rewrites the files that it touches, in proportion to the table and

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipelines.core.stage import Row, Stage
 from pipelines.curation.motion import Flow, Raft
-from pipelines.media.frames import clip_times, read_frames
+from pipelines.media.frames import read_sequence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,10 +51,9 @@ class DynamicDegree(Stage):
         if row["kind"] == "image":
             return dict.fromkeys(self.adds)
         stride = max(1, round(row["fps"] / SAMPLED_PER_SECOND))
-        times = clip_times(row, fps=row["fps"])[::stride]
-        if len(times) < 2:
+        frames = read_sequence(row["uri"], row["start"], row["end"], stride=stride)
+        if len(frames) < 2:
             return dict.fromkeys(self.adds)
-        frames = read_frames(row["uri"], times)
         magnitudes = self._magnitudes(flow, frames)
         moving = moving_pairs(magnitudes, short_side=min(frames.shape[1:3]))
         return {

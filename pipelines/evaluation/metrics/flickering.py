@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from pipelines.core.stage import Row, Stage
-from pipelines.media.frames import clip_times, read_frames
+from pipelines.media.frames import read_sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,7 @@ class TemporalFlickering(Stage):
     def _score(self, row: Row) -> Row:
         if row["kind"] == "image":
             return dict.fromkeys(self.adds)
-        times = clip_times(row, fps=row["fps"])[: self.max_frames]
-        frames = read_frames(row["uri"], times)
+        frames = read_sequence(row["uri"], row["start"], row["end"], limit=self.max_frames)
         score = steadiness(frames)
         if score is None:
             return dict.fromkeys(self.adds)

@@ -11,7 +11,7 @@ import numpy as np
 from pipelines.core.devices import device
 from pipelines.core.model_hub import folder, loading
 from pipelines.core.stage import Row, Stage
-from pipelines.media.frames import clip_times, read_frames
+from pipelines.media.frames import read_sequence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,8 +75,9 @@ class SubjectConsistency(Stage):
     def _score(self, model: DinoModel, row: Row) -> float | None:
         if row["kind"] == "image":
             return None
-        times = clip_times(row, fps=row["fps"])[: self.max_frames]
-        frames = read_frames(row["uri"], times, short_side=self.short_side)
+        frames = read_sequence(
+            row["uri"], row["start"], row["end"], limit=self.max_frames, short_side=self.short_side
+        )
         return consistency(model.features(list(frames)).numpy())
 
 

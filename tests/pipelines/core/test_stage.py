@@ -1,5 +1,7 @@
 """What every stage relies on: rows keep their results, bad rows are recorded, fresh rows are left as they are."""
 
+import re
+
 import pytest
 
 from pipelines.core.stage import Resources, apply
@@ -51,3 +53,27 @@ def test_a_stage_that_returns_other_columns_than_it_declares_is_caught():
 
     with pytest.raises(AssertionError, match="declares"):
         apply(Liar(), None, [{"motion_score": 1.0}])
+
+
+@pytest.mark.odd_input(
+    "Runs",
+    "A file on which a library or our own code breaks without a message",
+    "The row in `failures` names the class of the error and the place in the code; no message is empty.",
+)
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (AssertionError(), r"internal error: AssertionError in test_stage\.py, line \d+"),
+        (KeyError("width"), r"internal error: KeyError in test_stage\.py, line \d+: 'width'"),
+        (RuntimeError(), r"internal error: RuntimeError in test_stage\.py, line \d+"),
+        (RuntimeError("out of\n memory"), "out of memory"),
+    ],
+)
+def test_no_failure_has_an_empty_message(error, message, monkeypatch):
+    def broken(self, model, rows):
+        raise error
+
+    monkeypatch.setattr(Doubler, "process", broken)
+    (row,) = apply(Doubler(), None, rows(1))
+    assert row["failed_error"] == type(error).__name__
+    assert re.fullmatch(message, row["failed_message"])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipelines.core.stage import Row, apply
 from pipelines.curation.ingest import Ingest
-from pipelines.curation.shots import Shots
+from pipelines.curation.shots import Shots, Span, split_evenly
+from pipelines.media.timeline import rate_breaks
 from pipelines.media.write import write_image, write_video
 from tests.media_files import write_container
 
@@ -156,3 +160,68 @@ def test_real_videos_are_cut_where_they_are(shared):
     assert frame_counts(row) == [144, 93, 45]
     row = shots_of(shared / "media" / "sample_video.mp4")
     assert frame_counts(row) == [157]
+
+
+@pytest.mark.odd_input(
+    "Runs",
+    "A screen recording without frames for a minute",
+    "The pause ends a clip and the next begins after it; no clip is empty, and no two share an id.",
+)
+def test_a_pause_ends_a_clip(tmp_path):
+    ticks = [*range(0, 2000, 100), *range(62_000, 64_000, 100)]
+    write_container(tmp_path / "v.mkv", pan(0, 40), ticks=ticks, options={"bf": "0"})
+    row = shots_of(tmp_path / "v.mkv")
+    assert [(shot["start"], shot["end"]) for shot in row["shots"]] == [
+        (0.0, pytest.approx(2.0)),
+        (pytest.approx(62.0), pytest.approx(64.0, abs=0.01)),
+    ]
+    assert frame_counts(row) == [20, 20]
+    assert [shot["fps"] for shot in row["shots"]] == pytest.approx([10, 10])
+
+
+@pytest.mark.odd_input(
+    "Times",
+    "A recording whose rate changes: 30 frames a second while something moves, one while nothing does",
+    "Clips end where the rate changes, and each has its own rate, by which motion and latents are sampled.",
+)
+def test_clips_have_their_own_rate(tmp_path, shared):
+    ticks = [*(round(index * 1000 / 30) for index in range(60)), *range(3000, 12_000, 1000)]
+    write_container(tmp_path / "v.mkv", pan(0, 69), ticks=ticks, options={"bf": "0"})
+    row = shots_of(tmp_path / "v.mkv")
+    assert [shot["fps"] for shot in row["shots"]] == pytest.approx([30, 1], rel=0.01)
+    assert frame_counts(row) == [60, 9]
+    alone, followed = (
+        shots_of(shared / "odd_media" / name)["shots"][0] for name in ("wave_only.mp4", "wave_then_idle.mp4")
+    )
+    assert followed["fps"] == pytest.approx(alone["fps"], rel=0.001)
+    assert followed["end"] == pytest.approx(alone["end"], abs=0.05)
+
+
+def test_a_slide_show_is_split_no_finer_than_its_frames(tmp_path):
+    write_container(tmp_path / "v.mkv", pan(0, 4, step=0), ticks=[0, 30_000, 60_000, 90_000], options={"bf": "0"})
+    row = shots_of(tmp_path / "v.mkv")
+    assert [shot["start"] for shot in row["shots"]] == pytest.approx([0, 30, 60, 90])
+    assert frame_counts(row) == [1, 1, 1, 1]
+
+
+def test_a_change_of_shape_is_a_cut(tmp_path, shared):
+    row = shots_of(shared / "odd_media" / "turned.webm")
+    assert [(shot["width"], shot["height"]) for shot in row["shots"]] == [(320, 240), (240, 320)]
+    assert [shot["start"] for shot in row["shots"]] == pytest.approx([0, 2])
+    assert frame_counts(row) == [30, 30]
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(
+    st.lists(st.sampled_from([0.0001, 1 / 30, 0.04, 0.5, 1.0, 7.0, 60.0]), min_size=1, max_size=60),
+    st.sets(st.integers(1, 59)),
+)
+def test_clips_never_coincide_and_never_are_empty(intervals, cuts):
+    times = list(itertools.accumulate(intervals, initial=0.0))
+    end = times.pop()
+    edges = sorted({0, *(cut for cut in cuts if cut < len(times)), *rate_breaks(times), len(times)})
+    spans = [Span.of(first, last, times, end, 25.0) for first, last in itertools.pairwise(edges)]
+    pieces = [piece for span in spans for piece in split_evenly(span, times, 10.0)]
+    assert sum(piece.last - piece.first for piece in pieces) == len(times)
+    assert all(piece.start < piece.end and piece.first < piece.last for piece in pieces)
+    assert all(one.end <= other.start + 1e-9 for one, other in itertools.pairwise(pieces))

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from pipelines.media import videos
+from pipelines.media.errors import MediaError
 from pipelines.media.frames import clip_times, read_frames, stream_frames
 from pipelines.media.probe import probe
 from pipelines.store import filesystems
@@ -204,7 +205,89 @@ def test_opening_reads_no_more_than_it_must(tmp_path, monkeypatch):
 def test_times_of_a_clip():
     clip = {"kind": "video", "start": 2.0, "end": 4.0}
     assert clip_times(clip, count=4) == [2.25, 2.75, 3.25, 3.75]
-    assert clip_times(clip, fps=2) == [2.0, 2.5, 3.0, 3.5]
-    assert clip_times({**clip, "end": 4.2}, fps=2) == [2.0, 2.5, 3.0, 3.5, 4.0]
-    assert clip_times({**clip, "end": 2.01}, fps=2) == [2.0]
     assert clip_times({"kind": "image", "start": 0.0, "end": 0.0}, count=3) == [0.0]
+
+
+@pytest.mark.odd_input(
+    "Pictures",
+    "A TIFF that is stored turned",
+    "It is turned once, and its width and height are those of the upright picture.",
+)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_turned_once(tmp_path, orientation):
+    pixels = np.zeros((64, 96, 3), np.uint8)
+    pixels[:32, :48] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "p.tif", exif=exif)
+    Image.fromarray(pixels).save(tmp_path / "p.png", exif=exif)
+    (frame,), (expected,) = read_frames(str(tmp_path / "p.tif")), read_frames(str(tmp_path / "p.png"))
+    assert (frame == expected).all()
+    info = probe(str(tmp_path / "p.tif"))
+    assert (info.width, info.height, info.rotation) == (*frame.shape[1::-1], 0)
+
+
+@pytest.mark.odd_input(
+    "Pictures",
+    "A TIFF of floating-point grey levels",
+    "Levels of 0 to 1, of 8 or of 16 bits are scaled to white; larger values are refused.",
+)
+@pytest.mark.parametrize("white", [1.0, 255.0, 65535.0])
+def test_grey_levels_in_floating_point_are_scaled(tmp_path, white):
+    levels = np.linspace(0, white, 64 * 64, dtype=np.float32).reshape(64, 64)
+    levels[0, 0] = np.nan
+    Image.fromarray(levels).save(tmp_path / "p.tif")
+    frame = read_frames(str(tmp_path / "p.tif"))[0]
+    assert frame[..., 0] == pytest.approx(np.linspace(0, 255, 64 * 64).reshape(64, 64), abs=0.51)
+    Image.fromarray(levels * 1e6).save(tmp_path / "p.tif")
+    with pytest.raises(MediaError, match="no grey levels; convert to 8 or 16 bits"):
+        read_frames(str(tmp_path / "p.tif"))
+
+
+@pytest.mark.odd_input(
+    "Pictures",
+    "An AVIF whose major brand is that of the HEIF family (`mif1`)",
+    "It is read as AVIF; HEIC is still refused, with the remedy.",
+)
+@pytest.mark.parametrize("brand", [b"mif1", b"msf1"])
+def test_the_compatible_brands_tell_avif_from_heic(tmp_path, brand):
+    write_picture(tmp_path / "p.avif")
+    content = (tmp_path / "p.avif").read_bytes()
+    assert content[4:12] == b"ftypavif"
+    (tmp_path / "mif1.avif").write_bytes(content[:8] + brand + content[12:])
+    assert (read_frames(str(tmp_path / "mif1.avif")) == read_frames(str(tmp_path / "p.avif"))).all()
+    assert probe(str(tmp_path / "mif1.avif")).codec == "av1"
+    length = int.from_bytes(content[:4], "big")
+    heic = content[:8] + brand + content[12:length].replace(b"avif", b"heic").replace(b"avis", b"heic")
+    (tmp_path / "p.heic").write_bytes(heic + content[length:])
+    with pytest.raises(MediaError, match="HEIC images cannot be read; convert to JPEG or PNG"):
+        probe(str(tmp_path / "p.heic"))
+
+
+def test_an_avif_of_high_dynamic_range_is_tone_mapped(tmp_path):
+    codes = {"color_trc": 16, "color_primaries": 9, "colorspace": 9, "color_range": 1}
+    white = np.concatenate([np.full(96 * 64, 573), np.full(48 * 32 * 2, 512)]).astype(np.uint16).reshape(96, 96)
+    with av.open(str(tmp_path / "p.avif"), "w", format="avif") as container:
+        stream = container.add_stream("libsvtav1", rate=1, options={"crf": "5", "svtav1-params": "preset=8"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p10le"
+        for name, code in codes.items():
+            setattr(stream.codec_context, name, code)
+        frame = av.VideoFrame.from_ndarray(white, format="yuv420p10le")
+        frame.pts, frame.time_base = 0, Fraction(1)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert probe(str(tmp_path / "p.avif")).kind == "image"
+    assert read_frames(str(tmp_path / "p.avif")).mean() == pytest.approx(240, abs=3), "203 cd/m2, white of SDR"
+
+
+@pytest.mark.odd_input(
+    "Runs",
+    "A video whose frames change their shape on the way (VP8 of a turned phone)",
+    "Each shape gives clips of its own size; nothing that spans both is read.",
+)
+def test_frames_of_two_shapes_are_named(shared):
+    path = str(shared / "odd_media" / "turned.webm")
+    assert read_frames(path, [0.5]).shape == (1, 240, 320, 3)
+    assert read_frames(path, [3.0]).shape == (1, 320, 240, 3)
+    with pytest.raises(MediaError, match=r"turned\.webm: the shape of its frames changes \(240x320 and 320x240\)"):
+        read_frames(path, [0.5, 3.0])
