@@ -156,8 +156,8 @@ class Tables:
     def upsert(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Inserts rows, or updates their columns in the table's row with the same id, in one commit.
 
-        All rows have the same columns, including the id; of rows with the same id, the last one counts. Does nothing for
-        no rows.
+        All rows have the same columns, including the id; of rows with the same id, the last one counts. Does nothing
+        for no rows.
         """
         if not rows:
             return

@@ -75,9 +75,7 @@ class SubjectConsistency(Stage):
     def _score(self, model: DinoModel, row: Row) -> float | None:
         if row["kind"] == "image":
             return None
-        frames = read_sequence(
-            row["uri"], row["start"], row["end"], limit=self.max_frames, short_side=self.short_side
-        )
+        frames = read_sequence(row["uri"], row["start"], row["end"], limit=self.max_frames, short_side=self.short_side)
         return consistency(model.features(list(frames)).numpy())
 
 

@@ -153,7 +153,9 @@ def test_interlaced_frames_do_not_comb(tmp_path):
     assert combing["flagged"] < 5
 
 
-def write_coded(path: Path, luma: int, blue: int, red: int, *, height: int, codes: dict[str, int] | None = None) -> Path:
+def write_coded(
+    path: Path, luma: int, blue: int, red: int, *, height: int, codes: dict[str, int] | None = None
+) -> Path:
     """Writes a video of one colour, given as 8-bit (or, for HDR, 10-bit) YUV, with codes of ITU-T H.273 or without."""
     is_deep = bool(codes and codes.get("color_trc", 1) in (16, 18))
     width, pix_fmt, kind = 2 * height, "yuv420p10le" if is_deep else "yuv420p", np.uint16 if is_deep else np.uint8
