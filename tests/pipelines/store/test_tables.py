@@ -202,3 +202,18 @@ def test_values_of_fingerprints_are_read_from_the_log_and_from_mixed_files(table
     assert tables.values("examples", columns, version=2) == {("v1", "t1"), ("v2", "t1")}
     tables.commit_files("examples", [replace(file, ranges={}) for file in commit("e", ["v3"], ["t1"])])
     assert tables.values("examples", columns) == {("v1", "t1"), ("v3", "t1")}, "as version 0.1 wrote files"
+
+
+@pytest.mark.odd_input(
+    "Runs",
+    "Two rows with one id in a commit, as of a file that gave the same clip twice",
+    "The last one is stored; tables that hold an id twice already can be written again.",
+)
+def test_a_duplicate_key_cannot_reach_a_commit(tmp_path):
+    tables = Tables(tmp_path / "tables")
+    tables.create()
+    tables.upsert("clips", [{"clip_id": "a", "start": 0.0}, {"clip_id": "a", "start": 1.0}])
+    assert tables.read("clips", columns=["clip_id", "start"]).to_pylist() == [{"clip_id": "a", "start": 1.0}]
+    tables.append("clips", [{"clip_id": "a"}])  # as version 0.1 stored it
+    tables.upsert("clips", [{"clip_id": "a", "end": 2.0}, {"clip_id": "a", "end": 3.0}])
+    assert set(tables.read("clips", columns=["end"])["end"].to_pylist()) == {3.0}
