@@ -13,6 +13,8 @@ from typing import Any
 from rich import progress as rich_progress
 from rich.console import Console
 
+from pipelines.core.progress import in_background
+
 LOG_SECONDS = 15.0
 REFRESH_SECONDS = 1.0
 
@@ -56,14 +58,8 @@ def show(metrics: Path, steps: int, console: Console | None = None) -> Iterator[
                 if entry is not None:
                     progress.update(task, completed=entry["step"], note=_note(entry))
 
-    # A daemon, so that it cannot keep alive a driver that is killed.
-    painter = threading.Thread(target=draw if console.is_terminal else log, daemon=True)
-    painter.start()
-    try:
+    with in_background(draw if console.is_terminal else log, done):
         yield
-    finally:
-        done.set()
-        painter.join()
 
 
 def last_entry(metrics: Path) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ them as a line every `LOG_SECONDS` where the output is a log.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -103,11 +103,18 @@ def show(meter: Any, stages: Sequence[str], total: int | None, console: Console 
                 if ended:
                     return
 
+    with in_background(draw if console.is_terminal else log, done):
+        yield
+
+
+@contextmanager
+def in_background(work: Callable[[], None], done: threading.Event) -> Iterator[None]:
+    """Runs a function in a thread until the block ends, at which `done` is set."""
     # A daemon, so that it cannot keep a driver alive that is killed.
-    painter = threading.Thread(target=draw if console.is_terminal else log, daemon=True)
-    painter.start()
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
     try:
         yield
     finally:
         done.set()
-        painter.join()
+        thread.join()

@@ -17,8 +17,7 @@ from PIL import Image
 from pipelines.core.devices import device
 from pipelines.core.model_hub import digest, folder, loading
 from pipelines.core.stage import Row, Stage
-from pipelines.media.errors import MediaError
-from pipelines.media.frames import clip_times, read_frames
+from pipelines.media.frames import sample_clip
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -197,7 +196,7 @@ class Aesthetic(Stage):
         return Scorer(ClipModel.load(self.model, self.pretrained), load_head(self.head))
 
     def process(self, model: Scorer, rows: Sequence[Row]) -> list[Row | Exception]:
-        decoded = [self._frames(row) for row in rows]
+        decoded = [sample_clip(row, self.frames, short_side=self.short_side) for row in rows]
         good = [frames for frames in decoded if not isinstance(frames, Exception)]
         if not good:
             return [error for error in decoded if isinstance(error, Exception)]
@@ -210,13 +209,6 @@ class Aesthetic(Stage):
             frames if isinstance(frames, Exception) else self._row(frames, scores, features, *next(spans))
             for frames in decoded
         ]
-
-    def _frames(self, row: Row) -> np.ndarray | Exception:
-        try:
-            times = clip_times(row, count=self.frames)
-            return read_frames(row["uri"], times, short_side=self.short_side)
-        except MediaError as error:
-            return error
 
     def _row(self, frames: np.ndarray, scores: np.ndarray, features: Tensor, start: int, end: int) -> Row:
         mean = features[start:end].mean(dim=0)

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pipelines.core.devices import device, dtype
 from pipelines.core.model_hub import digest, folder, loading, quiet
 from pipelines.core.stage import Row, Stage
-from pipelines.media.errors import MediaError
-from pipelines.media.frames import clip_times, read_frames
+from pipelines.media.frames import sample_clip
 
 if TYPE_CHECKING:
     import numpy as np
@@ -149,7 +148,7 @@ class Caption(Stage):
         return Captioner.load(self.model, self.precision)
 
     def process(self, model: Captioner, rows: Sequence[Row]) -> list[Row | Exception]:
-        clips = [self._frames(row) for row in rows]
+        clips = [sample_clip(row, self.frames, short_side=self.short_side) for row in rows]
         good = [(row, clip) for row, clip in zip(rows, clips, strict=True) if not isinstance(clip, Exception)]
         # Two calls for the whole batch, and not one a clip: generation is bound by memory, so a batch takes hardly
         # longer than a single clip.
@@ -157,13 +156,6 @@ class Caption(Stage):
         long = self._ask(model, good, self.long_prompt, self.long_tokens)
         captions = iter(zip(short, long, strict=True))
         return [clip if isinstance(clip, Exception) else _row(*next(captions)) for clip in clips]
-
-    def _frames(self, row: Row) -> np.ndarray | Exception:
-        try:
-            times = clip_times(row, count=self.frames)
-            return read_frames(row["uri"], times, short_side=self.short_side)
-        except MediaError as error:
-            return error
 
     def _ask(self, model: Captioner, clips: list[tuple[Row, np.ndarray]], prompt: str, limit: int) -> list[str]:
         if not clips:

@@ -56,6 +56,23 @@ def read_frames(
         return _stacked([at[time] for time in times])
 
 
+def sample_clip(row: Mapping[str, Any], count: int, *, short_side: int) -> np.ndarray | MediaError:
+    """Decodes frames of a clip at `clip_times`, or returns the error that this raised, for stages that record it.
+
+    Args:
+        row: the clip, a row with `uri`, `kind`, `start` and `end`.
+        count: number of frames; one of an image.
+        short_side: resize to this short side in pixels, keeping the aspect.
+
+    Returns:
+        RGB frames [count, H, W, 3] uint8, or the error.
+    """
+    try:
+        return read_frames(row["uri"], clip_times(row, count), short_side=short_side)
+    except MediaError as error:
+        return error
+
+
 def read_sequence(
     uri: str,
     start: float,
