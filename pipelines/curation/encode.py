@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from pipelines.core.stage import Row, Stage
 from pipelines.curation.latents import Latents
-from pipelines.curation.locate import Locate, join_copies
+from pipelines.curation.locate import Locate, adopt_addresses, join_copies
 from pipelines.curation.register import CLIP_FACTS
 from pipelines.curation.runner import PassRunner
 from pipelines.curation.text_features import TextFeatures
@@ -139,6 +139,7 @@ def _accepted_clips(tables: Tables, columns: Sequence[str]) -> Iterator[pa.Recor
 
 
 def _commit(runner: PassRunner, rows: list[Row]) -> None:
+    adopt_addresses(runner.tables, rows)
     names = ("clip_id", "uri", *CAPTIONS)
     runner.tables.upsert("clips", [{name: row[name] for name in names} for row in rows])
     files = [UncommittedFile(**file) for row in rows if row["files"] for file in json.loads(row["files"])]
@@ -188,7 +189,7 @@ class ExampleWriter:
         if files:
             first = batch["clip_id"].to_pylist().index(good["clip_id"][0].as_py())
             notes[first] = json.dumps([asdict(file) for file in files])
-        small = batch.select(["clip_id", "uri", *CAPTIONS, *schema.FAILED])
+        small = batch.select(["clip_id", "asset_id", "uri", "copies", *CAPTIONS, *schema.FAILED])
         return small.append_column(schema.field("files"), pa.array(notes, pa.string()))
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pyarrow.fs import FileType
 
 from pipelines.core.stage import Resources, Row, Stage
-from pipelines.curation.copies import ADDRESSES, copies_of, time_of
+from pipelines.curation.copies import ADDRESSES, address_columns, copies_of, time_of
 from pipelines.curation.ingest import content_id
 from pipelines.media.errors import MediaError, media_errors
 from pipelines.media.probe import open_media, open_stream
@@ -46,6 +46,30 @@ def _alone(clip: Row) -> Row:
     """The facts of a clip without an asset: its own address, which nobody has read."""
     copy = {"uri": clip["uri"], "modified": None, "last_seen": None, "captions": []}
     return {"bytes": None, "copies": [copy]}
+
+
+def adopt_addresses(tables: Tables, clips: Sequence[Row]) -> None:
+    """Puts the addresses at which clips were located first among the copies of their assets.
+
+    Args:
+        tables: curated tables.
+        clips: rows of `join_copies`, after `Locate`.
+    """
+    addresses = {clip["asset_id"]: clip["uri"] for clip in clips if clip["uri"] in _further_addresses(clip)}
+    if not addresses:
+        return
+    where = text("asset_id").isin(pa.array(list(addresses), pa.string()))
+    assets = tables.read("assets", columns=ADDRESSES, where=where).to_pylist()
+    tables.upsert("assets", [_adopted(asset, addresses[asset["asset_id"]]) for asset in assets])
+
+
+def _further_addresses(clip: Row) -> list[str]:
+    return [copy["uri"] for copy in clip["copies"][1:]]
+
+
+def _adopted(asset: Row, uri: str) -> Row:
+    copies = sorted(copies_of(asset), key=lambda copy: copy["uri"] != uri)
+    return address_columns(asset, copies, asset["last_seen"])
 
 
 def locate(clip: Row) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipelines.core.stage import Row, Stage
-from pipelines.curation.locate import Locate, join_copies
+from pipelines.curation.locate import Locate, adopt_addresses, join_copies
 from pipelines.curation.register import CLIP_FACTS
 from pipelines.curation.runner import PassRunner, any_of, output_columns, stale
 
@@ -20,6 +20,7 @@ def score_clips(runner: PassRunner, stages: Sequence[Stage]) -> None:
     stages = (Locate.before(stages), *stages)
 
     def commit(rows: list[Row]) -> None:
+        adopt_addresses(runner.tables, rows)
         runner.tables.upsert("clips", [{name: row[name] for name in names} for row in rows])
 
     for rows in runner.due(columns, is_due, stages):
