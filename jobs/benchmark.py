@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from jobs import settings
@@ -36,8 +35,9 @@ from pipelines.evaluation.metrics import Score
 from pipelines.evaluation.results import score_table
 from pipelines.generation.checkpoint_resolution import ResolvedCheckpoint, resolve_checkpoint
 from pipelines.generation.config import GenerationConfig
-from pipelines.generation.manifest import sample_rows
-from pipelines.store.folders import check_output_folder
+from pipelines.generation.manifest import read_manifest, sample_rows
+from pipelines.store.folders import check_output_folder, local_folder
+from pipelines.store.locks import exclusive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +126,12 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     check_output_folder(output, "--output", contents=("samples", *FILES, *config.files))
     # Scores without samples may be those of `nova evaluate`, which this run would overwrite.
     check_output_folder(output, "--output", markers=("samples", *config.files))
+    with exclusive(output, option="--output"):
+        return _run_benchmark(config, checkpoint, output)
+
+
+def _run_benchmark(config: BenchmarkConfig, checkpoint: ResolvedCheckpoint, output: Path) -> dict[str, Any]:
+    """Generates, judges and scores in a folder that this process has to itself."""
     # The benchmark may adapt the generation to the checkpoint, so provenance and parameters come from what it returns.
     benchmark = config.prepare(checkpoint, output)
     provenance = _provenance(benchmark, checkpoint)
@@ -162,7 +168,7 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
 def output_folder(config: BenchmarkConfig) -> Path:
     """The output folder; by default beside the training run, or in the working directory for other models."""
     if config.output:
-        return Path(config.output).expanduser().absolute()
+        return local_folder(config.output, "--output")
     place = Path(config.checkpoint).expanduser().absolute()
     if not place.is_dir():
         return Path.cwd() / f"{config.checkpoint.rpartition('/')[2]}-{config.name}"
@@ -173,9 +179,8 @@ def output_folder(config: BenchmarkConfig) -> Path:
 
 def _read_samples(config: GenerateConfig, benchmark: Benchmark) -> list[Row | None]:
     """Rows of the manifest in the order of the benchmark's requests; None where a sample is missing."""
-    manifest = pq.read_table(Path(config.output) / "manifest.parquet").to_pylist()
     # By id and not by position: the manifest is in the order in which workers finished.
-    by_id = {row["sample_id"]: row for row in manifest}
+    by_id = {row["sample_id"]: row for row in read_manifest(Path(config.output))}
     return [by_id.get(row["sample_id"]) for row in sample_rows(build_stage(config), benchmark.requests)]
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.search_path import ignore_working_directory
 from pipelines.store.texts import repair
 
 MODULES = {
@@ -74,6 +75,8 @@ class Invocation:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a command and exits with its status: 0 done, 1 failed, 2 wrong use."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:  # this process is the command's own
+        ignore_working_directory()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Prompts and names of files are printed, of which a terminal may not know every character.
@@ -88,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Python flushes standard output once more when it exits, and would complain about the closed pipe again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
-    except (ValueError, FileNotFoundError, PermissionError) as error:
+    except (ValueError, FileNotFoundError, PermissionError, NotADirectoryError, FileExistsError) as error:
         # These are the user's mistakes, for which a traceback would hide the one line that helps.
         if os.environ.get("NOVA_TRACEBACK"):
             raise

@@ -135,7 +135,7 @@ def _audit(place: str, tables: Tables, tracked: tracking.Run, auditors: Sequence
 
 def _publish(tracked: tracking.Run, tables: Tables, summary: Summary, notes: list[str], audits: Sequence[Audit]) -> str:
     """Writes the report beside the tables (on disk) and to MLflow; returns where it is."""
-    local = "://" not in tables.root
+    local = tables.folder is not None
     # MLflow logs files from disk, so a report of tables in an object store passes through a temporary one.
     with tempfile.TemporaryDirectory() as folder:
         path = (Path(tables.root) if local else Path(folder)) / "report.html"

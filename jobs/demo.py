@@ -37,7 +37,8 @@ from pipelines.report.samples import SamplesSection, sample_group
 from pipelines.report.scores import ScoresSection, score_group
 from pipelines.report.training import training_section
 from pipelines.shapes_world.prompts import ShapesBenchmark
-from pipelines.store.folders import check_output_folder
+from pipelines.store.folders import check_output_folder, local_folder
+from pipelines.store.locks import exclusive
 from pipelines.store.tables import Tables
 
 
@@ -80,8 +81,9 @@ class DemoConfig:
 def run(config: DemoConfig) -> int:
     """Runs the loop; 0 on success."""
     config.shapes.check()
-    output = Path(config.output).expanduser().absolute()
+    output = local_folder(config.output, "--output")
     check_output_folder(output, "--output", markers=("corpus",))
+    Tables(output / "tables")  # raises where Delta cannot store tables below the output
     began = time.monotonic()
     notes = [_how_trained(config.train), *settings.model_notes(config)]
     print(*notes, sep="\n")
@@ -89,6 +91,7 @@ def run(config: DemoConfig) -> int:
     flat = {key: value for key, value in settings.flatten(config).items() if "." not in key}
     resume = output / ".demo-mlflow.json"
     with (
+        exclusive(output, "demo", option="--output"),
         tracking.start("demo", config=flat, beside=output, resume=resume) as tracked,
         tracking.stored_with(tracked),
     ):

@@ -15,10 +15,12 @@ from rich.console import Console
 from jobs import settings
 from jobs.runtime import tracking
 from jobs.runtime.cluster import connect
+from pipelines.core.stage import Row
 from pipelines.evaluation.metrics import Metrics, Score, summarise
 from pipelines.evaluation.results import score_table
 from pipelines.evaluation.scoring import FILES, load_samples, provenance, score_samples, write_summary
-from pipelines.store.folders import check_output_folder
+from pipelines.store.folders import check_output_folder, local_folder
+from pipelines.store.locks import exclusive
 
 _BENCHMARK_COMMAND = "use nova benchmark shapes --checkpoint RUN"
 
@@ -59,11 +61,15 @@ def evaluate(config: EvaluateConfig) -> dict[str, Score]:
     """
     if not config.output:
         raise ValueError("--output is missing; give a folder for the scores")
-    output = Path(config.output).expanduser().absolute()
+    output = local_folder(config.output, "--output")
     # Before the samples are listed, which may take long.
     check_output_folder(output, "--output", markers=("summary.json",))
     rows, failures = load_samples(config.samples, config.limit)
-    output.mkdir(parents=True, exist_ok=True)
+    with exclusive(output, option="--output"):
+        return _evaluate(config, output, rows, failures)
+
+
+def _evaluate(config: EvaluateConfig, output: Path, rows: list[Row], failures: list[Row]) -> dict[str, Score]:
     with tracking.start(
         "evaluate",
         config=settings.flatten(config),

@@ -12,12 +12,14 @@ from pathlib import Path
 from jobs import settings
 from jobs.runtime import tracking
 from jobs.runtime.cluster import connect
+from pipelines.core.stage import Row
 from pipelines.evaluation.benchmarks import layouts
 from pipelines.generation.checkpoint_resolution import resolve_checkpoint
 from pipelines.generation.config import GenerationConfig
 from pipelines.generation.file_names import check_file_system, check_paths
 from pipelines.generation.manifest import (
     SampleManifest,
+    check_samples_folder,
     generate_samples,
     sample_rows,
     totals,
@@ -26,6 +28,8 @@ from pipelines.generation.manifest import (
 from pipelines.generation.requests import SampleRequest, prompt_requests, read_prompts
 from pipelines.generation.stage import Generate
 from pipelines.report.contact_sheet import sheet_from_manifest
+from pipelines.store.folders import local_folder
+from pipelines.store.locks import exclusive
 from pipelines.store.texts import repair
 
 # One cause usually fails all samples alike; the last line counts them.
@@ -147,6 +151,14 @@ def generate(config: GenerateConfig, requests: Sequence[SampleRequest] | None = 
     check_paths(requests)
     check_file_system(output, [request.path for request in requests])
     rows = sample_rows(stage, requests)
+    check_samples_folder(output)
+    with exclusive(output, option="--output"):
+        return output, _generate(config, requests, stage, rows)
+
+
+def _generate(config: GenerateConfig, requests: Sequence[SampleRequest], stage: Generate, rows: Sequence[Row]) -> int:
+    """Generates the samples that the output folder lacks; returns how many failed."""
+    output = Path(stage.output)
     manifest = SampleManifest(output)
     missing = [row for row in rows if row["sample_id"] not in manifest]
     # Before the samples, as they need no model: a scorer can start on an output that is still growing.
@@ -173,7 +185,7 @@ def generate(config: GenerateConfig, requests: Sequence[SampleRequest] | None = 
         tracked.log_metrics(totals(manifest, failures))
         _publish(tracked, output)
     print(f"samples: {output} ({len(manifest)} in manifest.parquet, {len(failures)} failed)")
-    return output, len(failures)
+    return len(failures)
 
 
 def build_stage(config: GenerateConfig) -> Generate:
@@ -187,7 +199,7 @@ def build_stage(config: GenerateConfig) -> Generate:
     return Generate.from_config(
         config,
         resolve_checkpoint(config.checkpoint, vae=config.vae, text_encoder=config.text_encoder),
-        Path(config.output).expanduser().absolute(),
+        local_folder(config.output, "--output"),
         frames=config.frames,
         image=config.image,
     )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from jobs import settings
 from jobs.curate import CurateConfig, curate, new_curator
@@ -21,6 +20,7 @@ from jobs.train.job import steps_done, train
 from pipelines.curation.summary import Summary
 from pipelines.report.audit import Auditor
 from pipelines.store.files import write_json
+from pipelines.store.folders import local_folder
 from pipelines.store.locks import exclusive
 from pipelines.store.tables import Tables
 
@@ -105,7 +105,7 @@ def changes(summary: Summary, before: int) -> str:
 
 
 def _state(config: RefreshConfig) -> dict[str, int]:
-    path = Path(config.run).expanduser() / "refresh.json"
+    path = local_folder(config.run, "--run") / "refresh.json"
     return json.loads(path.read_text()) if path.exists() else {"version": -1, "steps": 0}
 
 
@@ -122,5 +122,5 @@ def _target(config: RefreshConfig, tables: Tables) -> dict[str, int]:
     if state["version"] == version:
         return state
     target = {"version": version, "steps": steps_done(config.run) + config.trainer.steps}
-    write_json(Path(config.run).expanduser() / "refresh.json", target, indent=None)
+    write_json(local_folder(config.run, "--run") / "refresh.json", target, indent=None)
     return target

@@ -19,7 +19,7 @@ from pipelines.curation.curator import Curator
 from pipelines.store import schema
 from pipelines.store.files import replacing_folder, write_json
 from pipelines.store.filesystems import open_filesystem
-from pipelines.store.folders import check_output_folder
+from pipelines.store.folders import check_output_folder, local_folder
 from pipelines.store.locks import exclusive
 from pipelines.store.tables import Tables, split_version
 
@@ -98,14 +98,14 @@ class Ablation:
         return f"{folder}@{read(done)['version']}"
 
 
-def claim(config: AblateConfig) -> Ablation:
-    """Checks a config before anything is computed, and stores its settings in the output folder.
+def plan(config: AblateConfig) -> Ablation:
+    """Checks a config before anything is computed or written.
 
     Raises:
         ValueError: an unknown variant, missing tables, tables of another recipe, or an output folder that holds other
             files or an ablation with other settings.
     """
-    # Cheap checks first, in the order in which a user can act on them; the folder is written at the very end.
+    # Cheap checks first, in the order in which a user can act on them.
     names = select_variants(config.only)
     config.shapes.check()
     if not config.tables:
@@ -131,15 +131,15 @@ def claim(config: AblateConfig) -> Ablation:
     )
     job.check(config.base.train, ablation.root, version)
     if any(ablation.same_tables(name) != "full" for name in ablation.names):
+        Tables(output / "tables")  # raises where Delta cannot store tables below the output
         _check_recipe(config, tables, newest, version)
-    _store_settings(ablation, started)
     return ablation
 
 
 def _output(config: AblateConfig) -> Path:
     if not config.output:
         raise ValueError("--output is missing; give a folder for trainings, tables and the report")
-    output = Path(config.output).expanduser().absolute()
+    output = local_folder(config.output, "--output")
     check_output_folder(output, "--output", markers=("ablate.json",), contents=[f"{name}*" for name in OUTPUTS])
     return output
 
@@ -158,8 +158,13 @@ def _check_recipe(config: AblateConfig, tables: Tables, newest: int, version: in
         )
 
 
-def _store_settings(ablation: Ablation, started: dict[str, Any]) -> None:
-    """Writes ablate.json; raises ValueError where the folder was started with other settings."""
+def claim(ablation: Ablation) -> None:
+    """Stores the settings in OUTPUT/ablate.json.
+
+    Raises:
+        ValueError: the folder was started with other settings.
+    """
+    started = read(ablation.output / "ablate.json")
     flat = json.loads(json.dumps(settings.flatten(ablation.config), default=str))  # values as JSON stores them
     # Folders that version 0.1 started keep working: their keys are translated before they are compared.
     renamed = {f"train.{key}": f"train.{value}" for key, value in TrainingConfig.RENAMED.items()}

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs import settings
 from jobs.ablate import norms, plots, table
-from jobs.ablate.ablation import Ablation, claim, read
+from jobs.ablate.ablation import Ablation, claim, plan, read
 from jobs.ablate.config import AblateConfig
 from jobs.ablate.table import Result
 from jobs.ablate.variants import NORMS
@@ -29,6 +29,7 @@ from jobs.benchmark import run_benchmark
 from jobs.runtime import tracking
 from jobs.shapes_world.benchmark import ShapesBenchmarkConfig
 from pipelines.store.files import write_json
+from pipelines.store.locks import exclusive
 
 if TYPE_CHECKING:
     from jobs.runtime.tracking import Run
@@ -44,9 +45,18 @@ def ablate(config: AblateConfig) -> Path:
     """Trains, scores and compares all variants under one MLflow run; returns the output folder.
 
     Raises:
-        ValueError: the config cannot be run, as for `ablation.claim`.
+        ValueError: the config cannot be run, as for `ablation.plan`, or the folder was started with other settings.
     """
-    ablation = claim(config)
+    ablation = plan(config)
+    with exclusive(ablation.output, option="--output"):
+        claim(ablation)
+        _ablate(ablation)
+    return ablation.output
+
+
+def _ablate(ablation: Ablation) -> None:
+    """Trains, scores and compares in a folder that this process has to itself."""
+    config = ablation.config
     store, resume = tracking.store_folder(str(ablation.output)), ablation.output / "mlflow.json"
     with (
         tracking.start("ablate", config=settings.flatten(config), beside=store, resume=resume) as tracked,
@@ -68,7 +78,6 @@ def ablate(config: AblateConfig) -> Path:
         tracked.log_artifact(plots.draw(ablation.output, results, ablation.changes, comparison), "plots")
         print("", path.read_text(), f"table: {path}", f"plots: {ablation.output / 'plots'}", sep="\n")
         print(*settings.model_notes(config), sep="\n")
-    return ablation.output
 
 
 def _measure(ablation: Ablation, name: str, seed: int, tracked: Run) -> Result:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from jobs import search_path
+from jobs.runtime import ray_folders
 from pipelines.core.devices import cores
+
+if TYPE_CHECKING:
+    from ray.job_config import JobConfig
 from pipelines.store.texts import first_line
 
 # Ray would take 30 % of the memory, which on a laptop is then missing for the models. Blocks are small here: addresses
@@ -69,6 +74,8 @@ def _start(address: str | None) -> None:
     # The reports and checkpoints of `jobs.train` have the form of the second version of Ray Train.
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     common: dict[str, Any] = {"log_to_driver": bool(os.environ.get("NOVA_WORKER_LOGS")), "logging_level": logging.ERROR}
+    if address is None or "://" not in address:  # a client of ray:// sends no paths to workers
+        common["job_config"] = workers_without_working_directory()
     if address is not None:
         check(address)
         try:
@@ -77,7 +84,24 @@ def _start(address: str | None) -> None:
             reason = first_line(error)
             raise ValueError(f"no Ray cluster at {address} ({reason}); start one or leave --address out") from error
         return
+    ray_folders.prepare()
     _start_here(**common)
+
+
+def workers_without_working_directory() -> JobConfig:
+    """A config by which Ray's workers import what this process imports, and not what its working directory holds.
+
+    Ray puts the working directory of the driver first into the search path of every worker, where a folder `torch/` or
+    a file `types.py` of the user's would replace the package of this name.
+    """
+    from ray.job_config import JobConfig
+
+    class WithoutWorkingDirectory(JobConfig):
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True  # what makes Ray leave its search path alone
+
+    source = search_path.source_folder()
+    return WithoutWorkingDirectory(_py_driver_sys_path=[] if source is None else [source])
 
 
 def _start_here(**common: Any) -> None:

@@ -4,17 +4,20 @@
         run.log_metrics({"loss": 0.5}, step=10)
 
 Runs are stored on the server that MLFLOW_TRACKING_URI names, else in a sqlite file `mlflow.db` beside the outputs. If
-the server does not answer, no work is lost: a warning is issued and the run continues in the local file. Look at local
-runs with `mlflow ui --backend-store-uri sqlite:///PATH/mlflow.db`.
+a store fails, no work is lost: a warning is issued, and the run is recorded in the next one. That is the local file
+after a server, and `mlflow-2.db` after a file that is damaged or of another version of MLflow. If none works, the
+command runs without a record. Look at local runs with `mlflow ui --backend-store-uri sqlite:///PATH/mlflow.db`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -25,10 +28,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.store.files import write_json
+from jobs.runtime import local_store, run_file
+from pipelines.store.filesystems import local_path
 from pipelines.store.texts import repair
 
 EXPERIMENT = "nova"
+LOCAL_STORES = ("mlflow.db", "mlflow-2.db", "mlflow-3.db")
+"""Files of the local store: each after the first is for runs that the ones before it cannot record."""
 # A frozen server holds up every call for this long; MLflow's own default is two minutes, with retries on top.
 SERVER_SECONDS = 5
 # Database columns of older servers end here, and longer values are refused.
@@ -44,7 +50,15 @@ class Handle:
     """Identifies a run to another process."""
 
     uri: str
+    """Address of the store; empty where no store records the run."""
     run_id: str
+
+
+class _NoStore:
+    """Takes the entries of a run that no store records."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments, **options: None
 
 
 class Run:
@@ -52,7 +66,7 @@ class Run:
 
     def __init__(self, handle: Handle) -> None:
         self.uri, self.id = handle.uri, handle.run_id
-        self._client = _client(handle.uri)
+        self._client: Any = _client(handle.uri) if handle.uri else _NoStore()
         self._warned = False
 
     def handle(self) -> Handle:
@@ -62,8 +76,10 @@ class Run:
     @property
     def hint(self) -> str:
         """How to look at the run."""
+        if not self.uri:
+            return "not recorded"
         if self.uri.startswith("sqlite"):
-            return f"mlflow ui --backend-store-uri {self.uri}"
+            return f"mlflow ui --backend-store-uri {shlex.quote(self.uri)}"
         return _CREDENTIALS.sub(r"\1", self.uri)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
@@ -193,6 +209,9 @@ def attach(handle: Handle) -> Run:
 @contextmanager
 def stored_with(run: Run) -> Iterator[None]:
     """Commands inside the block store their runs where this one is stored, wherever their outputs are."""
+    if not run.uri:
+        yield
+        return
     before = os.environ.get("MLFLOW_TRACKING_URI")
     os.environ["MLFLOW_TRACKING_URI"] = run.uri
     try:
@@ -210,7 +229,12 @@ def store_folder(output: str) -> Path:
     Args:
         output: folder or address that a command writes to; for an address the working directory is taken.
     """
-    return Path.cwd() if "://" in output else Path(output).expanduser().absolute().parent
+    path = local_path(output)
+    if path is None:
+        return Path.cwd()
+    parent = Path(path).parent
+    # A volume mounted into a container often is the only folder that may be written.
+    return parent if not parent.exists() or os.access(parent, os.W_OK) else Path(path)
 
 
 def resume_file(command: str, output: str) -> Path:
@@ -224,53 +248,75 @@ def warn(message: str) -> None:
 
 
 def _open(command: str, *, beside: Path, parent: str | None, resume: Path | None) -> Run:
-    local = f"sqlite:///{beside.absolute()}/mlflow.db"
     server = os.environ.get("MLFLOW_TRACKING_URI")
-    if server:
+    failure = ""
+    for uri in [*filter(None, [server]), *(local_store.address(beside / name) for name in LOCAL_STORES)]:
         try:
-            return _begin(command, server, beside, parent, resume)
+            local_store.check(uri)
+            run = _begin(command, uri, parent, resume)
         except Exception as error:
-            address = _CREDENTIALS.sub(r"\1", server)
-            warn(f"no MLflow at {address} ({type(error).__name__}); this run is kept in {local} instead")
-    beside.mkdir(parents=True, exist_ok=True)
-    return _begin(command, local, beside, parent, resume)
+            address = _CREDENTIALS.sub(r"\1", uri)
+            failure = failure or f"no MLflow at {address} ({_reason(error)})"
+        else:
+            if failure:
+                warn(f"{failure}; this run is kept in {uri} instead")
+            return run
+    warn(f"{failure}; this run is not recorded")
+    return Run(Handle("", ""))
 
 
-def _begin(command: str, uri: str, beside: Path, parent: str | None, resume: Path | None) -> Run:
+def _reason(error: Exception) -> str:
+    # The first line alone: below it are statements of SQL and addresses of documentation.
+    lines = _CREDENTIALS.sub(r"\1", str(error)).splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def _begin(command: str, uri: str, parent: str | None, resume: Path | None) -> Run:
     client = _client(uri)
     # A restart continues the run of the killed command: otherwise every crash would leave a run that seems to be
     # running.
-    remembered = _remembered(resume, uri)
+    remembered = run_file.recall(resume, uri=uri)
     if remembered is not None:
-        with contextlib.suppress(Exception):  # the store may have been deleted since
+        with contextlib.suppress(Exception):  # the run or the store may have been deleted since
             client.update_run(remembered, status="RUNNING")
+            run_file.remember(resume, uri=uri, run_id=remembered)  # type: ignore[arg-type]
             return Run(Handle(uri, remembered))
     tags = {"mlflow.runName": command, "nova.command": command}
     # The tag is what MLflow's user interface nests by; its fluent API keeps nested runs in the state of one process.
-    if parent is not None:
+    if parent:
         tags["mlflow.parentRunId"] = parent
-    run_id = client.create_run(_experiment(client, uri, beside), tags=tags).info.run_id
+    run_id = client.create_run(_experiment(client, uri), tags=tags).info.run_id
     if resume is not None:
-        write_json(resume, {"uri": uri, "run_id": run_id}, indent=None)
+        run_file.remember(resume, uri=uri, run_id=run_id)
     return Run(Handle(uri, run_id))
 
 
-def _experiment(client: Any, uri: str, beside: Path) -> str:
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is not None:
-        return experiment.experiment_id
+def _experiment(client: Any, uri: str) -> str:
+    """The id of the experiment that runs belong to; it is created where there is none."""
+    file = local_store.file_of(uri)
     # A local store keeps its artifacts beside it; MLflow's default would be the working directory.
-    location = (beside.absolute() / "mlartifacts").as_uri() if uri.startswith("sqlite") else None
-    with contextlib.suppress(Exception):  # another run may create it at the same moment
-        return client.create_experiment(EXPERIMENT, artifact_location=location)
-    return client.get_experiment_by_name(EXPERIMENT).experiment_id
+    artifacts = None if file is None else (file.parent / "mlartifacts").as_uri()
+    name = EXPERIMENT
+    for number in itertools.count(2):
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            with contextlib.suppress(Exception):  # another run may create it at the same moment
+                return client.create_experiment(name, artifact_location=artifacts)
+            return client.get_experiment_by_name(name).experiment_id
+        following = f"{EXPERIMENT}-{number}"
+        if experiment.lifecycle_stage != "active":
+            # Not restored, as all runs that the user deleted would come back with it.
+            warn(f"MLflow's experiment {name!r} was deleted; this run belongs to {following!r}")
+        # In a copy of a store, the experiment's artifacts are still those beside the original.
+        elif artifacts is None or experiment.artifact_location in (artifacts, None) or not _is_ours(experiment):
+            return experiment.experiment_id
+        name = following
+    raise AssertionError("numbers do not end")
 
 
-def _remembered(resume: Path | None, uri: str) -> str | None:
-    if resume is None or not resume.exists():
-        return None
-    stored = json.loads(resume.read_text())
-    return stored["run_id"] if stored["uri"] == uri else None
+def _is_ours(experiment: Any) -> bool:
+    """Whether the artifacts of an experiment are where this module puts them."""
+    return experiment.artifact_location.endswith("/mlartifacts")
 
 
 def _client(uri: str) -> Any:
@@ -281,7 +327,7 @@ def _client(uri: str) -> Any:
     from mlflow import MlflowClient
 
     for name in ("mlflow", "mlflow.store.db.utils", "alembic"):  # mlflow sets its own levels when it is imported
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # `Run` and `start` report its errors, in a line
 
     return MlflowClient(tracking_uri=uri)
 

@@ -17,7 +17,8 @@ from rich.progress import track
 from jobs import settings
 from pipelines.shapes_world.corpus import write_corpus
 from pipelines.store.files import replacing_folder
-from pipelines.store.folders import check_output_folder
+from pipelines.store.folders import check_output_folder, local_folder
+from pipelines.store.locks import exclusive
 
 OPTIONS_FILE = "corpus.json"
 """File with the options that the corpus was written with."""
@@ -80,14 +81,15 @@ def write(config: ShapesConfig) -> Path:
     Raises:
         ValueError: the folder holds other files, or a corpus with other options.
     """
-    output = Path(config.output).expanduser().absolute()
+    output = local_folder(config.output, "--output")
     check_output_folder(output, "--output", markers=(OPTIONS_FILE,), allow_hidden=False)
     options: dict[str, Any] = {name: getattr(config, name) for name in ("items", "seed", *SHARES)}
     if (output / OPTIONS_FILE).exists():
         _check_same(output, options)
         return output / "manifest.jsonl"
     # All or nothing: the note below marks a folder as complete, and half a corpus would be curated as if it were one.
-    with replacing_folder(output) as folder:
+    # The lock lies beside the folder, which is replaced as a whole.
+    with exclusive(output.parent, f"{output.name}.corpus", option="--output"), replacing_folder(output) as folder:
         write_corpus(folder, **options, progress=lambda indices: track(indices, "drawing"))
         (folder / OPTIONS_FILE).write_text(json.dumps(options) + "\n")
     return output / "manifest.jsonl"

@@ -26,7 +26,8 @@ from pipelines.core.devices import cores
 from pipelines.shapes_world import audit
 from pipelines.shapes_world.corpus import write_corpus
 from pipelines.shapes_world.zoo import BUNDLED, NAMES, build, check
-from pipelines.store.folders import check_output_folder
+from pipelines.store.folders import check_output_folder, local_folder
+from pipelines.store.locks import exclusive
 from pipelines.store.tables import Tables
 
 
@@ -111,7 +112,7 @@ def build_models(config: Build) -> int:
     """
     import torch
 
-    output = Path(config.output).expanduser().absolute()
+    output = local_folder(config.output, "--output")
     check_output_folder(output, "--output", contents=["*"])  # other files stay: only folders of models are written
     # A container may use fewer CPUs than the machine has, by which torch counts.
     torch.set_num_threads(config.threads or cores())
@@ -120,7 +121,8 @@ def build_models(config: Build) -> int:
         if (output / name / check.CARD).exists():
             print(f"{name}: finished, in {output / name}")
             continue
-        build.build(name, output, steps=config.steps)
+        with exclusive(output, name, option="--output"):
+            build.build(name, output, steps=config.steps)
     return 0
 
 

@@ -27,7 +27,8 @@ from pipelines.dataloading.dataloader import BatchPlan, load_plan
 from pipelines.report.page import write_report
 from pipelines.report.training import training_section
 from pipelines.store.files import write_json
-from pipelines.store.folders import check_output_folder
+from pipelines.store.folders import check_output_folder, local_folder
+from pipelines.store.locks import exclusive
 from pipelines.store.tables import Tables, split_version
 from pipelines.store.texts import first_line
 
@@ -52,10 +53,17 @@ def train(config: TrainConfig) -> Path:
             disk.
     """
     root, version = _data_version(config)
-    folder = Path(config.run).expanduser().absolute()
+    folder = local_folder(config.run, "--run")
     # All that can be wrong with the request is checked before the folder is claimed and Ray, which takes seconds,
     # starts.
     plan = check(config, root, version)
+    check_output_folder(folder, "--run", markers=("run.json",), contents=RUN_FILES)
+    with exclusive(folder, option="--run"):
+        return _train(config, folder, root, version, plan)
+
+
+def _train(config: TrainConfig, folder: Path, root: str, version: int, plan: BatchPlan) -> Path:
+    """Trains in a folder that this process has to itself."""
     _claim(folder, config, root, version)
     flat = settings.flatten(config) | {"tables": root, "version": version}
     with tracking.start(
@@ -119,7 +127,7 @@ def _fit(arguments: WorkerArguments, folder: Path) -> None:
 
 def steps_done(run: str) -> int:
     """Steps up to the newest checkpoint of a run, 0 where there is none."""
-    checkpoints = sorted((Path(run).expanduser() / "checkpoints").glob("step-*"))
+    checkpoints = sorted((local_folder(run, "--run") / "checkpoints").glob("step-*"))
     return int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
 
 
@@ -132,7 +140,7 @@ def _data_version(config: TrainConfig) -> tuple[str, int]:
     address, version = split_version(config.tables)
     tables = Tables(address)
     newest = tables.version("examples")
-    started = _read_json(Path(config.run).expanduser() / "run.json")
+    started = _read_json(local_folder(config.run, "--run") / "run.json")
     if version is None and started.get("tables") == tables.root:
         version = started["version"]
         if version != newest:
@@ -217,8 +225,7 @@ def _check_example(model: NovaConfig, preset: str, example: Mapping[str, Any]) -
 
 
 def _claim(folder: Path, config: TrainConfig, root: str, version: int) -> None:
-    """Checks that the folder belongs to this run, and stores its config."""
-    check_output_folder(folder, "--run", markers=("run.json",), contents=RUN_FILES)
+    """Checks that the folder's run has the same fixed settings, and stores the config."""
     started = _read_json(folder / "run.json")
     # Through JSON and back, as tuples would never equal the lists that the file holds.
     stored = json.loads(json.dumps(asdict(config)))  # as the file has it: lists for tuples

@@ -18,6 +18,7 @@ import hashlib
 import os
 import pickle
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,8 +92,23 @@ class HubId:
 
 
 def cache_folder() -> Path:
-    """Folder of everything that can be computed again: NOVA_CACHE, by default ~/.cache/nova."""
-    return Path(os.environ.get("NOVA_CACHE") or "~/.cache/nova").expanduser().absolute()
+    """Folder of everything that can be computed again: NOVA_CACHE, by default ~/.cache/nova.
+
+    Where there is no home folder, or one that cannot be written, as in many containers, it is a temporary folder.
+    """
+    path = Path(os.path.expanduser(os.environ.get("NOVA_CACHE") or "~/.cache/nova")).absolute()
+    if _can_be_made(path):
+        return path
+    return Path(tempfile.gettempdir()) / f"nova-cache-{os.getuid()}"
+
+
+@functools.lru_cache(maxsize=8)
+def _can_be_made(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
 
 
 def resolve(model_id: str) -> str:

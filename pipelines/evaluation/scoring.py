@@ -14,11 +14,13 @@ from pipelines.core.ray_data import stream_rows
 from pipelines.core.stage import Row
 from pipelines.evaluation.metrics import Metrics, Score
 from pipelines.evaluation.results import failure_entry, write_scores
+from pipelines.generation.manifest import MANIFEST, read_manifest
 from pipelines.media.errors import MediaError
 from pipelines.media.probe import probe
 from pipelines.media.sources import list_sources
 from pipelines.store import schema
 from pipelines.store.files import write_json
+from pipelines.store.filesystems import local_path
 
 INPUTS = ("sample_id", "uri", "path", "kind", "start", "end", "fps", "prompt", "seconds", "device_seconds")
 FILES = ("scores.parquet", "summary.json")
@@ -39,7 +41,7 @@ def load_samples(samples: str, limit: int | None = None) -> tuple[list[Row], lis
     manifest = manifest_of(samples)
     if manifest is None:
         return _load_media(samples, limit)
-    rows = [_with_times(row) for row in pq.read_table(manifest).to_pylist()][:limit]
+    rows = [_with_times(row) for row in read_manifest(manifest.parent.absolute(), limit)]
     if not rows:
         raise ValueError(f"{manifest} is empty; run nova generate again")
     return rows, []
@@ -47,8 +49,9 @@ def load_samples(samples: str, limit: int | None = None) -> tuple[list[Row], lis
 
 def manifest_of(samples: str) -> Path | None:
     """The manifest that `nova generate` wrote into a folder of samples; None for other media."""
-    path = Path(samples).expanduser() / "manifest.parquet"
-    return path if path.exists() else None
+    folder = local_path(samples)
+    path = Path(folder or "") / MANIFEST
+    return path if folder is not None and path.exists() else None
 
 
 def _load_media(samples: str, limit: int | None) -> tuple[list[Row], list[Row]]:

@@ -27,6 +27,24 @@ FLUSH_SECONDS = 20.0
 """Seconds between writes of the manifest: a killed run generates at most the samples of this time again."""
 
 
+MANIFEST = "manifest.parquet"
+
+
+def check_samples_folder(output: Path) -> None:
+    """Raises ValueError where the output is a file, or a folder with other files and no manifest."""
+    check_output_folder(output, "--output", markers=(MANIFEST,))
+
+
+def read_manifest(output: Path, max_rows: int | None = None) -> list[Row]:
+    """The first rows of OUTPUT/manifest.parquet, with the addresses of the files in this folder.
+
+    The stored addresses are those of the folder in which the samples were generated. It may have been renamed since, or
+    this folder may be its copy, which must not depend on the original.
+    """
+    rows = pq.read_table(output / MANIFEST).slice(0, max_rows).to_pylist()
+    return [{**row, "uri": str(output / row["path"])} if "path" in row else row for row in rows]
+
+
 class SampleManifest:
     """OUTPUT/manifest.parquet, one row per sample.
 
@@ -37,9 +55,9 @@ class SampleManifest:
     """
 
     def __init__(self, output: Path) -> None:
-        self.path = output / "manifest.parquet"
-        check_output_folder(output, "--output", markers=(self.path.name,))
-        rows = pq.read_table(self.path).to_pylist() if self.path.exists() else []
+        check_samples_folder(output)
+        self.path = output / MANIFEST
+        rows = read_manifest(output) if self.path.exists() else []
         # A sample whose file was deleted is generated again.
         self.rows: dict[str, Row] = {row["sample_id"]: row for row in rows if Path(row["uri"]).exists()}
         output.mkdir(parents=True, exist_ok=True)
@@ -53,7 +71,7 @@ class SampleManifest:
 
     def add(self, rows: Sequence[Row]) -> None:
         """Adds finished samples and writes the file."""
-        # Only the driver writes the manifest, so it needs no lock.
+        # Only the driver writes the manifest, and only one at a time: it needs no lock of its own.
         self.rows |= {row["sample_id"]: {name: row[name] for name in COLUMNS} for row in rows}
         self.write()
 

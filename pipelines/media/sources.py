@@ -42,6 +42,7 @@ from pipelines.store.filesystems import (
     file_info,
     list_folder,
     open_filesystem,
+    split_options,
     storable_address,
 )
 
@@ -157,10 +158,9 @@ class _Place:
         """The address of a path below (or at) this place."""
         if "://" not in self.where:
             return storable_address(path)
-        base, mark, query = self.where.partition("?")  # the query holds options of the store, such as its endpoint
+        base, options = split_options(self.where)
         below = self.relative(path)
-        address = base.rstrip("/") + (f"/{quote(encode_path(below))}" if below else "") + mark + query
-        return storable_address(address)
+        return storable_address(base.rstrip("/") + (f"/{quote(encode_path(below))}" if below else "") + options)
 
     def resolve(self, uri: str) -> str:
         """The absolute address of a `uri` in the manifest at this place.
@@ -168,28 +168,36 @@ class _Place:
         Raises:
             ValueError: no file can have this address.
         """
-        if "://" in uri or uri.startswith("/"):
+        if "://" in uri or uri.startswith(("/", "file:/")):
             return storable_address(uri)
         if "://" not in self.where:
             path = posixpath.join(posixpath.dirname(self.path), os.path.expanduser(uri))
             return storable_address(os.path.normpath(path))
-        base, mark, query = self.where.partition("?")
-        address = f"{posixpath.dirname(base)}/{quote(encode_path(uri.removeprefix('./')))}{mark}{query}"
-        return storable_address(address)
+        base, options = split_options(self.where)
+        return storable_address(f"{posixpath.dirname(base)}/{quote(encode_path(uri.removeprefix('./')))}{options}")
 
     def above_pattern(self) -> tuple[_Place, str] | None:
-        """The folder above the first wildcard and the pattern below it; None if there is no wildcard."""
+        """The folder above the first wildcard and the pattern below it; None if there is no wildcard.
+
+        The name of a folder that exists is no pattern, whatever it contains: `[raw]/*.png` are the files of `[raw]`.
+        """
         address = "://" in self.where
-        wild = re.search(r"[*\[]" if address else r"[*?\[]", self.path)
-        if wild is None:
+        wildcard = r"[*\[]" if address else r"[*?\[]"
+        segments = self.path.split("/")
+        for index, segment in enumerate(segments):
+            if re.search(wildcard, segment) and not self._is_folder("/".join(segments[: index + 1])):
+                break
+        else:
             return None
-        folder = self.path[: wild.start()].rpartition("/")[0] or "/"
-        pattern = self.path[len(folder) :].lstrip("/")
+        folder, pattern = "/".join(segments[:index]) or "/", segments[index:]
         if not address:
-            return _Place(folder, self.filesystem, folder), pattern
-        base, mark, query = self.where.partition("?")
-        above = base[: re.search(r"[*\[]", base).start()].rpartition("/")[0]  # type: ignore[union-attr]
-        return _Place(above + mark + query, self.filesystem, folder), pattern
+            return _Place(folder, self.filesystem, folder), "/".join(pattern)
+        base, options = split_options(self.where)
+        above = base.rstrip("/").rsplit("/", len(pattern))[0]
+        return _Place(above + options, self.filesystem, folder), "/".join(pattern)
+
+    def _is_folder(self, path: str) -> bool:
+        return file_info(self.filesystem, path).type == FileType.Directory
 
 
 @dataclass(frozen=True)

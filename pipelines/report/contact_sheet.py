@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 
+from pipelines.generation.manifest import read_manifest
 from pipelines.media.errors import MediaError
 from pipelines.media.frames import clip_times, read_frames
 from pipelines.store.files import replacing
@@ -113,7 +113,7 @@ def sheet_from_manifest(folder: str | Path, *, max_samples: int = 48) -> Path | 
     """
     folder = Path(folder)
     items = []
-    for row in pq.read_table(folder / "manifest.parquet").slice(0, max_samples).to_pylist():
+    for row in read_manifest(folder, max_samples):
         try:
             frames = sample_frames(row)
         except MediaError:

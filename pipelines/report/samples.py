@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from pipelines.core.stage import Row
+from pipelines.generation.manifest import read_manifest
 from pipelines.media.errors import MediaError
 from pipelines.report.contact_sheet import sample_frames
 from pipelines.report.page import Heading, Picture, Pictures, Section, SectionBlock
@@ -48,8 +47,7 @@ def sample_group(folder: str | Path, title: str, max_samples: int = MAX_SAMPLES)
         title: title of the group.
         max_samples: maximum number of samples.
     """
-    rows = pq.read_table(Path(folder) / "manifest.parquet").slice(0, max_samples).to_pylist()
-    return SampleGroup(title, [_picture(row) for row in rows])
+    return SampleGroup(title, [_picture(row) for row in read_manifest(Path(folder), max_samples)])
 
 
 def _picture(row: Row) -> Picture:

@@ -1,4 +1,9 @@
-"""Opens the filesystem behind a path or an object-store address; the only place that does."""
+"""Opens the filesystem behind a path or an object-store address; the only place that quotes and unquotes addresses.
+
+A path is taken as it is: `%20`, `#` and `?` are characters of names. In an address (`file:///photos/a%20b.png`,
+`s3://bucket/key`), `%` and two hexadecimal digits stand for a byte, and every other character for itself. Options of an
+object store may follow at its end, as in `s3://bucket/photos?endpoint_override=HOST:9000&scheme=http`.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +11,9 @@ import functools
 import os
 import posixpath
 import re
+from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.fs
@@ -31,6 +37,29 @@ class FileInfo(NamedTuple):
         return posixpath.basename(self.path)
 
 
+_ADDRESS = re.compile(r"[a-zA-Z][\w+.-]*://")
+_LOCAL_ADDRESS = re.compile(r"file:(//(localhost)?)?(?=/)", re.IGNORECASE)
+_OPTIONS = re.compile(r"\?\w+=[^&]*(&\w+=[^&]*)*$")
+
+
+def local_path(uri: str | os.PathLike[str]) -> str | None:
+    """The absolute path of a local path or of a file:// address; None for addresses of object stores."""
+    text = os.fspath(uri)
+    prefix = _LOCAL_ADDRESS.match(text)
+    if prefix is not None:
+        return _unquote(text[prefix.end() :])
+    if _ADDRESS.match(text):
+        return None
+    # Not normalised: `..` after a link leads elsewhere than the text says.
+    return str(Path(os.path.expanduser(text)).absolute())
+
+
+def split_options(uri: str) -> tuple[str, str]:
+    """Splits an address into its place and the options of the store, which begin with `?` where there are any."""
+    options = _OPTIONS.search(uri) if _ADDRESS.match(uri) and local_path(uri) is None else None
+    return (uri, "") if options is None else (uri[: options.start()], options[0])
+
+
 def open_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
     """Returns the pyarrow filesystem and the path in it of a local path or an object-store address.
 
@@ -39,13 +68,19 @@ def open_filesystem(uri: str) -> tuple[pa.fs.FileSystem, str]:
     Raises:
         ValueError: pyarrow does not support this kind of address.
     """
-    if "://" not in uri:
+    local = local_path(uri)
+    if local is not None:
         # Absolute, as addresses are stored in tables and read by workers in other working directories.
-        return pa.fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
-    address = urlsplit(uri)
-    filesystem, root = _connect(urlunsplit((address.scheme, address.netloc, "/", address.query, "")))
-    # A URI quotes blanks and the like; paths of pyarrow's filesystems do not.
-    return filesystem, posixpath.join(root, unquote(address.path, errors="surrogateescape").lstrip("/"))
+        return pa.fs.LocalFileSystem(), os.path.abspath(local)
+    place, options = split_options(uri)
+    scheme, _, below = place.partition("://")
+    host, _, path = below.partition("/")
+    filesystem, root = _connect(f"{scheme}://{host}/{options}")
+    return filesystem, posixpath.join(root, _unquote(path).lstrip("/"))
+
+
+def _unquote(text: str) -> str:
+    return unquote(text, errors="surrogateescape")
 
 
 def file_info(filesystem: FileSystem, path: str) -> FileInfo:

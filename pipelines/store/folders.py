@@ -2,9 +2,51 @@
 
 from __future__ import annotations
 
+import errno
+import tempfile
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 from pathlib import Path
+
+from pipelines.store.filesystems import local_path
+
+
+def local_folder(name: str, option: str) -> Path:
+    """The absolute path of a folder on a disk.
+
+    Args:
+        name: path or file:// address; not empty.
+        option: option that names the folder, for the message.
+
+    Raises:
+        ValueError: an address of an object store.
+    """
+    path = local_path(name)
+    if path is None:
+        raise ValueError(f"{option} {name} is not on a disk; give a folder")
+    return Path(path)
+
+
+def create_folder(folder: Path, option: str) -> None:
+    """Creates a folder with its parents, unless it exists, and tries to write to it.
+
+    Raises:
+        ValueError: it cannot be created or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # By a file: permissions do not tell what a read-only mount, a quota or root's privileges allow.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # a full disk has a remedy of its own
+            raise
+        raise unwritable(folder, option, error) from error
+
+
+def unwritable(folder: Path | str, option: str, error: OSError) -> ValueError:
+    """The error of a folder that cannot be written."""
+    return ValueError(f"cannot write to {option} {folder}: {error.strerror or error}; give another {option}")
 
 
 def check_output_folder(

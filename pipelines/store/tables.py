@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,8 +29,8 @@ from deltalake.exceptions import TableNotFoundError
 from deltalake.transaction import AddAction
 
 from pipelines.store import schema
-from pipelines.store.filesystems import open_filesystem
-from pipelines.store.folders import check_output_folder
+from pipelines.store.filesystems import local_path, open_filesystem, split_options
+from pipelines.store.folders import check_output_folder, create_folder
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,18 @@ class Tables:
 
     Args:
         root: a folder, or an object-store address such as s3://bucket/tables.
+
+    Raises:
+        ValueError: Delta cannot store tables under this name.
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.root = str(root).rstrip("/")
-        if "://" not in self.root:
-            self.root = str(Path(self.root).expanduser().absolute())
+        local = local_path(root)
+        self.folder = None if local is None else Path(local)
+        """The folder of the tables; None in an object store."""
+        self.root = _delta_address(str(root).rstrip("/")) if local is None else str(self.folder)
+        """An absolute path, or the address in an object store."""
+        _check_name(self.root if local is None else os.path.realpath(local))
 
     def uri(self, table: str) -> str:
         """Address of one table."""
@@ -89,8 +97,10 @@ class Tables:
             if missing:
                 table.alter.add_columns(DeltaSchema.from_arrow(pa.schema(missing)).fields)
         # If one of the tables exists, the folder is ours: a run may have been killed before it created the others.
-        if len(names) == len(schema.TABLES) and "://" not in self.root:
-            check_output_folder(Path(self.root), "--tables")
+        if self.folder is not None:
+            if len(names) == len(schema.TABLES):
+                check_output_folder(self.folder, "--tables")
+            create_folder(self.folder, "--tables")
         for name in names:
             try:
                 DeltaTable.create(
@@ -278,14 +288,44 @@ class Tables:
         return len(self._open(table).vacuum(retention_hours=hours, dry_run=False))
 
 
+_REFUSED_BY_DELTA = re.compile(r"%[0-9a-fA-F]{2}|[][\\^|\x00-\x1f\x7f]")
+"""Delta unquotes paths twice, so that tables in `a%20b` would be read in `a b`, and fails on the other characters."""
+
+
+def _delta_address(address: str) -> str:
+    """The address of tables in an object store in the form that Delta and pyarrow understand alike.
+
+    Raises:
+        ValueError: the address has options, which Delta does not read.
+    """
+    place, options = split_options(address)
+    if options:
+        raise ValueError(f"{place}: tables take no options ({options}); set AWS_ENDPOINT_URL and the like instead")
+    return place.replace("?", "%3F").replace("#", "%23")
+
+
+def _check_name(root: str) -> None:
+    """Raises ValueError where Delta cannot store tables at a path or address."""
+    # In an address, quoting is legitimate once.
+    refused = _REFUSED_BY_DELTA.search(root if local_path(root) is not None else unquote(root))
+    if refused is not None:
+        raise ValueError(
+            f"{root!r}: Delta cannot store tables below a folder with {refused[0]!r} in its name; rename the folder, "
+            "or give another one"
+        )
+
+
 def split_version(address: str) -> tuple[str, int | None]:
-    """Splits DIR@VERSION.
+    """Splits DIR@VERSION; the name of an existing folder is no version.
 
     Raises:
         ValueError: the version is not a number.
     """
     root, at, version = address.rpartition("@")
     if not at or "/" in version:
+        return address, None
+    local = local_path(address)
+    if local is not None and os.path.isdir(local):
         return address, None
     if not version.isdigit():
         raise ValueError(f"{address!r}: a version is a number, as in {root}@3")

@@ -158,15 +158,15 @@ def test_tables_that_are_curated_with_other_settings(work: Path, curated: Path) 
         tables=str(strict), output=str(work / "otherwise"), only="no_aesthetic_filter,raw_captions", steps=4
     )
     with pytest.raises(ValueError, match="was curated by other settings"):
-        ablation.claim(request)
-    prepared = ablation.claim(replace(request, curate=curate))
+        ablation.plan(request)
+    prepared = ablation.plan(replace(request, curate=curate))
     address = prepared.tables("no_aesthetic_filter", "cafe")
     assert prepared.tables("full", "cafe") == f"{strict}@{Tables(strict).version('examples')}"
     assert address == f"{work}/otherwise/tables/no_aesthetic_filter@{Tables(address.split('@')[0]).version('examples')}"
     assert Tables(address.split("@")[0]).count("examples") == Tables(curated).count("examples") > accepted
     assert prepared.tables("no_aesthetic_filter", "cafe") == address
     with pytest.raises(ValueError, match="is not the newest"):
-        ablation.claim(replace(request, curate=curate, tables=f"{strict}@1"))
+        ablation.plan(replace(request, curate=curate, tables=f"{strict}@1"))
 
 
 @pytest.mark.slow

@@ -324,7 +324,70 @@ def test_a_run_that_the_store_no_longer_knows_begins_anew(store: Path, tmp_path:
     with tracking.start("train", config={"lr": 1}, beside=store, resume=resume) as run:
         pass
     assert (read(run).info.status, read(run).data.params) == ("FINISHED", {"lr": "1"})
-    assert json.loads(resume.read_text()) == {"uri": uri, "run_id": run.id}
+    stored = json.loads(resume.read_text())
+    assert (stored["uri"], stored["run_id"]) == (uri, run.id)
+
+
+@pytest.mark.odd_input(
+    "Runs", "MLflow's experiment was deleted", "Runs go into a new one, `nova-2`; what was deleted stays deleted."
+)
+def test_a_deleted_experiment_is_followed_by_another(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with tracking.start("train", config={}, beside=store) as before:
+        pass
+    deleted = read(before).info.experiment_id
+    client(before.uri).delete_experiment(deleted)
+    try:
+        with tracking.start("train", config={}, beside=store) as run:
+            run.log_metrics({"loss": 1.0})
+        assert read(run).data.metrics == {"loss": 1.0}
+        assert client(run.uri).get_experiment(read(run).info.experiment_id).name == "nova-2"
+        assert "experiment 'nova' was deleted; this run belongs to 'nova-2'" in capsys.readouterr().err
+    finally:
+        client(before.uri).restore_experiment(deleted)
+
+
+@pytest.mark.odd_input(
+    "Runs",
+    "MLflow's local database is damaged, outdated or cannot be written",
+    "The run goes on; one line says where it is kept.",
+)
+def test_a_damaged_store_is_left_alone_and_replaced(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
+    # A store that exists, as creating one takes seconds.
+    (tmp_path / "mlflow-2.db").write_bytes((store / "mlflow.db").read_bytes())
+    with tracking.start("train", config={"lr": 1}, beside=tmp_path) as run:
+        pass
+    assert run.uri == f"sqlite:///{tmp_path}/mlflow-2.db"
+    assert (read(run).info.status, read(run).data.params) == ("FINISHED", {"lr": "1"})
+    assert (tmp_path / "mlflow.db").read_bytes() == b"no database" * 100
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "file is not a database" in warning
+    assert warning.endswith(f"this run is kept in {run.uri} instead")
+    # The store is a copy, whose experiment names the artifacts of the original.
+    assert read(run).info.artifact_uri.startswith((tmp_path / "mlartifacts").as_uri())
+
+
+def test_without_any_store_the_work_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    with tracking.start("train", config={"lr": 1}, beside=tmp_path / "file") as run, tracking.stored_with(run):
+        assert "MLFLOW_TRACKING_URI" not in os.environ
+        run.log_metrics({"loss": 1.0})
+        run.log_artifact(tmp_path / "file")
+        run.set_tags({"a": "b"})
+        tracking.attach(run.handle()).log_text("text", "name")
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.endswith("this run is not recorded")
+    assert run.hint == "not recorded"
+
+
+def test_the_store_lies_in_an_output_whose_parent_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tracking.store_folder("/") == Path("/")
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != "/")
+    assert tracking.store_folder("/tmp") == Path("/tmp")
+    assert tracking.store_folder("/tmp/run") == Path("/tmp")
+    assert tracking.store_folder("s3://bucket/tables") == Path.cwd()
 
 
 def test_a_run_of_another_store_is_not_taken_for_one_of_this(store: Path, tmp_path: Path) -> None:

@@ -372,3 +372,17 @@ def test_files_of_any_name_are_listed_and_opened(names):
             uris = [source.uri for source in list_sources(where)]
             assert all(uri.encode() for uri in uris)
             assert sorted(open_media(uri).read() for uri in uris) == sorted(names)
+
+
+@pytest.mark.odd_input(
+    "Names and places", "A folder named `[raw]` or `what?` in a glob", "The name of a folder that exists is no pattern."
+)
+@pytest.mark.parametrize("name", ["[raw]", "what?", "a*", "no#1", "a%20b"])
+@pytest.mark.parametrize("as_address", [False, True])
+def test_a_folder_may_have_the_name_of_a_pattern(tmp_path, name, as_address):
+    (tmp_path / name / "sub").mkdir(parents=True)
+    (tmp_path / name / "sub" / "x.png").write_bytes(b"")
+    base = (tmp_path / name).as_uri() if as_address else str(tmp_path / name)
+    for where in (base, f"{base}/*/*.png", f"{base}/**/*.png", f"{base}/sub/x.png"):
+        (source,) = list_sources(where)
+        assert open_filesystem(source.uri)[1] == str(tmp_path / name / "sub" / "x.png")

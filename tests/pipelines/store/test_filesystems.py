@@ -6,7 +6,14 @@ from pathlib import Path
 import pyarrow.fs
 import pytest
 
-from pipelines.store.filesystems import encode_path, list_folder, open_filesystem, storable_address
+from pipelines.store.filesystems import (
+    encode_path,
+    list_folder,
+    local_path,
+    open_filesystem,
+    split_options,
+    storable_address,
+)
 
 
 def test_paths_are_made_absolute(tmp_path, monkeypatch):
@@ -51,3 +58,38 @@ def test_a_name_that_is_not_utf8_has_an_address_of_ascii_that_leads_to_its_file(
 def test_half_a_character_names_no_file():
     with pytest.raises(ValueError, match=r"'/a\\ud83d' can name no file"):
         storable_address("/a\ud83d")
+
+
+ODD_NAMES = ["a b", "a%20b", "what?", "no#1", "100%", "[x]", "a+b", "é", "a=b&c", "a:b", "x@y"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_path_is_taken_as_it_is_and_its_address_leads_to_it(name, tmp_path):
+    path = tmp_path / name
+    assert open_filesystem(str(path))[1] == str(path)
+    assert open_filesystem(path.as_uri())[1] == local_path(path.as_uri()) == str(path)
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [
+        ("file:///photos/a b.png", "/photos/a b.png"),
+        ("file:///photos/what?.png", "/photos/what?.png"),
+        ("file:///photos/no#1.png", "/photos/no#1.png"),
+        ("file://localhost/photos/a%20b.png", "/photos/a b.png"),
+        ("file:/photos/a.png", "/photos/a.png"),
+        ("FILE:///photos/100%.png", "/photos/100%.png"),
+        ("/photos/http://x/a.png", "/photos/http:/x/a.png"),
+    ],
+)
+def test_an_address_need_not_be_quoted(address, path):
+    assert local_path(address) == path
+
+
+def test_options_of_a_store_are_told_from_names():
+    place, options = split_options("s3://bucket/a?endpoint_override=HOST:9000&scheme=http")
+    assert (place, options) == ("s3://bucket/a", "?endpoint_override=HOST:9000&scheme=http")
+    assert split_options("s3://bucket/what?.png") == ("s3://bucket/what?.png", "")
+    assert split_options("file:///a?b=c") == ("file:///a?b=c", "")
+    assert split_options("/photos/a?b=c") == ("/photos/a?b=c", "")
+    assert local_path("s3://bucket/a") is None

@@ -217,3 +217,58 @@ def test_a_duplicate_key_cannot_reach_a_commit(tmp_path):
     tables.append("clips", [{"clip_id": "a"}])  # as version 0.1 stored it
     tables.upsert("clips", [{"clip_id": "a", "end": 2.0}, {"clip_id": "a", "end": 3.0}])
     assert set(tables.read("clips", columns=["end"])["end"].to_pylist()) == {3.0}
+
+
+@pytest.mark.odd_input(
+    "Names and places",
+    "Blanks, `?`, `#`, `%`, `+` or `é` in the path of tables",
+    "The tables are stored under this path.",
+)
+@pytest.mark.parametrize("as_address", [False, True])
+def test_tables_are_stored_under_just_the_path_that_is_given(tmp_path, as_address):
+    folder = tmp_path / "a b?#100%+é@x" / "tables"
+    tables = Tables(folder.as_uri() if as_address else folder)
+    tables.create()
+    for uri in ("x", "y"):  # the second one is merged with the file of the first
+        tables.upsert("assets", [{"asset_id": "a", "uri": uri}])
+    tables.commit_files("examples", tables.write_files("examples", examples("e")))
+    assert tables.read("assets", columns=["uri"])["uri"].to_pylist() == ["y"]
+    assert ids(tables) == ["e"]
+    assert tables.root == str(tables.folder) == str(folder)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(schema.TABLES)
+    assert [path.name for path in tmp_path.iterdir()] == ["a b?#100%+é@x"]
+
+
+@pytest.mark.odd_input(
+    "Names and places",
+    "`%20`, a bracket, a backslash, a bar or a caret in the path of tables",
+    "One line: Delta cannot store tables there, or would read those of another folder.",
+)
+@pytest.mark.parametrize("name", ["a%20b", "%C3%A9", "[x]", "a\\b", "a|b", "a^b", "a\nb"])
+def test_a_path_that_delta_mistakes_for_another_is_refused(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / name)
+    for folder in (tmp_path / name, tmp_path / "link", (tmp_path / name).as_uri()):
+        with pytest.raises(ValueError, match=r"Delta cannot store tables below a folder with .*; rename the folder"):
+            Tables(folder)
+    assert list((tmp_path / name).iterdir()) == []
+
+
+def test_addresses_of_object_stores_are_quoted_for_delta():
+    assert Tables("s3://bucket/no#1/what?/").root == "s3://bucket/no%231/what%3F"
+    assert Tables("s3://bucket/a%20b").folder is None
+    with pytest.raises(ValueError, match="tables take no options"):
+        Tables("s3://bucket/tables?endpoint_override=HOST")
+
+
+def test_a_folder_with_an_at_sign_is_no_version(tmp_path):
+    (tmp_path / "data@home").mkdir()
+    assert split_version(str(tmp_path / "data@home")) == (str(tmp_path / "data@home"), None)
+    with pytest.raises(ValueError, match="a version is a number"):
+        split_version("data@newest")
+
+
+def test_tables_that_cannot_be_written_are_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"^cannot write to --tables .*; give another --tables$"):
+        Tables(tmp_path / "file" / "tables").create()
