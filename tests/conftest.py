@@ -1,15 +1,16 @@
-"""What all tests share: one small Ray, tables and a model made from a small corpus, and the reference material."""
+"""What all tests share: one small Ray a process, tables and a model of a small corpus, and the reference material."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from pipelines.shapes_world import zoo
 from tests.fakes import register_fakes
@@ -37,7 +38,7 @@ def ray_session() -> Iterator[None]:
     import ray.data
 
     ray.init(
-        num_cpus=2,
+        num_cpus=1,
         num_gpus=0,
         include_dashboard=False,
         object_store_memory=256 * 2**20,
@@ -51,13 +52,19 @@ def ray_session() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Held by tests whose commands start a Ray of their own: one at a time in all test processes, on few cores."""
-    from filelock import FileLock
+@pytest.fixture(scope="session")
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all test processes of this session have in common."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "common"
+    folder.mkdir(exist_ok=True)
+    return folder
 
-    shared = tmp_path_factory.getbasetemp()
-    with FileLock((shared.parent if os.environ.get("PYTEST_XDIST_WORKER") else shared) / "alone.lock"):
+
+@pytest.fixture
+def alone(common: Path) -> Iterator[None]:
+    """Held by tests whose commands start a Ray of their own: one at a time in all test processes, on few cores."""
+    with FileLock(common / "alone.lock"):
         yield
 
 
@@ -71,16 +78,29 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for what the session's commands write; its MLflow store is made once."""
+    """A folder for what the commands of this process write; its MLflow store is made once."""
     return tmp_path_factory.mktemp("work")
 
 
+def make_once(folder: Path, make: Callable[[], object]) -> Path:
+    """The folder, made by the first test process that asks for it; the others wait. No test may change it."""
+    finished = folder.with_name(f"{folder.name}.finished")
+    with FileLock(f"{folder}.lock"):
+        if not finished.exists():
+            make()
+            finished.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
-def media(work: Path) -> Path:
+def media(common: Path) -> Path:
     """Media with known contents: 4 pictures, 3 videos (one of two shots), a copy and an empty file."""
+    return make_once(common / "media", lambda: _write_media(common / "media"))
+
+
+def _write_media(folder: Path) -> None:
     from pipelines.media.write import write_image, write_video
 
-    folder = work / "media"
     for index in range(4):
         write_image(folder / f"picture{index}.png", _picture(index, 64, 96))
     for index in range(2):
@@ -88,7 +108,6 @@ def media(work: Path) -> Path:
     write_video(folder / "two_shots.mp4", np.concatenate([_moving(20, 18), _moving(27, 18)]), 12)
     (folder / "copy.png").write_bytes((folder / "picture0.png").read_bytes())
     (folder / "empty.mp4").write_bytes(b"")
-    return folder
 
 
 def _picture(seed: int, height: int, width: int) -> np.ndarray:
@@ -104,22 +123,23 @@ def _moving(seed: int, frames: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def curated(work: Path, media: Path, ray_session: None) -> Path:
+def curated(common: Path, media: Path, ray_session: None) -> Path:
     """Tables curated from `media` with the debug recipe."""
     from jobs.curate import curate
     from jobs.recipes.registry import config_of
 
-    curate(replace(config_of("debug", "curate"), input=str(media), tables=str(work / "tables")))
-    return work / "tables"
+    tables = common / "tables"
+    config = replace(config_of("debug", "curate"), input=str(media), tables=str(tables))
+    return make_once(tables, lambda: curate(config))
 
 
 @pytest.fixture(scope="session")
-def trained(work: Path, curated: Path) -> Path:
+def trained(common: Path, curated: Path) -> Path:
     """A run of eight steps on `curated`, without an interruption."""
     from jobs.train.job import train
 
-    train(train_config(tables=str(curated), run=str(work / "run"), steps=8))
-    return work / "run"
+    run = common / "run"
+    return make_once(run, lambda: train(train_config(tables=str(curated), run=str(run), steps=8)))
 
 
 def train_config(groups: Mapping[str, Any] | None = None, **changes: Any) -> TrainConfig:

@@ -50,9 +50,9 @@ def config(checkpoint: Path, **changes: Any) -> ShapesBenchmarkConfig:
 
 
 @pytest.fixture(scope="module")
-def evaluated(trained: Path, work: Path) -> Path:
+def evaluated(trained: Path) -> Path:
     """The output folder of a tiny benchmark."""
-    return work / f"{trained.name}-shapes"
+    return trained.with_name(f"{trained.name}-shapes")
 
 
 def test_the_last_line_is_one_object_with_every_score(
