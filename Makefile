@@ -4,6 +4,8 @@
 #   make demo     the whole loop on small models: media -> tables -> trained NOVA -> videos -> scores in MLflow
 #   make test     the tests            make lint    ruff, mypy, import contracts
 #   make slow     the long tests       make drill   the tests that kill processes and fill disks
+#   make essential                     those of the latter two that every change must pass: killed runs resume exactly,
+#                                      and a training from nothing learns
 #
 # torch is the pinned version that pip's configuration offers; pip prefers a CPU build if the configuration has one. For
 # another build, name its index:  make setup PIP_TORCH="--index-url URL"
@@ -16,7 +18,7 @@ BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --python $(BIN)/python --quiet
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint slow drill format clean
+.PHONY: setup demo test lint slow drill essential format clean
 
 setup: $(STAMP)
 
@@ -43,6 +45,9 @@ slow: setup
 
 drill: setup
 	$(BIN)/pytest -m drill
+
+essential: setup
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m essential
 
 lint: setup
 	$(BIN)/ruff check .

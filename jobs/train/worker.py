@@ -83,9 +83,6 @@ def _train(arguments: WorkerArguments) -> None:
     import torch
     from ray.train.torch import get_device, prepare_model
 
-    from nova_model.model import Nova
-    from nova_model.sampling.schedule import schedule_from_config
-
     config, run = arguments.config, Path(arguments.run)
     # A worker is a fresh process: prefixes such as zoo/ are known where they were registered, which is the driver.
     model_hub.register(*arguments.model_sources)
@@ -98,14 +95,11 @@ def _train(arguments: WorkerArguments) -> None:
     # cuDNN's attention plans each new shape anew, and the number of masked tokens gives many shapes.
     torch.backends.cuda.enable_cudnn_sdp(False)
 
-    torch.manual_seed(config.seed)  # layers draw their initial weights from torch's global generator
-    model = Nova(config.architecture(), config.checkpointing).to(device)
-    schedule = schedule_from_config(config.noise.to_scheduler_config())
-    state = TrainState(config, model, schedule, arguments.tables)
+    state = initial_state(config, arguments.tables, device)
     progress = _restored(state, ray.train.get_checkpoint(), arguments.version)
     # Images use neither the mixer nor the networks' inputs for later frames, so DDP must expect missing gradients.
     ddp_options = {"find_unused_parameters": True} if world > 1 else None
-    trainer = Trainer(state, prepare_model(model, parallel_strategy_kwargs=ddp_options), rank, world, device)
+    trainer = Trainer(state, prepare_model(state.model, parallel_strategy_kwargs=ddp_options), rank, world, device)
 
     # `images_first` counts steps of the run, and the plan counts batches of one version: after a change of versions,
     # only what is left of the images-only phase is planned.
@@ -137,6 +131,24 @@ def _train(arguments: WorkerArguments) -> None:
         batches.close()
         if log is not None:
             log.close()
+
+
+def initial_state(config: TrainConfig, tables: str, device: torch.device) -> TrainState:
+    """The state in which a run begins, which is the same on every worker.
+
+    Args:
+        config: config of the training.
+        tables: address of the tables; written into checkpoints.
+        device: device of the model.
+    """
+    import torch
+
+    from nova_model.model import Nova
+    from nova_model.sampling.schedule import schedule_from_config
+
+    torch.manual_seed(config.seed)  # layers draw their initial weights from torch's global generator
+    model = Nova(config.architecture(), config.checkpointing).to(device)
+    return TrainState(config, model, schedule_from_config(config.noise.to_scheduler_config()), tables)
 
 
 def _restored(state: TrainState, checkpoint: Checkpoint | None, version: int) -> Progress:

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from jobs import demo
+from jobs import cli, demo
 from jobs.recipes.registry import config_of
 from jobs.runtime import tracking
 from pipelines.shapes_world import audit
 from pipelines.store.tables import Tables
 
 
-def test_the_whole_loop(work: Path, ray_session: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_whole_loop(
+    work: Path, ray_session: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mlflow import MlflowClient
 
     base = config_of("debug", "demo")
@@ -57,6 +59,21 @@ def test_the_whole_loop(work: Path, ray_session: None, capsys: pytest.CaptureFix
     }  # fmt: skip
     assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
     assert parent.data.metrics["planted_broken_failed"] == 1.0
+
+    # `nova curate` compares its tables with the ground truth of a corpus as well, unless files were left out, which
+    # would count as missed.
+    monkeypatch.chdir(output)
+    command = ["curate", "--recipe", "debug", "--input", "corpus/manifest.jsonl", "--tables", "tables"]
+    assert cli.run(command) == 0
+    printed = capsys.readouterr().out
+    assert "ground truth of the corpus" in printed
+    page = (output / "tables" / "report.html").read_text()
+    for name, _, text in audit.rows(found):
+        assert name in printed
+        assert text in printed
+        assert f"<td>{name}</td>" in page
+    assert cli.run([*command, "--limit", "3"]) == 0
+    assert "ground truth of the corpus" not in capsys.readouterr().out
 
 
 def test_a_folder_that_is_not_the_demos_is_left_alone(tmp_path: Path) -> None:

@@ -11,11 +11,9 @@ import pytest
 import torch
 
 from jobs.train.config import DataConfig, TrainConfig
-from jobs.train.state import Progress, TrainState
-from jobs.train.worker import Trainer
+from jobs.train.state import Progress
+from jobs.train.worker import Trainer, initial_state
 from nova_model.config import SamplingConfig
-from nova_model.model import Nova
-from nova_model.sampling.schedule import schedule_from_config
 from nova_model.training.config import EmaConfig, NoiseConfig, OptimizerConfig
 from pipelines.core.model_hub import folder
 from pipelines.core.text_encoder import TextEncoder
@@ -74,11 +72,11 @@ def pictures() -> Batch:
     )  # fmt: skip
 
 
+@pytest.mark.slow
+@pytest.mark.essential
 def test_a_short_training_teaches_colours(pictures: Batch, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = Nova(CONFIG.architecture())
-    state = TrainState(CONFIG, model, schedule_from_config(CONFIG.noise.to_scheduler_config()), tables="")
-    trainer = Trainer(state, model, 0, 1, torch.device("cpu"))
+    state = initial_state(CONFIG, tables="", device=torch.device("cpu"))
+    trainer = Trainer(state, state.model, 0, 1, torch.device("cpu"))
     batches = PICTURES // CONFIG.data.global_batch
     losses = [trainer.step(pictures.microbatch(step % batches, batches), step)["loss"] for step in range(CONFIG.steps)]
     assert np.mean(losses[-20:]) < LOSS
