@@ -30,12 +30,12 @@ def test_released_presets_have_the_released_number_of_parameters(name):
 
 
 def test_the_largest_model_is_described_in_little_memory():
-    """Its weights alone would be 5.8 GB; describing it takes about as much memory as describing the smallest model."""
+    """Its weights alone would be 5.8 GB; nearly all of the peak is what the imports of torch and diffusers take."""
     program = "import sys; from nova_model.tools.describe import main; sys.exit(main(sys.argv[1:]))"
-    _, peak_of_smallest = run_and_measure_peak(program, ["tiny"])
-    line, peak_of_largest = run_and_measure_peak(program, ["nova-d48w1536-sdxl1024"])
-    assert json.loads(line)["parameters"] == COUNTS["nova-d48w1536-sdxl1024"]
-    assert peak_of_largest < 1.5 * peak_of_smallest
+    line, peak = run_and_measure_peak(program, ["nova-d48w1536-sdxl1024"])
+    parameters = json.loads(line)["parameters"]
+    assert parameters == COUNTS["nova-d48w1536-sdxl1024"]
+    assert peak < 0.1 * 4 * parameters
 
 
 def test_what_it_says(capsys):
