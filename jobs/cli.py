@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jobs import exit_codes
 from jobs.search_path import ignore_working_directory
 from pipelines.store.texts import repair
 
@@ -73,7 +74,7 @@ class Invocation:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs a command and exits with its status: 0 done, 1 failed, 2 wrong use."""
+    """Runs a command and exits with its status, one of `jobs/exit_codes.py`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if argv is None:  # this process is the command's own
         ignore_working_directory()
@@ -86,25 +87,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         status = run(arguments)
     except KeyboardInterrupt:
         print("nova: stopped; run the same command again to continue", file=sys.stderr)
-        status = 130
+        status = exit_codes.STOPPED
     except BrokenPipeError:  # the reader of our output has closed it, as `| head` does
         # Python flushes standard output once more when it exits, and would complain about the closed pipe again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
-    except (ValueError, FileNotFoundError, PermissionError, NotADirectoryError, FileExistsError) as error:
-        # These are the user's mistakes, for which a traceback would hide the one line that helps.
-        if os.environ.get("NOVA_TRACEBACK"):
-            raise
-        print(f"nova: error: {_one_line(error)}", file=sys.stderr)
-        status = 2
     except Exception as error:
-        from jobs.runtime.disk import is_full
-
-        if not is_full(error):
+        # These are no faults of the program, and a traceback would hide the one line that helps.
+        known = exit_codes.of_error(error)
+        if known is None or os.environ.get("NOVA_TRACEBACK"):
             raise
-        message = "a disk is full; free some space and run the same command again"
-        print(f"nova: error: {message} ({_one_line(error)[:200]})", file=sys.stderr)
-        status = 2
+        status, message = known
+        print(f"nova: error: {message}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -222,10 +216,6 @@ def build(command: str, invocation: Invocation) -> Any:
     )
     settings.check_used(config, default)
     return config
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 if __name__ == "__main__":

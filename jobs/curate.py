@@ -26,6 +26,7 @@ from pipelines.media.sources import Source, list_sources
 from pipelines.report.audit import Audit, Auditor
 from pipelines.report.curation import curation_section
 from pipelines.report.page import write_report
+from pipelines.store.errors import LeftDueError
 from pipelines.store.locks import exclusive
 from pipelines.store.tables import Tables
 
@@ -70,6 +71,9 @@ def curate(config: CurateConfig, *, parent: str | None = None, auditors: Sequenc
 
     Raises:
         ValueError: no input, an unreadable place, a tables folder with other files, or another run that writes to it.
+        LeftDueError: trouble of the infrastructure left items undone; all others are done and committed.
+        TooManyFailuresError: more items failed than `commits.max_failed_share` allows.
+        FatalError: every item would fail, as on a broken device.
     """
     sources, curator = new_curator(config)
     return _curated(config, sources, curator, parent, auditors)
@@ -121,6 +125,12 @@ def _curated(
         notes = settings.model_notes(config)
         report = _publish(tracked, curator.tables, summary, notes, audits)
         print(f"tables: {root} (examples at version {summary.version})", f"report: {report}", *notes, sep="\n")
+        if summary.left_due:
+            # After the report, and inside the MLflow run, which is FAILED then and goes on with the next command.
+            raise LeftDueError(
+                f"{sum(summary.left_due.values())} items are left due, because the infrastructure failed; nothing is "
+                "lost: run the same command again"
+            )
     return summary
 
 
@@ -180,6 +190,8 @@ def summary_table(summary: Summary) -> rich_table.Table:
         table.add_row("stale examples", f"{summary.stale_examples} cannot be renewed; --remove-stale removes them")
     for stage, count in summary.failures.most_common():
         table.add_row(f"failed in {stage}", f"{count} (see the failures table)")
+    for stage, count in summary.left_due.most_common():
+        table.add_row(f"left due in {stage}", f"{count} (the infrastructure failed; run the same command again)")
     for stage, totals in summary.throughput.items():
         speed = f"{totals.rows} rows, {totals.rows_per_second:.2f} per busy worker-second"
         table.add_row(f"stage {stage}", speed)

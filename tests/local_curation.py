@@ -17,7 +17,7 @@ from pipelines.curation.encode import encode_clips, has_unencoded
 from pipelines.curation.filters import Filters
 from pipelines.curation.ingest import Ingest
 from pipelines.curation.register import register_sources
-from pipelines.curation.runner import CommitPolicy, PassRunner
+from pipelines.curation.runner import CommitPolicy, PassRunner, Tally
 from pipelines.curation.score import score_clips
 from pipelines.curation.select import decide_clips
 from pipelines.curation.shots import Shots
@@ -135,7 +135,7 @@ class LocalRunner(PassRunner):
         if sink is not None:
             columns = pa.schema([schema.field(name) for name in [*names, *schema.FAILED]])
             rows = sink(pa.Table.from_pylist(rows, schema=columns)).to_pylist()
-        self._commit(rows, {stage.name: stage.fingerprint for stage in stages}, commit)
+        self._commit(rows, {stage.name: stage.fingerprint for stage in stages}, commit, Tally())
 
 
 READING = (Ingest(), Shots())

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipelines.core import model_hub, progress
-from pipelines.core.stage import Row, Stage, apply
+from pipelines.core.stage import LEFT_DUE, Row, Stage, apply
 from pipelines.store import schema
+from pipelines.store.errors import FatalError
 
 if TYPE_CHECKING:
     import ray.actor
@@ -83,6 +84,7 @@ def run_stages(
 
     Raises:
         ValueError: a stage cannot load its model.
+        FatalError: something fails every row alike, such as a broken device.
     """
     import ray.data
     from ray.exceptions import RayError
@@ -102,10 +104,11 @@ def run_stages(
         # results pile up in the driver.
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
     except RayError as error:
-        match = _NOT_LOADED.search(str(error))  # Ray forwards only the text of an exception that ended an actor
-        if match is None:
-            raise
-        raise ValueError(match[1]) from error
+        # Ray forwards only the text of an exception that ended an actor.
+        for kind, pattern in _ENDS.items():
+            if match := pattern.search(str(error)):
+                raise kind(match[1]) from error
+        raise
 
 
 def _map(dataset: ray.data.Dataset, stage: Stage, meter: ray.actor.ActorHandle | None) -> ray.data.Dataset:
@@ -133,7 +136,11 @@ class NotLoadedError(ValueError):
     """A stage cannot load its model."""
 
 
-_NOT_LOADED = re.compile(rf"{NotLoadedError.__module__}\.{NotLoadedError.__name__}: (.*)")
+_ENDS: dict[type[Exception], re.Pattern[str]] = {
+    kind: re.compile(rf"{cause.__module__}\.{cause.__name__}: (.*)")
+    for kind, cause in {ValueError: NotLoadedError, FatalError: FatalError}.items()
+}
+"""What ends a run in a worker, by the class of the error that the driver raises."""
 
 
 class _Worker:
@@ -162,7 +169,7 @@ def _run_batch(
     began = time.perf_counter()
     rows = apply(stage, model, batch.to_pylist())
     if meter is not None:
-        failed = sum(row["failed_stage"] == stage.name for row in rows)
+        failed = sum(row["failed_stage"] == stage.name and row["failed_error"] != LEFT_DUE for row in rows)
         meter.add.remote(stage.name, len(rows), failed, time.perf_counter() - began)
     added = [name for name in (*stage.output_columns(), *schema.FAILED) if name not in batch.column_names]
     # The schema is stated: a batch of nothing but failures has only nulls, from which Arrow infers other types than

@@ -8,7 +8,8 @@ result per row, so that a stage can be tried in a shell without Ray:
     >>> apply(stage, stage.load(), rows)
 
 A row that a stage fails on carries the error in its `failed_*` columns and passes through all later stages unchanged;
-the caller writes it to the `failures` table. A row whose `<name>_by` column already holds the stage's fingerprint is
+the caller writes it to the `failures` table. Transient trouble is retried, and a row that it outlasts is marked as
+`LEFT_DUE`, which is no failure. A row whose `<name>_by` column already holds the stage's fingerprint is
 left as it is, so that only new and stale rows are computed. `ray_data.py` runs stages on a cluster.
 """
 
@@ -23,8 +24,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipelines.store import schema
+from pipelines.store.errors import FatalError, is_fatal, is_transient, until_settled
 
 Row = dict[str, Any]
+LEFT_DUE = "left due"
+"""In the column `failed_error`: the row did not fail, and is to be tried again in the next run."""
 INTERNAL_ERRORS = (AssertionError, LookupError, TypeError, AttributeError, NameError, ArithmeticError)
 """Errors of code rather than of its input; their texts mean little without the place."""
 MESSAGE_LENGTH = 500
@@ -111,10 +115,13 @@ def apply(stage: Stage, model: Any, rows: Sequence[Row]) -> list[Row]:
         stage: the stage.
         model: the result of `stage.load()`.
         rows: rows with every column of `stage.reads`.
+
+    Raises:
+        FatalError: every other row would fail alike.
     """
     due = [row for row in rows if _is_due(stage, row)]
     # Not even an empty call where nothing is due: models need not take empty batches.
-    results = iter(_process(stage, model, due)) if due else iter(())
+    results = iter(_process_patiently(stage, model, due)) if due else iter(())
     return [_merge(stage, row, next(results)) if _is_due(stage, row) else _unchanged(stage, row) for row in rows]
 
 
@@ -127,22 +134,48 @@ def _unchanged(stage: Stage, row: Row) -> Row:
     return {**dict.fromkeys((*stage.output_columns(), *schema.FAILED)), **row}
 
 
+def _process_patiently(stage: Stage, model: Any, rows: Sequence[Row]) -> list[Row | Exception]:
+    """As `_process`, with another attempt for rows that transient trouble disturbed."""
+    results: list[Row | Exception] = []
+
+    def attempt() -> list[Row | Exception]:
+        if not results:
+            results.extend(_process(stage, model, rows))
+            return results
+        disturbed = [index for index, result in enumerate(results) if _is_disturbed(result)]
+        for index, result in zip(disturbed, _process(stage, model, [rows[i] for i in disturbed]), strict=True):
+            results[index] = result
+        return results
+
+    return until_settled(attempt, lambda results: any(map(_is_disturbed, results)))
+
+
+def _is_disturbed(result: Row | Exception) -> bool:
+    return isinstance(result, Exception) and is_transient(result)
+
+
 def _process(stage: Stage, model: Any, rows: Sequence[Row]) -> Sequence[Row | Exception]:
     try:
         results = stage.process(model, rows)
     # Whatever a decoder or a model raises belongs to the row: Ray would drop the whole block, or end the run, for one
     # broken file.
     except Exception as error:
+        if is_fatal(error):
+            raise FatalError(f"stage {stage.name}: {_message(error)}") from error
         if len(rows) == 1:
             return [error]
         return [_process(stage, model, [row])[0] for row in rows]  # one bad row must not fail its whole batch
+    for result in results:
+        if isinstance(result, Exception) and is_fatal(result):
+            raise FatalError(f"stage {stage.name}: {_message(result)}") from result
     assert len(results) == len(rows), f"{stage.name}: {len(results)} results for {len(rows)} rows"
     return results
 
 
 def _merge(stage: Stage, row: Row, result: Row | Exception) -> Row:
     if isinstance(result, Exception):
-        failed = dict(zip(schema.FAILED, (stage.name, type(result).__name__, _message(result)), strict=True))
+        error = LEFT_DUE if is_transient(result) else type(result).__name__
+        failed = dict(zip(schema.FAILED, (stage.name, error, _message(result)), strict=True))
         # What the stage reads stays, as an address that the failures table names.
         added = [name for name in stage.output_columns() if name not in stage.reads]
         return {**row, **dict.fromkeys(added), **failed}

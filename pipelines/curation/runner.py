@@ -20,8 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.core.ray_data import stream_rows
-from pipelines.core.stage import Row, Stage
+from pipelines.core.stage import LEFT_DUE, Row, Stage
 from pipelines.curation.summary import Summary
+from pipelines.store.errors import TooManyFailuresError
 from pipelines.store.id_index import IdIndex
 from pipelines.store.tables import Tables, text
 
@@ -46,11 +47,29 @@ class CommitPolicy:
     file_rows: int = 64
     """Examples per Parquet file."""
 
+    max_failed_share: float = 0.3
+    """A run ends when more than this share of the rows of a pass have failed: then something else is wrong than single
+    files. 1 switches this off."""
+
     def __post_init__(self) -> None:
         for name in ("rows", "round_items", "file_rows"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"commits.{name}={value}: give at least 1")
+        if not 0 < self.max_failed_share <= 1:
+            raise ValueError(f"commits.max_failed_share={self.max_failed_share:g}: give a share above 0 and up to 1")
+
+
+MIN_ROWS = 100
+"""Rows of a pass from which on the share of failures is looked at: of a few files, most may well be broken."""
+
+
+@dataclass
+class Tally:
+    """Rows of a pass so far, and how many of them failed."""
+
+    rows: int = 0
+    failed: int = 0
 
 
 class PassRunner:
@@ -128,26 +147,44 @@ class PassRunner:
         # By stage: what failed in one model is tried again when that model changes, and not when another one does.
         fingerprints = {stage.name: stage.fingerprint for stage in stages}
         finished: list[Row] = []
-        committed = time.monotonic()
+        committed, tally = time.monotonic(), Tally()
         with stream_rows(rows, stages, meter=self.meter, sink=sink, sink_rows=self.commits.file_rows) as blocks:
             for block in blocks:
                 finished += block
                 # Checked when a block arrives, so a stage that takes minutes a block commits that much later.
                 if len(finished) >= self.commits.rows or time.monotonic() - committed >= self.commits.seconds:
-                    self._commit(finished, fingerprints, commit)
+                    self._commit(finished, fingerprints, commit, tally)
                     finished, committed = [], time.monotonic()
-            self._commit(finished, fingerprints, commit)
+            self._commit(finished, fingerprints, commit, tally)
 
-    def _commit(self, rows: list[Row], fingerprints: dict[str, str], commit: Callable[[list[Row]], None]) -> None:
-        failed = [row for row in rows if row["failed_stage"] is not None]
-        # Failures first: a crash between the two commits repeats rows that succeed, while the other order would repeat
-        # those that fail, which may be slow ones.
+    def _commit(
+        self, rows: list[Row], fingerprints: dict[str, str], commit: Callable[[list[Row]], None], tally: Tally
+    ) -> None:
         succeeded = [row for row in rows if row["failed_stage"] is None]
-        # A commit for nothing would still add a version to the table.
+        left_due = [row for row in rows if row["failed_error"] == LEFT_DUE]
+        failed = [row for row in rows if row["failed_stage"] is not None and row["failed_error"] != LEFT_DUE]
+        # Rows that trouble of the infrastructure left due are recorded nowhere: they lack a result, so that the next
+        # run tries them again.
+        self.summary.left_due.update(row["failed_stage"] for row in left_due)
+        tally.rows, tally.failed = tally.rows + len(rows), tally.failed + len(failed)
+        self._check_share(tally, failed)
+        # Failures first: a crash between the two commits repeats rows that succeed, while the other order would repeat
+        # those that fail, which may be slow ones. A commit for nothing would still add a version to the table.
         if failed:
             self._record_failures(failed, fingerprints)
         if succeeded:
             commit(succeeded)
+
+    def _check_share(self, tally: Tally, failed: Sequence[Row]) -> None:
+        """Raises TooManyFailuresError before the rows are recorded, so that they stay due."""
+        if tally.rows >= MIN_ROWS and tally.failed > self.commits.max_failed_share * tally.rows:
+            reasons = Counter(f"{row['failed_stage']}: {row['failed_message']}" for row in failed)
+            example = reasons.most_common(1)[0][0] if reasons else "see the failures table"
+            raise TooManyFailuresError(
+                f"{tally.failed} of {tally.rows} items failed, more than commits.max_failed_share="
+                f"{self.commits.max_failed_share:g} ({example}); nothing is lost: mend the cause and run the same "
+                "command again, or raise the share"
+            )
 
     def _record_failures(self, rows: Sequence[Row], fingerprints: dict[str, str]) -> None:
         # A file that could not be read has no clip, and is known by its address.

@@ -32,6 +32,8 @@ class Summary:
     """Examples of other models or captions that could not be renewed, and stay as they are."""
     failures: Counter[str] = field(default_factory=Counter)
     """New failures, by stage."""
+    left_due: Counter[str] = field(default_factory=Counter)
+    """Rows that trouble of the infrastructure kept from being processed, by stage; the next run tries them again."""
     throughput: dict[str, StageTotals] = field(default_factory=dict)
     """Rows and busy seconds, by stage."""
     thresholds: dict[str, float] = field(default_factory=dict)
@@ -45,5 +47,6 @@ class Summary:
         numbers["known"] = numbers.pop("unchanged_sources")  # the metric keeps its name, so that runs stay comparable
         numbers |= {f"rejected_{reason}": count for reason, count in self.rejected.items()}
         numbers |= {f"failed_{stage}": count for stage, count in self.failures.items()}
+        numbers |= {f"left_due_{stage}": count for stage, count in self.left_due.items()}
         numbers |= {f"rows_per_second_{stage}": totals.rows_per_second for stage, totals in self.throughput.items()}
         return numbers

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import av
 from PIL import Image
 
+from pipelines.store.errors import FatalError, TransientError, is_fatal, is_transient
+
 # What Pillow's readers, pyarrow's filesystems and the standard library raise on bad files.
 READ_ERRORS = (
     *(OSError, ValueError, SyntaxError, EOFError, LookupError),
@@ -23,18 +25,28 @@ class MediaError(ValueError):
 
 @contextmanager
 def media_errors(uri: str) -> Iterator[None]:
-    """Turns any error that the libraries raise on a bad file into a `MediaError` of one line."""
+    """Turns any error that the libraries raise on a bad file into a `MediaError` of one line.
+
+    Raises:
+        TransientError: the file could not be reached for now, which says nothing about it.
+        FatalError: the store refuses access to all of its files.
+    """
     name = uri.rstrip("/").rsplit("/", 1)[-1]  # addresses may carry credentials, which belong in no message
     try:
         yield
     except MediaError as error:
         raise MediaError(f"{name}: {error}") from error
-    # Before READ_ERRORS, which its base class OSError belongs to. `from None`, as the error repeats the address.
-    except FileNotFoundError:
-        raise MediaError(f"{name}: no such file") from None
-    # `strerror` alone: the full message repeats the address.
+    # Before READ_ERRORS, which its base class OSError belongs to. Files are read by Python, whose errors FFmpeg passes
+    # on, so that its own are about the content. `strerror` alone: the full message repeats the address.
     except av.FFmpegError as error:
         raise MediaError(f"{name}: no image or video that can be decoded ({error.strerror})") from error
     except READ_ERRORS as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise MediaError(f"{name}: {reason}") from error
+        kind = TransientError if is_transient(error) else FatalError if is_fatal(error) else MediaError
+        raise kind(f"{name}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """One line, without the address that some errors repeat, as it may carry credentials."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -36,6 +36,7 @@ from pyarrow.fs import FileSystem, FileType
 
 from pipelines.media import manifests
 from pipelines.media.captions import caption_text, decode
+from pipelines.store.errors import TransientError, is_transient
 from pipelines.store.filesystems import (
     FileInfo,
     encode_path,
@@ -88,7 +89,8 @@ class Listing(Iterator[Source]):
         try:
             return next(self._sources)
         except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"cannot read {self._place.where}: {_one_line(error)}") from error
+            kind = TransientError if is_transient(error) else ValueError
+            raise kind(f"cannot read {self._place.where}: {_one_line(error)}") from error
 
     def _open(self, recursive: bool) -> Iterator[Source]:
         place = self._place
@@ -126,7 +128,8 @@ def list_sources(where: str, *, recursive: bool = True) -> Listing:
 
     Raises:
         ValueError: there is nothing to list, it cannot be read, a manifest has no column `uri`, or the address contains
-            a password. It may also be raised during the iteration, if the storage becomes unavailable.
+            a password.
+        TransientError: the storage is out of reach; it may also be raised during the iteration.
     """
     return Listing(where, recursive)
 

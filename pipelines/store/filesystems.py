@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.fs
 from pyarrow.fs import FileSystem, FileType
 
+from pipelines.store.errors import patiently
 from pipelines.store.texts import repair
 
 
@@ -85,17 +86,18 @@ def _unquote(text: str) -> str:
 
 def file_info(filesystem: FileSystem, path: str) -> FileInfo:
     """The file or folder at a path; its type is `NotFound` where there is none."""
-    return _file_info(path, filesystem.get_file_info(encode_path(path)))
+    return _file_info(path, patiently(lambda: filesystem.get_file_info(encode_path(path))))
 
 
 def list_folder(filesystem: FileSystem, folder: str) -> list[FileInfo]:
     """The files and folders directly below a folder, in any order.
 
     Raises:
-        OSError: the folder cannot be read.
+        OSError: the folder cannot be read, also after some attempts where the trouble may pass.
     """
     try:
-        return [_file_info(info.path, info) for info in filesystem.get_file_info(pa.fs.FileSelector(folder))]
+        infos = patiently(lambda: filesystem.get_file_info(pa.fs.FileSelector(folder)))
+        return [_file_info(info.path, info) for info in infos]
     except UnicodeError:
         if not isinstance(filesystem, pa.fs.LocalFileSystem):
             raise

@@ -4,7 +4,9 @@ import re
 
 import pytest
 
-from pipelines.core.stage import Resources, apply
+from pipelines.core.stage import LEFT_DUE, Resources, apply
+from pipelines.store import errors
+from pipelines.store.errors import FatalError
 from tests.pipelines.core.stages import AddOne, Doubler, rows
 
 
@@ -77,3 +79,48 @@ def test_no_failure_has_an_empty_message(error, message, monkeypatch):
     (row,) = apply(Doubler(), None, rows(1))
     assert row["failed_error"] == type(error).__name__
     assert re.fullmatch(message, row["failed_message"])
+
+
+@pytest.fixture
+def no_waits(monkeypatch):
+    monkeypatch.setattr(errors, "FIRST_WAIT", 0)
+    monkeypatch.setattr(errors, "LONGEST_WAIT", 0)
+
+
+def test_transient_trouble_is_retried_for_the_rows_that_it_struck(no_waits, monkeypatch):
+    calls = []
+    original = Doubler.process
+
+    def disturbed(self, model, rows):
+        calls.append([row["frames"] for row in rows])
+        results = original(self, model, rows)
+        is_down = len(calls) < 3
+        return [
+            TimeoutError() if is_down and row["frames"] == 5 else result
+            for row, result in zip(rows, results, strict=True)
+        ]
+
+    monkeypatch.setattr(Doubler, "process", disturbed)
+    done = apply(Doubler(), None, rows(1, 5, 3))
+    assert [row["motion_score"] for row in done] == [2, 10, 6]
+    assert calls == [[1, 5, 3], [5], [5]]
+
+
+def test_rows_that_trouble_outlasts_are_left_due_and_do_not_fail(no_waits, monkeypatch):
+    def away(self, model, rows):
+        raise ConnectionResetError("the store is away")
+
+    monkeypatch.setattr(Doubler, "process", away)
+    (row,) = apply(Doubler(), None, rows(1))
+    assert (row["failed_stage"], row["failed_error"]) == ("motion", LEFT_DUE)
+    assert row["motion_by"] is None
+    assert apply(AddOne(), None, [row])[0]["aesthetic_mean"] is None
+
+
+def test_a_broken_device_blames_no_row(monkeypatch):
+    def broken(self, model, rows):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(Doubler, "process", broken)
+    with pytest.raises(FatalError, match="stage motion: CUDA error"):
+        apply(Doubler(), None, rows(1, 2))
