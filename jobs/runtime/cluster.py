@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from jobs import search_path
 from jobs.runtime import ray_folders
 from pipelines.core.devices import cores
+from pipelines.store.texts import first_line
 
 if TYPE_CHECKING:
     from ray.job_config import JobConfig
-from pipelines.store.texts import first_line
 
 # Ray would take 30 % of the memory, which on a laptop is then missing for the models. Blocks are small here: addresses
 # and scores travel, and no frames.

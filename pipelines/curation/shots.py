@@ -122,7 +122,7 @@ class Analysis:
     """What a pass over all frames of a video tells."""
 
     cuts: list[int]
-    """Indices of frames that start a new shot, because the picture or its shape changes; without the first frame."""
+    """Indices of frames that start a new shot, because the picture, its shape or the recording changes; without 0."""
     times: array[float]
     """Seconds of all frames."""
     sizes: list[tuple[int, tuple[int, int]]]
@@ -154,6 +154,8 @@ def analyse(uri: str, new_detector: Callable[[], SceneDetector], *, fps: float, 
         times.append(frame.seconds)
         if not sizes or sizes[-1][1] != (frame.width, frame.height):
             sizes.append((index, (frame.width, frame.height)))
+        if frame.has_jumped:
+            cuts.add(index)
         if frame.pixels.shape != shape:  # a phone was turned; frames of one aspect have one shape here
             cuts.add(index)
             detector, shape = new_detector(), frame.pixels.shape

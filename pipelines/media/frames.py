@@ -100,12 +100,12 @@ def read_sequence(
     """
     with media_errors(uri), open_stream(uri) as file, videos.open_video(file) as video:
         aspect = videos.pixel_aspect(video.stream)
-        shown = (
-            frame
-            for seconds, frame in itertools.takewhile(lambda item: item[0] < end, videos.decode(video))
-            if seconds > start - videos.TOLERANCE
+        in_clip = (
+            decoded.frame
+            for decoded in itertools.takewhile(lambda decoded: decoded.seconds < end, videos.decode(video))
+            if decoded.seconds > start - videos.TOLERANCE
         )
-        chosen = itertools.islice(shown, 0, None if limit is None else stride * limit, stride)
+        chosen = itertools.islice(in_clip, 0, None if limit is None else stride * limit, stride)
         frames = [pictures.fit(to_picture(frame, aspect), short_side) for frame in chosen]
         if not frames:
             raise MediaError("no frame in it can be decoded")
@@ -130,6 +130,8 @@ class SmallFrame(NamedTuple):
     width: int
     """Width in square pixels, before the frame is turned."""
     height: int
+    has_jumped: bool
+    """Whether its timestamps start anew, as where recordings were joined."""
 
 
 def stream_frames(uri: str, *, short_side: int) -> Iterator[SmallFrame]:
@@ -140,12 +142,12 @@ def stream_frames(uri: str, *, short_side: int) -> Iterator[SmallFrame]:
     """
     with media_errors(uri), open_stream(uri) as file, videos.open_video(file) as video:
         aspect = videos.pixel_aspect(video.stream)
-        for seconds, frame in videos.decode(video):
+        for seconds, frame, has_jumped in videos.decode(video):
             width = square_width(frame.width, aspect)
             # Never enlarged: a detector of cuts gains nothing from it.
             scale = min(1.0, short_side / min(width, frame.height))
             pixels = to_small_array(frame, *(max(2, round(side * scale)) for side in (width, frame.height)))
-            yield SmallFrame(seconds, pixels, width, frame.height)
+            yield SmallFrame(seconds, pixels, width, frame.height, has_jumped)
 
 
 def clip_times(row: Mapping[str, Any], count: int) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import BinaryIO
 
@@ -27,6 +28,12 @@ HEAD_BYTES = 4096
 """Enough for the brands of a HEIF file, and for the properties of its image."""
 COLOUR_BOX = b"colrnclx"
 """Box of a HEIF file that states the coding of colours: two bytes of primaries follow, then two of the transfer."""
+FLOAT_WHITES = (1.0, 255.0, 65535.0)
+"""White of floating-point pictures: FFmpeg's, or that of levels of 8 or 16 bits."""
+INTEGER_WHITES = (255, 65535, 2**31 - 1)
+"""White of pictures of 32-bit integers: of levels of 8 or 16 bits, or the largest value."""
+USUAL_PERCENT, OVERSHOOT = 99, 1.1
+"""This share of the levels of a picture is at most a little above white; the others are highlights."""
 EXIF_ORIENTATION = 0x0112
 
 # EXIF orientation -> (degrees counter-clockwise, before a mirroring left to right where there is one; Pillow's name)
@@ -133,10 +140,12 @@ def decode(picture: Image.Image, size: Size = None) -> Image.Image:
         # JPEGs are decoded at half, a quarter or an eighth of their size, but at least twice as large as needed.
         side = 2 * (size if isinstance(size, int) else max(size))
         picture.draft(None, (side, side))
-    if picture.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip instead of scaling
+    if picture.mode == "F":
+        picture = Image.fromarray(_bytes_of_levels(np.asarray(picture), FLOAT_WHITES))
+    elif picture.mode == "I" and picture.format == "TIFF":
+        picture = Image.fromarray(_bytes_of_levels(np.asarray(picture), INTEGER_WHITES))
+    elif picture.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip instead of scaling
         picture = Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8))
-    elif picture.mode == "F":
-        picture = Image.fromarray(_bytes_of_floats(np.asarray(picture)))
     return upright(on_white(picture), orientation)
 
 
@@ -149,18 +158,22 @@ def on_white(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
-def _bytes_of_floats(values: np.ndarray) -> np.ndarray:
-    """Floating-point grey levels [H, W] as uint8: 0..1 as FFmpeg reads them, else levels of 8 or 16 bits.
+def _bytes_of_levels(values: np.ndarray, whites: Sequence[float]) -> np.ndarray:
+    """Grey levels [H, W] of any type as uint8.
+
+    Args:
+        values: levels; few of them may exceed white, as those of a resampled picture do.
+        whites: possible levels of white, ascending; the smallest that fits counts.
 
     Raises:
         MediaError: the values are larger, so that they are no grey levels.
     """
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    largest = float(values.max(initial=0.0))
-    white = next((level for level in (1.0, 255.0, 65535.0) if largest <= level), None)
+    levels = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    largest = float(np.percentile(levels, USUAL_PERCENT))
+    white = next((level for level in whites if largest <= OVERSHOOT * level), None)
     if white is None:
         raise MediaError(f"its values reach {largest:g}, which are no grey levels; convert to 8 or 16 bits")
-    return np.rint(values.clip(0, white) * (255 / white)).astype(np.uint8)
+    return np.rint(levels.clip(0, white) * (255 / white)).astype(np.uint8)
 
 
 def fit(picture: Image.Image, size: Size) -> np.ndarray:

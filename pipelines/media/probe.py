@@ -73,9 +73,10 @@ def _probe_video(file: BinaryIO) -> MediaInfo:
     with videos.open_video(file) as video:
         # The rotation is a property of frames, so the first one has to be decoded; a codec that FFmpeg lacks shows here
         # too.
-        _, first = next(videos.decode(video), (0.0, None))
-        if first is None:
+        decoded = next(videos.decode(video), None)
+        if decoded is None:
             raise MediaError("no frame in it can be decoded")
+        first = decoded.frame
         width = square_width(first.width, videos.pixel_aspect(video.stream))
         rotation = pictures.degrees(orientation(first))
         codec = video.stream.codec_context.codec.canonical_name

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 
@@ -23,6 +23,8 @@ RECENT = 15
 """Number of intervals before a frame that tell how long an interval usually is there."""
 SAME_RATE = 0.01
 """Share by which two rates that are the same may differ."""
+AHEAD = 4
+"""Number of intervals for which another rate has to last."""
 JITTER = 0.1
 """Share of a frame's length by which frames follow each other whose timestamps are equal or slightly out of order."""
 
@@ -39,11 +41,14 @@ class Timeline:
 
     def __init__(self, tick: Fraction, step: float, *, origin: int | None = None, has_jumps: bool = False) -> None:
         self.tick, self.step, self.origin, self.has_jumps = tick, step, origin, has_jumps
+        self.has_jumped = False
+        """Whether the last frame began a new count of timestamps, as where recordings were joined."""
         self._shift = 0.0
         self._previous: float | None = None
 
     def seconds(self, timestamp: int | None) -> float:
         """Seconds from the first frame at which a frame is shown; one without a timestamp follows the frame before."""
+        self.has_jumped = False
         self._previous = self._next(timestamp)
         return self._previous
 
@@ -65,6 +70,7 @@ class Timeline:
         if previous - self.step < seconds <= previous:
             return previous + JITTER * self.step
         # A new count, as where two recordings were joined: its intervals stay, and its first frame follows the last.
+        self.has_jumped = True
         self._shift += previous + self.step - seconds
         return previous + self.step
 
@@ -96,27 +102,36 @@ def is_pause(interval: float, usual: float) -> bool:
     return interval > MIN_PAUSE and interval > PAUSE_RATIO * usual
 
 
-def rate_breaks(times: Iterable[float]) -> list[int]:
-    """Indices of frames that start a section of another rate: after a pause, or where slow frames become quick.
+def rate_breaks(times: Sequence[float]) -> list[int]:
+    """Indices of frames that start a section of another rate: after a pause, or where slow and quick frames meet.
 
-    A section of slow frames, such as a screen recorder's while nothing moves, is no sequence of pauses: intervals are
-    compared with those before them in the same section.
+    A section of slow frames, such as a screen recorder's while nothing moves, is no sequence of pauses: an interval is
+    compared with those before it in the same section, and a change has to last for `AHEAD` intervals. The frame that
+    begins a slow section belongs to it; a frame that is shown through a pause belongs to what comes before.
 
     Args:
         times: seconds of the frames, increasing.
     """
+    intervals = [later - earlier for earlier, later in pairwise(times)]
     breaks: list[int] = []
     recent: deque[float] = deque(maxlen=RECENT)
-    for index, (earlier, later) in enumerate(pairwise(times)):
-        interval = later - earlier
+    for index, interval in enumerate(intervals):
+        ahead = intervals[index : index + AHEAD]
         usual = statistics.median(recent) if recent else interval
-        if is_pause(interval, usual):
+        if recent and len(ahead) == AHEAD and _differs(statistics.median(ahead), usual):
+            breaks.append(index)
+            recent.clear()
+        elif is_pause(interval, usual):
             breaks.append(index + 1)
             recent.clear()
             continue
-        if is_pause(usual, interval):
-            # The frame before the short interval is the first of the quick ones.
+        elif is_pause(usual, interval):
             breaks.append(index)
             recent.clear()
         recent.append(interval)
     return breaks
+
+
+def _differs(one: float, other: float) -> bool:
+    """Whether two lengths of frames are of different rates."""
+    return max(one, other) > PAUSE_RATIO * min(one, other)

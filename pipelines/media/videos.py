@@ -6,8 +6,8 @@ import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import av
 from av.container import InputContainer
@@ -31,7 +31,10 @@ TRUNCATED_SECONDS = 1.0
 BUFFER_BYTES = 1 << 20
 
 # FFmpeg's other demuxers read playlists, which open further files, or accept any text as a video.
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpegts,mpeg,flv,asf,ogg,h264,hevc,mp3,wav,flac"
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpegts,mpeg,mpegvideo,m4v,dv,mxf,flv,asf,ogg,ivf,h264,hevc,"
+    "mp3,wav,flac"
+)
 MOV = "mov,mp4,m4a,3gp,3g2,mj2"
 AVI = "avi"
 SEEKABLE = {MOV, "matroska,webm"}
@@ -98,8 +101,18 @@ def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
     return cast(av.VideoCodecContext, av.CodecContext.create(name, "r"))
 
 
-def decode(video: Video, origin: int | None = None) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Yields frames from where the container stands, with the second at which each is first shown.
+class Decoded(NamedTuple):
+    """A frame as it was decoded."""
+
+    seconds: float
+    """When it is first shown."""
+    frame: av.VideoFrame
+    has_jumped: bool
+    """Whether its timestamps start anew, as where recordings were joined."""
+
+
+def decode(video: Video, origin: int | None = None) -> Iterator[Decoded]:
+    """Yields frames from where the container stands.
 
     Args:
         video: the open video.
@@ -108,7 +121,7 @@ def decode(video: Video, origin: int | None = None) -> Iterator[tuple[float, av.
     timeline = video.timeline(origin)
     for timestamp, frame in _timestamped(video):
         check_size(frame.width, frame.height)
-        yield timeline.seconds(timestamp), frame
+        yield Decoded(timeline.seconds(timestamp), frame, timeline.has_jumped)
 
 
 def _timestamped(video: Video) -> Iterator[tuple[int | None, av.VideoFrame]]:
@@ -147,15 +160,15 @@ def _decode_from(file: BinaryIO, time: float) -> Iterator[tuple[float, tuple[av.
             frames = _seek(video, time)
             if frames is not None:
                 aspect = pixel_aspect(video.stream)
-                yield from ((seconds, (frame, aspect)) for seconds, frame in frames)
+                yield from ((seconds, (frame, aspect)) for seconds, frame, _ in frames)
                 return
     # In a new container: a seek that failed leaves the old one anywhere.
     with open_video(file) as video:
         aspect = pixel_aspect(video.stream)
-        yield from ((seconds, (frame, aspect)) for seconds, frame in decode(video))
+        yield from ((seconds, (frame, aspect)) for seconds, frame, _ in decode(video))
 
 
-def _seek(video: Video, time: float) -> Iterator[tuple[float, av.VideoFrame]] | None:
+def _seek(video: Video, time: float) -> Iterator[Decoded] | None:
     """Frames from a keyframe before `time`; None where the file has no index that leads there."""
     # Other containers have no index to rely on: FFmpeg would guess a position from the bit rate.
     if video.format not in SEEKABLE:
@@ -173,7 +186,7 @@ def _seek(video: Video, time: float) -> Iterator[tuple[float, av.VideoFrame]] | 
         first = next(frames, None)
     except av.FFmpegError:
         return None
-    if first is None or first[0] > time + TOLERANCE:  # the index pointed too far, or past the end
+    if first is None or first.seconds > time + TOLERANCE:  # the index pointed too far, or past the end
         return None
     return itertools.chain([first], frames)
 
@@ -231,8 +244,26 @@ def _read_index(file: BinaryIO, video: Video) -> Extent:
         raise MediaError("truncated: the file ends before its last frame")
     timeline = video.timeline()
     # Discarded entries are cut by an edit list.
-    times = [timeline.seconds(entry.timestamp) for entry in stream.index_entries if not entry.is_discard]
-    return _extent(video, times, float((stream.duration or 0) * stream.time_base))
+    stamps = [entry.timestamp for entry in stream.index_entries if not entry.is_discard]
+    times = [timeline.seconds(stamp) for stamp in stamps]
+    extent = _extent(video, times, float((stream.duration or 0) * stream.time_base))
+    last, begin = _last_frame(video, stream.index_entries[-1].timestamp), stream.start_time
+    if last is None or begin is None:
+        return extent
+    # The index holds times of decoding; where frames are reordered, a pause at an end is missing in them or counts
+    # twice.
+    seconds = float((last[0] - begin) * stream.time_base) + max(float(last[1] * stream.time_base), 1 / extent.fps)
+    return replace(extent, duration=seconds)
+
+
+def _last_frame(video: Video, timestamp: int) -> tuple[int, int] | None:
+    """Time of presentation and length of the frame that is shown last, from the packets after the last keyframe."""
+    try:
+        video.container.seek(timestamp, stream=video.stream)
+        packets = [packet for packet in video.container.demux(video.stream) if packet.size and not packet.is_discard]
+    except av.FFmpegError:
+        return None
+    return max(((packet.pts, packet.duration or 0) for packet in packets if packet.pts is not None), default=None)
 
 
 def _check_riff(file: BinaryIO, video: Video) -> None:
@@ -275,11 +306,13 @@ def _read_packets(video: Video) -> Extent:
             lasts = length
     times = _packet_times(video, stamps)
     stated = (container.duration or 0) / av.time_base
-    is_short = video.format != AVI and len(stamps) < stream.frames
-    if is_short or end - began < stated - TRUNCATED_SECONDS:
+    is_short = len(stamps) < stream.frames or end - began < stated - TRUNCATED_SECONDS
+    if is_short and video.format != AVI:  # whose header counts null frames; `_check_riff` has looked at its size
         raise MediaError(f"truncated: the file ends after {len(stamps)} frames, before its end")
     # A duration that is stated beside jumps counts them.
     duration = 0.0 if video.has_jumps else float((stream.duration or 0) * stream.time_base)
+    if video.format == AVI and stamps:  # from its first frame, before which null frames may be
+        duration -= float((stamps[0][1] or 0) * stream.time_base)
     return _extent(video, times, duration, lasts)
 
 
@@ -288,12 +321,12 @@ def _packet_times(video: Video, stamps: Sequence[tuple[int | None, int | None]])
     timeline, tick = video.timeline(), video.stream.time_base
     assert tick is not None
     if any(decoded is None for _, decoded in stamps):
-        shown = sorted(stamp for stamp, _ in stamps if stamp is not None)
-        return [timeline.seconds(stamp) for stamp in (*shown, *[None] * (len(stamps) - len(shown)))]
+        stated = sorted(presented for presented, _ in stamps if presented is not None)
+        return [timeline.seconds(stamp) for stamp in (*stated, *[None] * (len(stamps) - len(stated)))]
     # Jumps show in the times of decoding, which otherwise increase, as those of presentation do not.
     return [
-        timeline.seconds(decoded) + float(((decoded if shown is None else shown) - decoded) * tick)
-        for shown, decoded in stamps
+        timeline.seconds(decoded) + float(((decoded if presented is None else presented) - decoded) * tick)
+        for presented, decoded in stamps
         if decoded is not None
     ]
 

@@ -239,9 +239,21 @@ def test_grey_levels_in_floating_point_are_scaled(tmp_path, white):
     Image.fromarray(levels).save(tmp_path / "p.tif")
     frame = read_frames(str(tmp_path / "p.tif"))[0]
     assert frame[..., 0] == pytest.approx(np.linspace(0, 255, 64 * 64).reshape(64, 64), abs=0.51)
+    levels[5, 5] = 3 * white  # a highlight does not darken the rest
+    Image.fromarray(levels).save(tmp_path / "p.tif")
+    assert np.abs(read_frames(str(tmp_path / "p.tif"))[0][10:].astype(int) - frame[10:]).max() == 0
     Image.fromarray(levels * 1e6).save(tmp_path / "p.tif")
     with pytest.raises(MediaError, match="no grey levels; convert to 8 or 16 bits"):
         read_frames(str(tmp_path / "p.tif"))
+
+
+@pytest.mark.parametrize("white", [255, 65535, 2**31 - 1])
+def test_32_bit_integers_are_scaled(tmp_path, white):
+    levels = np.linspace(0, white, 64 * 64).astype(np.int32).reshape(64, 64)
+    Image.fromarray(levels).save(tmp_path / "p.tif")
+    assert Image.open(tmp_path / "p.tif").mode == "I"
+    frame = read_frames(str(tmp_path / "p.tif"))[0]
+    assert frame[..., 0] == pytest.approx(np.linspace(0, 255, 64 * 64).reshape(64, 64), abs=1.1)
 
 
 @pytest.mark.odd_input(

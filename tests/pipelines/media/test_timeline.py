@@ -37,6 +37,15 @@ def test_times_run_forwards_from_the_first_frame(timestamps, expected):
     assert seconds(timestamps) == expected
 
 
+def test_a_new_count_of_timestamps_is_told():
+    timeline = Timeline(TICK, 1 / 25, has_jumps=True)
+    jumps = []
+    for timestamp in [0, 40, 20, 80, 0, 40, 3_600_000, None, 3_600_080]:
+        timeline.seconds(timestamp)
+        jumps.append(timeline.has_jumped)
+    assert jumps == [False, False, False, False, True, False, True, False, False]
+
+
 def test_jumps_of_formats_that_have_them_are_closed():
     assert seconds([0, 40, 3_600_000, 3_600_040], has_jumps=True) == [0, 0.04, 0.08, 0.12]
     assert seconds([0, 40, 5_000], has_jumps=True) == [0, 0.04, 5], "a pause, as FFmpeg takes it"
@@ -70,13 +79,21 @@ def test_a_rate_is_the_stated_one_where_the_two_agree():
     assert snapped(None, 24) is None
 
 
-def test_sections_of_other_rates_are_told_apart():
-    assert rate_breaks(steady(30, 60)) == []
-    assert rate_breaks([*steady(15, 30), *steady(15, 30, start=62)]) == [30]
-    wave_then_idle = [*steady(30, 90), *steady(1, 12, start=4)]
-    assert rate_breaks(wave_then_idle) == [90]
-    idle_then_wave = [*steady(1, 12), *steady(30, 90, start=12)]
-    assert rate_breaks(idle_then_wave) == [12]
-    assert rate_breaks([0.0, *steady(30, 30, start=20)]) == [1], "the first frame alone is shown for long"
-    dropped = [time for index, time in enumerate(steady(30, 300)) if index % 7]
-    assert rate_breaks(dropped) == [], "a camera that drops frames does not pause"
+@pytest.mark.parametrize(
+    ("times", "breaks"),
+    [
+        (steady(30, 60), []),
+        ([*steady(15, 30), *steady(15, 30, start=62)], [30]),  # the last frame is shown through the pause
+        ([*steady(30, 90), *steady(1, 12, start=3)], [90]),
+        ([*steady(1, 12), *steady(30, 90, start=12)], [12]),
+        ([*steady(30, 90), *steady(2.3, 20, start=3)], [90]),
+        ([*steady(2.3, 20), *steady(30, 90, start=20 / 2.3)], [20]),
+        ([0.0, *steady(30, 30, start=20)], [1]),  # the first frame alone is shown for long
+        ([*steady(30, 30), 5.0, 9.0, *steady(30, 30, start=12)], [29, 32]),
+        ([time for index, time in enumerate(steady(30, 300)) if index % 7], []),  # a camera that drops frames
+        ([*steady(25, 50), *steady(25, 50, start=2.4)], []),  # a hitch
+        (steady(1 / 30, 6), []),  # a slide show
+    ],
+)
+def test_sections_of_other_rates_are_told_apart(times, breaks):
+    assert rate_breaks(times) == breaks

@@ -92,6 +92,37 @@ def test_null_frames_of_avi_keep_their_places(tmp_path):
         probe(str(path))
 
 
+@pytest.mark.parametrize(
+    ("empty", "frames", "duration"), [("start", 30, 1.0), ("end", 30, 2.0), ("all but one", 1, None)]
+)
+def test_null_frames_at_the_ends_of_avi(tmp_path, empty, frames, duration):
+    """A recording that begins or ends while nothing moves: complete, and times run from its first frame."""
+    path = tmp_path / "v.avi"
+    places = {"start": range(30, 60), "end": [*range(29), 59], "all but one": [0]}[empty]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuvj420p"
+        for place in places:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(coded_frames(60)[place]), format="rgb24")
+            frame.pts, frame.time_base = place, Fraction(1, 30)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    info = probe(str(path))
+    assert info.frames == frames
+    assert info.duration == (duration and pytest.approx(duration))
+
+
+@pytest.mark.parametrize("where", ["start", "end"])
+def test_pauses_at_the_ends_of_reordered_frames_count_once(tmp_path, where):
+    """The index of an MP4 holds times of decoding, which lie elsewhere than those of presentation."""
+    ticks = [index * 40 for index in range(50)]
+    ticks = [0, *(60_000 + tick for tick in ticks)] if where == "start" else [*ticks, 62_000]
+    path = write_container(tmp_path / "v.mp4", coded_frames(51), ticks=ticks, fps=25, options={"bf": "2"})
+    info = probe(str(path))
+    assert info.duration == pytest.approx(62.04 - 0.04 * (where == "start"), abs=0.05)
+    assert info.fps == pytest.approx(25, rel=0.01)
+
+
 @pytest.mark.odd_input(
     "Times",
     "A video without any timestamps (an elementary stream)",
