@@ -31,6 +31,12 @@ zoo.register()
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts files that need no Ray first: its processes, once started, take a part of the few cores all the time."""
+    with_ray = {item.path for item in items if "ray_session" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path in with_ray)
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray for the whole session: 2 logical CPUs, no dashboard, a small object store."""

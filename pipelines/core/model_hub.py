@@ -95,11 +95,23 @@ def cache_folder() -> Path:
     """Folder of everything that can be computed again: NOVA_CACHE, by default ~/.cache/nova.
 
     Where there is no home folder, or one that cannot be written, as in many containers, it is a temporary folder.
+
+    Raises:
+        ValueError: NOVA_CACHE cannot be written, or the temporary folder belongs to another user.
     """
-    path = Path(os.path.expanduser(os.environ.get("NOVA_CACHE") or "~/.cache/nova")).absolute()
+    chosen = os.environ.get("NOVA_CACHE")
+    path = Path(os.path.expanduser(chosen or "~/.cache/nova")).absolute()
     if _can_be_made(path):
         return path
-    return Path(tempfile.gettempdir()) / f"nova-cache-{os.getuid()}"
+    if chosen:
+        raise ValueError(f"NOVA_CACHE={chosen} cannot be written; set it to another folder")
+    fallback = Path(tempfile.gettempdir()) / f"nova-cache-{os.getuid()}"
+    fallback.mkdir(mode=0o700, exist_ok=True)
+    if fallback.stat().st_uid != os.getuid():  # anyone may create folders here, and put models of their own into them
+        raise ValueError(
+            f"{path} cannot be written, and {fallback} belongs to another user; set NOVA_CACHE to a folder"
+        )
+    return fallback
 
 
 @functools.lru_cache(maxsize=8)

@@ -118,7 +118,7 @@ def rate_breaks(times: Sequence[float]) -> list[int]:
     for index, interval in enumerate(intervals):
         ahead = intervals[index : index + AHEAD]
         usual = statistics.median(recent) if recent else interval
-        if recent and len(ahead) == AHEAD and _differs(statistics.median(ahead), usual):
+        if len(ahead) == AHEAD and _differs(interval, usual) and _differs(statistics.median(ahead), usual):
             breaks.append(index)
             recent.clear()
         elif is_pause(interval, usual):

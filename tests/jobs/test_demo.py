@@ -15,6 +15,8 @@ from pipelines.shapes_world import audit
 from pipelines.store.tables import Tables
 
 
+@pytest.mark.slow
+@pytest.mark.essential
 def test_the_whole_loop(
     work: Path, ray_session: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

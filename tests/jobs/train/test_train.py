@@ -127,6 +127,8 @@ def _lost_its_worker(run: Path, tables: Path) -> bool:
     return bool(killed)
 
 
+@pytest.mark.slow
+@pytest.mark.essential
 def test_two_workers_learn_together(curated: Path, work: Path) -> None:
     run = work / "train_two"
     train.train(

@@ -82,7 +82,7 @@ def test_a_training_step(config, batch, frames, visible, repeat):
     [
         (1, 1, SamplingConfig(set_steps=5, diffusion_steps=3, guidance_scale=1.0)),
         (2, 3, SamplingConfig(set_steps=3, diffusion_steps=4, guidance_scale=5.0)),
-        (1, 2, SamplingConfig(set_steps=64, diffusion_steps=2, image_guidance_scale=2.0)),
+        (1, 2, SamplingConfig(set_steps=25, diffusion_steps=2, image_guidance_scale=2.0)),
         (1, 2, SamplingConfig(set_steps=2, diffusion_steps=2, guidance_renorm=0.5)),
         (2, 2, SamplingConfig(set_steps=6, diffusion_steps=2, corrections=2)),
     ],
