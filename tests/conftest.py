@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts files that need no Ray first: its processes, once started, take a part of the few cores all the time."""
     with_ray = {item.path for item in items if "ray_session" in getattr(item, "fixturenames", ())}
     items.sort(key=lambda item: item.path in with_ray)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Undoes what a command under test set: threads of two processes that wait for each other take twice the time."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
