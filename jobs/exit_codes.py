@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jobs.runtime.disk import is_full
 from pipelines.store.errors import FatalError, LeftDueError, TooManyFailuresError, TransientError, is_transient
+from pipelines.store.texts import one_line
 
 DONE = 0
 FAILED = 1
@@ -20,7 +21,7 @@ STOPPED = 130
 
 def of_error(error: Exception) -> tuple[int, str] | None:
     """Status and message of an error that a user or a scheduler can act on; None for a fault of the program."""
-    message = " ".join(str(error).split()) or type(error).__name__
+    message = one_line(error)
     if isinstance(error, TooManyFailuresError):
         return TOO_MANY_FAILURES, message
     if isinstance(error, LeftDueError | FatalError | TransientError):

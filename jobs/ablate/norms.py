@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.ablate.ablation import read
 from jobs.ablate.table import entries
-from jobs.runtime import disk
 from jobs.train import job
 from jobs.train.config import TrainConfig
 from pipelines.dataloading.dataloader import Batch, Reader, load_plan
 from pipelines.generation.checkpoint_resolution import resolve_checkpoint
+from pipelines.store.errors import causes
 from pipelines.store.files import write_json
 from pipelines.store.tables import split_version
 
@@ -141,5 +141,5 @@ def _summary(losses: list[float] | None) -> dict[str, Any]:
 
 def _diverged(error: Exception) -> bool:
     """Whether a training ended because of a loss that was not finite."""
-    messages = [str(cause) for cause in disk.causes(error)]
+    messages = [str(cause) for cause in causes(error)]
     return any(f"the loss is {value}" in message for message in messages for value in ("nan", "inf", "-inf"))

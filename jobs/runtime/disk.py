@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+
+from pipelines.store.errors import causes
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 MESSAGES = ("No space left on device", "Disk quota exceeded", f"os error {errno.ENOSPC}")
@@ -17,17 +18,3 @@ def is_full(error: BaseException) -> bool:
 def _full(error: BaseException) -> bool:
     # Libraries written in other languages give no errno: safetensors and Delta have it in the message alone.
     return getattr(error, "errno", None) in FULL or any(words in str(error) for words in MESSAGES)
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, its causes, and the errors of each worker of Ray Train."""
-    visited: list[BaseException] = []
-    pending = [error]
-    while pending:
-        current = pending.pop()
-        if current is None or current in visited:
-            continue
-        visited.append(current)
-        yield current
-        worker_failures = getattr(current, "worker_failures", {})
-        pending += [current.__cause__, getattr(current, "cause", None), *worker_failures.values()]

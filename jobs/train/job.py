@@ -26,6 +26,7 @@ from pipelines.core import model_hub
 from pipelines.dataloading.dataloader import BatchPlan, load_plan
 from pipelines.report.page import write_report
 from pipelines.report.training import training_section
+from pipelines.store.errors import causes
 from pipelines.store.files import write_json
 from pipelines.store.folders import check_output_folder, local_folder
 from pipelines.store.locks import exclusive
@@ -249,7 +250,7 @@ def _explained(error: Exception, folder: Path) -> Exception:
     # Ray Train wraps what a worker raised; the cause is several levels down, and its own message is a page long.
     if disk.is_full(error):
         return ValueError(_full_disk_message(folder))
-    for cause in disk.causes(error):
+    for cause in causes(error):
         if isinstance(cause, ValueError):
             return ValueError(first_line(cause))
     return error

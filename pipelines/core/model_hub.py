@@ -26,6 +26,7 @@ from pathlib import Path
 
 from nova_model.checkpoints.hub import SAFE_FILES, download
 from pipelines.store.files import write_text
+from pipelines.store.texts import one_line
 
 UNHASHED = {".md", ".py", ".lock", ".gitattributes"}
 """Suffixes of files in model folders that do not change a model's results: cards, code, and leftovers of downloads."""
@@ -179,7 +180,7 @@ def loading(model_id: str) -> Iterator[None]:
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         # Libraries report a missing file in ten lines; failures are shown as table cells.
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise ValueError(f"model {model_id!r} cannot be loaded: {reason[:300]}") from error
 
 

@@ -20,6 +20,7 @@ from pipelines.core import model_hub, progress
 from pipelines.core.stage import LEFT_DUE, Row, Stage, apply
 from pipelines.store import schema
 from pipelines.store.errors import FatalError
+from pipelines.store.texts import one_line
 
 if TYPE_CHECKING:
     import ray.actor
@@ -190,7 +191,7 @@ def load_once(stage: Stage) -> Any:
         model = stage.load()
     except ValueError as error:
         # A class of its own, as any ValueError of a stage looks alike in the text that Ray passes on.
-        raise NotLoadedError(" ".join(str(error).split())) from error
+        raise NotLoadedError(one_line(error)) from error
     if "torch" in sys.modules:  # several workers share a machine: each limits itself to the CPUs that it reserved
         sys.modules["torch"].set_num_threads(max(1, int(stage.resources.cpus)))
     return model

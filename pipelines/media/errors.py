@@ -11,6 +11,7 @@ import av
 from PIL import Image
 
 from pipelines.store.errors import FatalError, TransientError, is_fatal, is_transient
+from pipelines.store.texts import one_line
 
 # What Pillow's readers, pyarrow's filesystems and the standard library raise on bad files.
 READ_ERRORS = (
@@ -49,4 +50,4 @@ def _reason(error: Exception) -> str:
     """One line, without the address that some errors repeat, as it may carry credentials."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)

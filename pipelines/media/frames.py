@@ -51,7 +51,7 @@ def read_frames(
             return np.repeat(pictures.fit(pictures.decode(picture, size), size)[None], len(times), axis=0)
         targets = sorted(set(times))
         # A generator: each frame is resized before the next is decoded, so that one frame of full size is in memory.
-        images = (to_picture(frame, aspect) for frame, aspect in videos.frames_at(file, targets))
+        images = (to_picture(decoded.frame, decoded.aspect) for decoded in videos.frames_at(file, targets))
         at = {time: pictures.fit(image, size) for time, image in zip(targets, images, strict=True)}
         return _stacked([at[time] for time in times])
 
@@ -99,14 +99,13 @@ def read_sequence(
         MediaError: the file is no video, it cannot be decoded, or the shape of its frames changes.
     """
     with media_errors(uri), open_stream(uri) as file, videos.open_video(file) as video:
-        aspect = videos.pixel_aspect(video.stream)
         in_clip = (
-            decoded.frame
+            decoded
             for decoded in itertools.takewhile(lambda decoded: decoded.seconds < end, videos.decode(video))
             if decoded.seconds > start - videos.TOLERANCE
         )
         chosen = itertools.islice(in_clip, 0, None if limit is None else stride * limit, stride)
-        frames = [pictures.fit(to_picture(frame, aspect), short_side) for frame in chosen]
+        frames = [pictures.fit(to_picture(decoded.frame, decoded.aspect), short_side) for decoded in chosen]
         if not frames:
             raise MediaError("no frame in it can be decoded")
         return _stacked(frames)
@@ -141,8 +140,7 @@ def stream_frames(uri: str, *, short_side: int) -> Iterator[SmallFrame]:
         MediaError: the file is no video, or it cannot be decoded to its end.
     """
     with media_errors(uri), open_stream(uri) as file, videos.open_video(file) as video:
-        aspect = videos.pixel_aspect(video.stream)
-        for seconds, frame, has_jumped in videos.decode(video):
+        for seconds, frame, aspect, has_jumped in videos.decode(video):
             width = square_width(frame.width, aspect)
             # Never enlarged: a detector of cuts gains nothing from it.
             scale = min(1.0, short_side / min(width, frame.height))

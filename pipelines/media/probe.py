@@ -77,7 +77,7 @@ def _probe_video(file: BinaryIO) -> MediaInfo:
         if decoded is None:
             raise MediaError("no frame in it can be decoded")
         first = decoded.frame
-        width = square_width(first.width, videos.pixel_aspect(video.stream))
+        width = square_width(first.width, decoded.aspect)
         rotation = pictures.degrees(orientation(first))
         codec = video.stream.codec_context.codec.canonical_name
     geometry = {"width": width, "height": first.height, "rotation": rotation}

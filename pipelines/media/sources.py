@@ -46,6 +46,7 @@ from pipelines.store.filesystems import (
     split_options,
     storable_address,
 )
+from pipelines.store.texts import one_line
 
 IMAGES = frozenset("jpg jpeg jpe jfif png webp bmp gif tif tiff avif heic heif jp2 ppm pgm".split())
 VIDEOS = frozenset("mp4 m4v mov mkv webm avi mpg mpeg ts mts m2ts flv wmv asf ogv 3gp 3g2".split())
@@ -90,7 +91,7 @@ class Listing(Iterator[Source]):
             return next(self._sources)
         except (OSError, pa.ArrowException) as error:
             kind = TransientError if is_transient(error) else ValueError
-            raise kind(f"cannot read {self._place.where}: {_one_line(error)}") from error
+            raise kind(f"cannot read {self._place.where}: {one_line(error)}") from error
 
     def _open(self, recursive: bool) -> Iterator[Source]:
         place = self._place
@@ -151,7 +152,7 @@ class _Place:
         try:
             filesystem, path = open_filesystem(where)
         except OSError as error:
-            raise ValueError(f"cannot open {where}: {_one_line(error)}") from error
+            raise ValueError(f"cannot open {where}: {one_line(error)}") from error
         return _Place(where, filesystem, path.rstrip("/") or "/")
 
     def relative(self, path: str) -> str:
@@ -229,7 +230,7 @@ def _walk(place: _Place, folder: str, depth: int | None, above: tuple[str, ...])
     except OSError as error:
         if not above:
             raise
-        yield Source(uri=place.address(folder), error=f"cannot list the folder: {_one_line(error)}")
+        yield Source(uri=place.address(folder), error=f"cannot list the folder: {one_line(error)}")
         return
     # Stores list in orders of their own; --limit should choose the same files everywhere.
     infos = sorted((info for info in infos if not info.name.startswith(".")), key=lambda info: info.name)
@@ -264,7 +265,7 @@ def _file(place: _Place, info: FileInfo, caption_path: str | None) -> Source:
             caption = caption_text(decode(file.read(CAPTION_BYTES)))
     except (PermissionError, FileNotFoundError) as error:
         # Not the file without its caption: it would be trained that way, and nobody would know.
-        return Source(uri=uri, error=f"cannot read the caption beside it: {_one_line(error)}")
+        return Source(uri=uri, error=f"cannot read the caption beside it: {one_line(error)}")
     return Source(uri=uri, caption=caption, bytes=info.size, modified=info.modified)
 
 
@@ -317,7 +318,3 @@ def _extension(path: str) -> str:
 
 def _stem(path: str) -> str:
     return posixpath.splitext(path)[0]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

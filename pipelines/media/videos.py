@@ -107,6 +107,8 @@ class Decoded(NamedTuple):
     seconds: float
     """When it is first shown."""
     frame: av.VideoFrame
+    aspect: float
+    """Width over height of its pixels."""
     has_jumped: bool
     """Whether its timestamps start anew, as where recordings were joined."""
 
@@ -118,10 +120,10 @@ def decode(video: Video, origin: int | None = None) -> Iterator[Decoded]:
         video: the open video.
         origin: timestamp of its first frame; by default that of the first frame decoded.
     """
-    timeline = video.timeline(origin)
+    timeline, aspect = video.timeline(origin), pixel_aspect(video.stream)
     for timestamp, frame in _timestamped(video):
         check_size(frame.width, frame.height)
-        yield Decoded(timeline.seconds(timestamp), frame, timeline.has_jumped)
+        yield Decoded(timeline.seconds(timestamp), frame, aspect, timeline.has_jumped)
 
 
 def _timestamped(video: Video) -> Iterator[tuple[int | None, av.VideoFrame]]:
@@ -140,8 +142,8 @@ def _timestamped(video: Video) -> Iterator[tuple[int | None, av.VideoFrame]]:
                 yield timestamp, frame
 
 
-def frames_at(file: BinaryIO, times: Sequence[float]) -> Iterator[tuple[av.VideoFrame, float]]:
-    """Yields the frame shown at each time, with the aspect of its pixels (width over height).
+def frames_at(file: BinaryIO, times: Sequence[float]) -> Iterator[Decoded]:
+    """Yields the frame shown at each time.
 
     Args:
         file: a file that holds a video.
@@ -152,20 +154,18 @@ def frames_at(file: BinaryIO, times: Sequence[float]) -> Iterator[tuple[av.Video
         yield from _select(_decode_from(file, times[begin]), times[begin:end])
 
 
-def _decode_from(file: BinaryIO, time: float) -> Iterator[tuple[float, tuple[av.VideoFrame, float]]]:
-    """Decodes a file from a frame that is shown at `time` or earlier: seconds, and frame with aspect."""
+def _decode_from(file: BinaryIO, time: float) -> Iterator[Decoded]:
+    """Decodes a file from a frame that is shown at `time` or earlier."""
     # Near the start, decoding is cheaper than a seek, and it is exact.
     if time > SEEK_GAP:
         with open_video(file) as video:
             frames = _seek(video, time)
             if frames is not None:
-                aspect = pixel_aspect(video.stream)
-                yield from ((seconds, (frame, aspect)) for seconds, frame, _ in frames)
+                yield from frames
                 return
     # In a new container: a seek that failed leaves the old one anywhere.
     with open_video(file) as video:
-        aspect = pixel_aspect(video.stream)
-        yield from ((seconds, (frame, aspect)) for seconds, frame, _ in decode(video))
+        yield from decode(video)
 
 
 def _seek(video: Video, time: float) -> Iterator[Decoded] | None:
@@ -191,14 +191,12 @@ def _seek(video: Video, time: float) -> Iterator[Decoded] | None:
     return itertools.chain([first], frames)
 
 
-def _select(
-    frames: Iterator[tuple[float, tuple[av.VideoFrame, float]]], times: Sequence[float]
-) -> Iterator[tuple[av.VideoFrame, float]]:
-    current: tuple[av.VideoFrame, float] | None = None
+def _select(frames: Iterator[Decoded], times: Sequence[float]) -> Iterator[Decoded]:
+    current: Decoded | None = None
     # Reversed, so that `pop` takes the next time without moving the others.
     remaining = list(reversed(times))
-    for seconds, frame in frames:
-        while current is not None and remaining and seconds > remaining[-1] + TOLERANCE:
+    for frame in frames:
+        while current is not None and remaining and frame.seconds > remaining[-1] + TOLERANCE:
             remaining.pop()
             yield current
         if not remaining:
@@ -232,7 +230,7 @@ def measure(file: BinaryIO) -> Extent:
         if video.format == MOV and video.stream.frames and len(video.stream.index_entries):
             return _read_index(file, video)
         if video.format == AVI:
-            _check_riff(file, video)
+            _check_riff(file)
         return _read_packets(video)
 
 
@@ -266,7 +264,7 @@ def _last_frame(video: Video, timestamp: int) -> tuple[int, int] | None:
     return max(((packet.pts, packet.duration or 0) for packet in packets if packet.pts is not None), default=None)
 
 
-def _check_riff(file: BinaryIO, video: Video) -> None:
+def _check_riff(file: BinaryIO) -> None:
     """Raises a MediaError where an AVI is shorter than its header says.
 
     By the size, as its header counts null frames too, for which the file has no packets.

@@ -63,7 +63,7 @@ class TooManyFailuresError(Exception):
 
 def is_transient(error: BaseException) -> bool:
     """Whether an error is trouble of the infrastructure that may pass."""
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, TransientError | ConnectionError | TimeoutError | MemoryError):
             return True
         if isinstance(cause, OSError) and cause.errno in TRANSIENT_NUMBERS:
@@ -83,7 +83,7 @@ def is_fatal(error: BaseException) -> bool:
         isinstance(cause, FatalError)
         or (isinstance(cause, RuntimeError) and "out of memory" not in str(cause) and _states_fatal(cause))
         or (isinstance(cause, OSError) and cause.errno is None and _states_fatal(cause))
-        for cause in _causes(error)
+        for cause in causes(error)
     )
 
 
@@ -91,11 +91,18 @@ def _states_fatal(error: BaseException) -> bool:
     return FATAL_TEXTS.search(str(error)) is not None
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what it was raised from."""
-    while error is not None:
-        yield error
-        error = error.__cause__
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was raised from, and the errors of each worker of Ray Train."""
+    visited: list[BaseException] = []
+    pending = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or current in visited:
+            continue
+        visited.append(current)
+        yield current
+        worker_failures = getattr(current, "worker_failures", {})
+        pending += [current.__cause__, getattr(current, "cause", None), *worker_failures.values()]
 
 
 def until_settled(attempt: Callable[[], Result], is_disturbed: Callable[[Result], bool]) -> Result:

@@ -40,6 +40,11 @@ def split_lines(text: str) -> list[str]:
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 
+def one_line(error: BaseException) -> str:
+    """The whole message of an error on one line; the class of the error where it has no message."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message that is not blank; the class of the error where it has no message."""
     return next((line.strip() for line in split_lines(str(error)) if line.strip()), type(error).__name__)

@@ -146,3 +146,10 @@ def options() -> Iterator[tuple[str, str]]:
         for span in spans(path.read_text()):
             if span.startswith("--"):
                 yield str(path.relative_to(ROOT)), span
+
+
+def with_list(page: str, begin: str, end: str, lines: str) -> str:
+    """A page with other lines between two of its comments."""
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n\n{lines}\n{end}{after}"

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.docs.documents import ROOT
+from tests.docs.documents import ROOT, with_list
 
 PAGE = ROOT / "docs/odd_input.md"
 BEGIN = "<!-- The tables below are written by `python -m tests.docs.odd_input`. -->"
@@ -71,9 +71,7 @@ def tables() -> str:
 
 def rewritten(page: str) -> str:
     """The page with the tables of today's tests."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{tables()}\n{END}{after}"
+    return with_list(page, BEGIN, END, tables())
 
 
 if __name__ == "__main__":

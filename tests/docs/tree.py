@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from tests.docs.documents import ROOT
+from tests.docs.documents import ROOT, with_list
 
 PAGE = ROOT / "docs/architecture.md"
 BEGIN = "<!-- The list below is written by `python -m tests.docs.tree`. -->"
@@ -59,9 +59,7 @@ def first_sentence(file: Path) -> str:
 
 def rewritten(page: str) -> str:
     """The page with the list of today's files."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{listing()}\n{END}{after}"
+    return with_list(page, BEGIN, END, listing())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -27,6 +28,19 @@ def remuxed(source: Path, target: Path, *, shift: float = 0.0, **options: object
                 packet.stream = stream
                 writer.mux(packet)
     return target
+
+
+def write_avi(path: Path, places: Sequence[int], *, codec: str, pix_fmt: str) -> Path:
+    """Writes frames of `coded_frames` at some places of an AVI of 30 frames a second, and null frames between them."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=30)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, pix_fmt
+        for place in places:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(coded_frames(60)[place]), format="rgb24")
+            frame.pts, frame.time_base = place, Fraction(1, 30)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
 
 
 def frame_times(path: Path) -> list[float]:
@@ -72,16 +86,8 @@ def test_joined_streams_follow_each_other(tmp_path, shift):
     "The frame before is shown for longer; the file counts as complete.",
 )
 def test_null_frames_of_avi_keep_their_places(tmp_path):
-    path = tmp_path / "v.avi"
     places = [index for index in range(60) if index % 2 == 0 or index < 12]
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=30, options={"bf": "0"})
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        for place in places:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(coded_frames(60)[place]), format="rgb24")
-            frame.pts, frame.time_base = place, Fraction(1, 30)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    path = write_avi(tmp_path / "v.avi", places, codec="mpeg4", pix_fmt="yuv420p")
     info = probe(str(path))
     assert (info.frames, info.duration) == (len(places), pytest.approx(59 / 30))
     assert frame_times(path) == pytest.approx([place / 30 for place in places])
@@ -95,16 +101,8 @@ def test_null_frames_of_avi_keep_their_places(tmp_path):
 @pytest.mark.parametrize(("empty", "frames", "duration"), [("end", 30, 2.0), ("all but one", 1, None)])
 def test_null_frames_at_the_ends_of_avi(tmp_path, empty, frames, duration):
     """A recording that ends while nothing moves is complete."""
-    path = tmp_path / "v.avi"
     places = {"end": [*range(29), 59], "all but one": [0]}[empty]
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mjpeg", rate=30)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuvj420p"
-        for place in places:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(coded_frames(60)[place]), format="rgb24")
-            frame.pts, frame.time_base = place, Fraction(1, 30)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    path = write_avi(tmp_path / "v.avi", places, codec="mjpeg", pix_fmt="yuvj420p")
     info = probe(str(path))
     assert info.frames == frames
     assert info.duration == (duration and pytest.approx(duration))
